@@ -1,0 +1,8 @@
+//! Names of the resource types, as discovery requests and `Any` carry them.
+
+/// `istio.workload.Address`: a workload or a service.
+pub const ADDRESS: &str = "type.googleapis.com/istio.workload.Address";
+/// `istio.security.Authorization`: an L4 policy.
+pub const AUTHORIZATION: &str = "type.googleapis.com/istio.security.Authorization";
+/// `airglow.node.v1.PodEnrolment`: whether a pod of the asking node is to be captured.
+pub const POD_ENROLMENT: &str = "type.googleapis.com/airglow.node.v1.PodEnrolment";
