@@ -1,11 +1,26 @@
-//! Addresses, each meaning with a type of its own, so that one can't be taken for another.
+//! Addresses, each meaning with a type of its own, so that one can't be taken for another; and the proxy's own ports.
 //!
-//! Owns no resolution and no sockets.
+//! Owns no resolution and no sockets. `CONNECT` authorities are in `authority`.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::Str;
+
+/// The port on which a pod's captured outbound connections are accepted.
+pub const OUTBOUND_PORT: u16 = 15001;
+
+/// The port on which connections that come to an enrolled pod outside a tunnel are accepted.
+pub const PLAINTEXT_PORT: u16 = 15006;
+
+/// The port on which tunnels are accepted (HBONE).
+pub const HBONE_PORT: u16 = 15008;
+
+/// The port on which a pod's captured name queries are accepted.
+pub const DNS_PORT: u16 = 15053;
+
+/// Ports inside a pod's network namespace that are the proxy's: nobody may ask a tunnel to connect to one.
+pub const PROXY_PORTS: [u16; 4] = [OUTBOUND_PORT, PLAINTEXT_PORT, HBONE_PORT, DNS_PORT];
 
 /// An address within a named network. Pods of different networks may share an IP.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -4,6 +4,7 @@
 //! so that it can be checked against a naive oracle. Wire forms belong to `api`, effects to the binaries.
 
 pub mod address;
+pub mod authority;
 pub mod identity;
 pub mod policy;
 pub mod route;

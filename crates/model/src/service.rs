@@ -194,6 +194,15 @@ pub enum GatewayDestination {
     Service(ServiceName),
 }
 
+impl fmt::Display for GatewayDestination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(addr) => addr.fmt(f),
+            Self::Service(name) => name.fmt(f),
+        }
+    }
+}
+
 /// One of several waypoints, with its share.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct WeightedWaypoint {

@@ -3,6 +3,11 @@
 //! The only maker of [`Permit`]. Evaluation is a function of a [`Connection`] and the policies in scope; owns no sockets,
 //! no revocation signal (the proxies hold that beside the permit) and no wire form.
 
+mod evaluate;
+mod matching;
+
+pub(crate) use evaluate::{Guard, evaluate};
+
 use std::fmt;
 use std::net::IpAddr;
 
@@ -106,6 +111,9 @@ pub struct Match {
     pub not_service_accounts: Vec<ServiceAccountMatch>,
     /// The wire form held a condition that this version does not understand or that is malformed. In an ALLOW policy
     /// such a match matches nothing; in a DENY policy the condition is taken as met. Either way nothing more is allowed.
+    ///
+    /// Whoever sets this leaves the *whole* list of that condition empty, good entries too: a positive list that lost
+    /// one entry would match less, and a DENY that matches less allows more.
     pub unintelligible: bool,
 }
 
@@ -116,7 +124,7 @@ pub enum StringMatch {
     Exact(Str),
     /// Begins with.
     Prefix(Str),
-    /// Present and not empty.
+    /// Present at all.
     Presence,
     /// Ends with.
     Suffix(Str),
@@ -184,16 +192,18 @@ pub enum Allowed {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Denial {
     /// A DENY policy matched.
-    #[error("denied by policy {0}")]
+    #[error("denied by policy {0}: a rule of it matches; change the policy if the connection should pass")]
     ByPolicy(PolicyName),
     /// ALLOW policies guard the workload and none matched.
-    #[error("no ALLOW policy matched; those that guard this workload: {}", join(.0))]
+    #[error("no ALLOW policy matched; add a rule for this peer to one of those that guard the workload: {}", join(.0))]
     NotAllowed(Vec<PolicyName>),
     /// A policy that guards the workload is named but not known, so what it says can't be enforced.
-    #[error("policy {0} guards this workload but is not known here yet")]
+    #[error(
+        "policy {0} guards this workload but is not known here yet; it must arrive from the controller first"
+    )]
     PolicyUnknown(PolicyName),
     /// A policy that may guard the workload was refused as malformed, so what it says can't be enforced.
-    #[error("policy {0} may guard this workload and can't be enforced: {1}")]
+    #[error("policy {0} may guard this workload and can't be enforced; mend or delete it: {1}")]
     PolicyUnenforceable(PolicyName, Str),
 }
 
@@ -206,6 +216,7 @@ fn join(names: &[PolicyName]) -> String {
 pub struct Verdict {
     /// What is enforced.
     pub enforced: Result<Permit, Denial>,
-    /// What would be different if the dry-run policies in scope were enforced.
+    /// Why the connection would not pass if the dry-run policies in scope were enforced; `None` when they would change
+    /// nothing, or when what is enforced denies it anyway.
     pub dry_run: Option<Denial>,
 }
