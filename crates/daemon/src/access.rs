@@ -1,0 +1,330 @@
+//! The access log: one line per connection, made from one struct of fields, in an order that never changes.
+//!
+//! Field names are those that ambient users' tools already read; ours follow after them. The caller gives the time: this file
+//! reads no clock. A line that cannot be queued at once is lost and counted.
+
+use std::fmt::{self, Display, Write as _};
+use std::io::{self, Write};
+use std::time::{Duration, SystemTime};
+
+use serde_json::Value as Json;
+use time::OffsetDateTime;
+
+use crate::lines::{Lines, QUEUE_LINES};
+use crate::logs::Format;
+
+/// A value that is only turned into text when the line is written.
+pub type Text<'a> = Option<&'a dyn Display>;
+
+/// One end of a connection. What is not known is left out of the line.
+#[derive(Clone, Copy, Default)]
+pub struct Party<'a> {
+    /// IP address and port.
+    pub address: Text<'a>,
+    /// Workload (pod) name.
+    pub workload: Text<'a>,
+    /// Namespace.
+    pub namespace: Text<'a>,
+    /// SPIFFE identity, only when it was proven by TLS.
+    pub identity: Text<'a>,
+    /// Cluster.
+    pub cluster: Text<'a>,
+}
+
+/// Which way the connection went, seen from the local workload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Towards a workload of this node.
+    Inbound,
+    /// From a workload of this node.
+    Outbound,
+}
+
+/// What the line reports.
+#[derive(Clone, Copy)]
+pub enum Event<'a> {
+    /// The connection ended well.
+    Complete,
+    /// It ended because this process is stopping.
+    Drained,
+    /// It was refused, or ended badly.
+    Failed {
+        /// A stable code that tools and documents can name.
+        code: &'a str,
+        /// What happened, and what to check.
+        error: &'a dyn Display,
+    },
+    /// It was opened (written only when openings are wanted).
+    Opened,
+}
+
+/// What the kernel knew about the connection to the other node or the application when it ended (TCP_INFO).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TcpFacts {
+    /// Smoothed round-trip time.
+    pub rtt: Duration,
+    /// Segments sent again over the connection's life.
+    pub retransmits: u32,
+}
+
+/// One line.
+pub struct Entry<'a> {
+    /// When it happened.
+    pub at: SystemTime,
+    /// What happened.
+    pub event: Event<'a>,
+    /// The client.
+    pub source: Party<'a>,
+    /// The server.
+    pub destination: Party<'a>,
+    /// The authority that the CONNECT request named.
+    pub hbone_address: Text<'a>,
+    /// The destination service's host name.
+    pub service: Text<'a>,
+    /// Which way.
+    pub direction: Direction,
+    /// Bytes that left the local workload.
+    pub bytes_sent: u64,
+    /// Bytes that reached the local workload.
+    pub bytes_received: u64,
+    /// From accept to the end.
+    pub duration: Duration,
+    /// The kernel's view, when there was a connection to look at.
+    pub tcp: Option<TcpFacts>,
+}
+
+/// Where connection records go. Clones share the queue.
+#[derive(Clone, Debug)]
+pub struct AccessLog(Option<(Format, Lines)>);
+
+impl AccessLog {
+    /// Writes to `sink` from a thread of its own.
+    ///
+    /// # Errors
+    /// The operating system refuses the thread.
+    pub fn start(format: Format, sink: impl Write + Send + 'static) -> io::Result<Self> {
+        Ok(Self(Some((format, Lines::start("access-log", sink, QUEUE_LINES)?))))
+    }
+
+    /// Writes nothing.
+    pub fn off() -> Self {
+        Self(None)
+    }
+
+    /// Queues one line. Never blocks.
+    pub fn record(&self, entry: &Entry<'_>) {
+        let Some((format, lines)) = &self.0 else { return };
+        let line = match format {
+            Format::Json => entry.json(),
+            Format::Plain => entry.plain(),
+        };
+        lines.send(line.into_bytes());
+    }
+
+    /// Records that were lost because the sink was too slow or broken.
+    pub fn lost(&self) -> u64 {
+        self.0.as_ref().map_or(0, |(_, lines)| lines.lost())
+    }
+
+    /// Waits until what was recorded so far is written, at most `patience`. For the end of `main`.
+    pub fn flush(&self, patience: Duration) -> bool {
+        self.0.as_ref().is_none_or(|(_, lines)| lines.flush(patience))
+    }
+}
+
+/// A field's value: how it is written differs between the formats.
+enum Field<'a> {
+    /// Safe to write as it is: numbers, addresses, our own words.
+    Bare(&'a dyn Display),
+    Number(u64),
+    /// Quoted and escaped: it may hold anything, and a line must stay one line.
+    Quoted(&'a dyn Display),
+}
+
+impl Entry<'_> {
+    /// The one place that says which fields a line has and in which order.
+    fn fields(&self, mut each: impl FnMut(&str, Field<'_>)) {
+        let mut party = |name: &str, value: Text<'_>| {
+            if let Some(value) = value {
+                each(name, if name.ends_with("addr") { Field::Bare(value) } else { Field::Quoted(value) });
+            }
+        };
+        party("src.addr", self.source.address);
+        party("src.workload", self.source.workload);
+        party("src.namespace", self.source.namespace);
+        party("src.identity", self.source.identity);
+        party("src.cluster", self.source.cluster);
+        party("dst.addr", self.destination.address);
+        // From the peer's request: quoted unlike other addresses.
+        party("dst.hbone_addr", self.hbone_address);
+        party("dst.service", self.service);
+        party("dst.workload", self.destination.workload);
+        party("dst.namespace", self.destination.namespace);
+        party("dst.identity", self.destination.identity);
+        party("dst.cluster", self.destination.cluster);
+        each("direction", Field::Quoted(&self.direction));
+        each("bytes_sent", Field::Number(self.bytes_sent));
+        each("bytes_recv", Field::Number(self.bytes_received));
+        each("duration", Field::Quoted(&format_args!("{}ms", self.duration.as_millis())));
+        if let Event::Failed { code, error } = self.event {
+            each("error", Field::Quoted(error));
+            each("code", Field::Quoted(&code));
+        }
+        if let Some(TcpFacts { rtt, retransmits }) = self.tcp {
+            each("tcp.rtt_us", Field::Number(rtt.as_micros().try_into().unwrap_or(u64::MAX)));
+            each("tcp.retransmits", Field::Number(retransmits.into()));
+        }
+    }
+
+    fn plain(&self) -> String {
+        let (level, message) = self.event.level_and_message();
+        let mut line = format!("{}\t{level}\taccess\t{message}\t", Rfc3339(self.at));
+        let mut separator = "";
+        self.fields(|name, value| {
+            let written = match value {
+                Field::Bare(value) => write!(line, "{separator}{name}={value}"),
+                Field::Number(value) => write!(line, "{separator}{name}={value}"),
+                Field::Quoted(value) => {
+                    write!(line, "{separator}{name}={}", Json::String(value.to_string()))
+                }
+            };
+            written.expect("writing to a String cannot fail");
+            separator = " ";
+        });
+        line.push('\n');
+        line
+    }
+
+    fn json(&self) -> String {
+        let (level, message) = self.event.level_and_message();
+        let mut line = format!(
+            r#"{{"level":"{level}","time":"{}","scope":"access","message":"{message}""#,
+            Rfc3339(self.at)
+        );
+        self.fields(|name, value| {
+            let value = match value {
+                Field::Bare(value) | Field::Quoted(value) => Json::String(value.to_string()),
+                Field::Number(value) => Json::from(value),
+            };
+            write!(line, r#","{name}":{value}"#).expect("writing to a String cannot fail");
+        });
+        line.push_str("}\n");
+        line
+    }
+}
+
+impl Event<'_> {
+    fn level_and_message(&self) -> (&'static str, &'static str) {
+        match self {
+            Self::Complete => ("info", "connection complete"),
+            Self::Drained => ("info", "connection closed due to connection drain"),
+            Self::Failed { .. } => ("error", "connection failed"),
+            Self::Opened => ("debug", "connection opened"),
+        }
+    }
+}
+
+impl Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Inbound => "inbound",
+            Self::Outbound => "outbound",
+        })
+    }
+}
+
+/// UTC with microseconds, e.g. `2026-01-31T12:00:00.000001Z`.
+struct Rfc3339(SystemTime);
+
+impl Display for Rfc3339 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let t = OffsetDateTime::from(self.0);
+        let (year, month, day) = t.to_calendar_date();
+        let (hour, minute, second, micro) = t.to_hms_micro();
+        write!(f, "{year:04}-{:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micro:06}Z", u8::from(month))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lines::sinks::Kept;
+
+    fn entry<'a>(event: Event<'a>) -> Entry<'a> {
+        Entry {
+            at: SystemTime::UNIX_EPOCH + Duration::from_micros(1_767_225_600_000_001),
+            event,
+            source: Party {
+                address: Some(&"10.0.1.2:40000"),
+                workload: Some(&"cart-1"),
+                namespace: Some(&"shop"),
+                identity: Some(&"spiffe://cluster.local/ns/shop/sa/cart"),
+                cluster: Some(&"Kubernetes"),
+            },
+            destination: Party {
+                address: Some(&"10.0.2.2:8080"),
+                workload: Some(&"pay\" x=\"1\n"),
+                ..Party::default()
+            },
+            hbone_address: Some(&"10.0.2.2:8080"),
+            service: Some(&"pay.shop.svc.cluster.local"),
+            direction: Direction::Outbound,
+            bytes_sent: 100,
+            bytes_received: 2000,
+            duration: Duration::from_millis(12),
+            tcp: Some(TcpFacts { rtt: Duration::from_micros(250), retransmits: 1 }),
+        }
+    }
+
+    fn recorded(format: Format, event: Event<'_>) -> String {
+        let kept = Kept::default();
+        let log = AccessLog::start(format, kept.clone()).unwrap();
+        log.record(&entry(event));
+        assert!(log.flush(Duration::from_secs(30)), "the writer did not finish");
+        assert_eq!(log.lost(), 0);
+        kept.text()
+    }
+
+    #[test]
+    fn plain_lines_are_ordered_and_cannot_be_forged() {
+        let expected = concat!(
+            "2026-01-01T00:00:00.000001Z\tinfo\taccess\tconnection complete\t",
+            r#"src.addr=10.0.1.2:40000 src.workload="cart-1" src.namespace="shop" "#,
+            r#"src.identity="spiffe://cluster.local/ns/shop/sa/cart" src.cluster="Kubernetes" "#,
+            r#"dst.addr=10.0.2.2:8080 dst.hbone_addr=10.0.2.2:8080 dst.service="pay.shop.svc.cluster.local" "#,
+            r#"dst.workload="pay\" x=\"1\n" direction="outbound" bytes_sent=100 bytes_recv=2000 "#,
+            r#"duration="12ms" tcp.rtt_us=250 tcp.retransmits=1"#,
+            "\n"
+        );
+        assert_eq!(recorded(Format::Plain, Event::Complete), expected);
+    }
+
+    #[test]
+    fn json_lines_say_the_same() {
+        let text = recorded(Format::Json, Event::Failed { code: "POLICY_DENIED", error: &"denied by `x`" });
+        assert_eq!(text.lines().count(), 1, "{text}");
+        let line: Json = serde_json::from_str(&text).unwrap();
+        assert_eq!(line["level"], "error");
+        assert_eq!(line["message"], "connection failed");
+        assert_eq!(line["dst.workload"], "pay\" x=\"1\n");
+        assert_eq!(line["bytes_recv"], 2000);
+        assert_eq!(line["error"], "denied by `x`");
+        assert_eq!(line["code"], "POLICY_DENIED");
+    }
+
+    #[test]
+    fn unknown_facts_are_left_out() {
+        let mut entry = entry(Event::Opened);
+        (entry.source, entry.tcp, entry.service) = (Party::default(), None, None);
+        let line = entry.plain();
+        assert!(!line.contains("src.") && !line.contains("tcp.") && !line.contains("service"), "{line}");
+    }
+
+    #[test]
+    fn off_records_nothing() {
+        let log = AccessLog::off();
+        log.record(&entry(Event::Complete));
+        assert_eq!(log.lost(), 0);
+        assert!(log.flush(Duration::ZERO));
+    }
+}
