@@ -3,8 +3,15 @@
 //! Wire types stop here: a resource is converted whole, or rejected with an error that names the field and its value.
 //! Owns no session (`xds`), no store (`model`), no connection.
 
+pub mod decode;
+pub mod encode;
 pub mod type_url;
 
+mod convert;
 mod generated;
+mod invalid;
+mod unknown;
 
+pub use convert::enrolment::{Enrolment, PodReport, PodState};
 pub use generated::{ca, discovery, node, security, workload};
+pub use invalid::{Invalid, InvalidField, InvalidPolicy, Problem};
