@@ -1,0 +1,45 @@
+# Everything a person types. Each target says what it does and how long it took; none asks anything.
+#   ARGS="..." is passed on by demo and bench.
+
+PART := scripts/part
+CARGO := cargo
+RUN_BINARIES := -p ztunnel -p controller -p lab -p airglow
+
+.PHONY: help setup demo test lint bench soak fmt clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
+
+setup: ## install what is missing (apt-get, rustup); part of the other targets
+	@$(PART) setup scripts/setup
+
+demo: setup ## the whole system on this machine: two nodes, a shop, a mesh (root). ARGS="--keep", ARGS="--json"
+	@$(PART) build $(CARGO) build --locked --release $(RUN_BINARIES)
+	@target/release/airglow demo $(ARGS)
+
+test: setup ## what has to pass before a change is merged (root)
+	@$(PART) format $(CARGO) fmt --all --check
+	@$(PART) lints $(CARGO) clippy --locked --quiet --workspace --all-targets -- -D warnings
+	@$(PART) build $(CARGO) build --locked --workspace --all-targets
+	@$(PART) tests $(CARGO) test --locked --workspace --no-fail-fast
+
+lint: setup ## format, lints, architecture rules, and cargo-deny if it is installed
+	@$(PART) format $(CARGO) fmt --all --check
+	@$(PART) lints $(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	@$(PART) rules $(CARGO) test --locked --quiet -p integration --test tidy
+	@if command -v cargo-deny >/dev/null; then $(PART) cargo-deny cargo deny --locked check; \
+	else echo "cargo-deny is not installed: licences and advisories were not checked"; fi
+
+bench: setup ## what Airglow costs, as ratios (root). ARGS="node --peer PATH"
+	@$(PART) build $(CARGO) build --locked --release $(RUN_BINARIES) -p bench
+	@target/release/bench $(ARGS)
+
+soak: setup ## the whole-system tests again and again (root). SOAK_RUNS=20
+	@$(PART) build $(CARGO) build --locked --workspace --all-targets
+	@scripts/soak
+
+fmt: ## format
+	@$(CARGO) fmt --all
+
+clean: ## remove what was built
+	@$(CARGO) clean
