@@ -1,2 +1,2 @@
-//! placeholder
+//! The controller's process.
 fn main() {}

@@ -1,0 +1,208 @@
+//! Every object that the source named, with the lookups that the rules need.
+//!
+//! Owns no rules. Secondary indexes are derived from the objects alone, so they can't disagree with them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::source::objects::{
+    AuthorizationPolicy, EndpointSlice, Event, Key, Kind, Labels, Metadata, Namespace, Node, Object,
+    PeerAuthentication, Pod, Service,
+};
+
+/// The label by which a slice names its service.
+const SERVICE_OF_SLICE: &str = "kubernetes.io/service-name";
+
+/// Namespace and name, in that order, so that a namespace is a range.
+pub(crate) type Name = (String, String);
+
+/// The namespace and name of an object.
+pub(crate) fn name_of(metadata: &Metadata) -> Name {
+    (metadata.namespace.clone(), metadata.name.clone())
+}
+
+/// Whether `labels` has every pair of `selector`.
+pub(crate) fn selects(selector: &Labels, labels: &Labels) -> bool {
+    selector.iter().all(|(key, value)| labels.get(key) == Some(value))
+}
+
+/// The service that a slice belongs to.
+pub(crate) fn service_of(slice: &EndpointSlice) -> Option<Name> {
+    let service = slice.metadata.labels.get(SERVICE_OF_SLICE)?;
+    Some((slice.metadata.namespace.clone(), service.clone()))
+}
+
+/// The pods that a slice refers to.
+pub(crate) fn pods_of(slice: &EndpointSlice) -> impl Iterator<Item = Name> + '_ {
+    (slice.endpoints.iter().filter_map(|endpoint| endpoint.target_ref.as_ref()))
+        .filter(|target| target.kind == "Pod" && target.namespace == slice.metadata.namespace)
+        .map(|target| (target.namespace.clone(), target.name.clone()))
+}
+
+/// Every object that the source named.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Cluster {
+    pub(crate) authorizations: BTreeMap<Name, Arc<AuthorizationPolicy>>,
+    pub(crate) slices: BTreeMap<Name, Arc<EndpointSlice>>,
+    namespaces: BTreeMap<String, Arc<Namespace>>,
+    nodes: BTreeMap<String, Arc<Node>>,
+    pub(crate) peers: BTreeMap<Name, Arc<PeerAuthentication>>,
+    pub(crate) pods: BTreeMap<Name, Arc<Pod>>,
+    pub(crate) services: BTreeMap<Name, Arc<Service>>,
+    accounts: BTreeSet<Name>,
+    pods_on: BTreeSet<(String, Name)>,
+    pods_by_uid: BTreeSet<(String, Name)>,
+    slices_for: BTreeSet<(Name, Name)>,
+    slices_naming: BTreeSet<(Name, Name)>,
+}
+
+impl Cluster {
+    /// Takes one event in. Returns the object that was there before.
+    pub(crate) fn apply(&mut self, event: &Event) -> Option<Object> {
+        let key = match event {
+            Event::Delete(key) => key.clone(),
+            Event::Upsert(object) => object.key(),
+        };
+        let before = self.remove(&key);
+        if let Event::Upsert(object) = event {
+            self.insert(object.clone());
+        }
+        before
+    }
+
+    fn remove(&mut self, key: &Key) -> Option<Object> {
+        let name = (key.namespace.clone(), key.name.clone());
+        match key.kind {
+            Kind::AuthorizationPolicy => self.authorizations.remove(&name).map(Object::AuthorizationPolicy),
+            Kind::EndpointSlice => {
+                let slice = self.slices.remove(&name)?;
+                if let Some(service) = service_of(&slice) {
+                    self.slices_for.remove(&(service, name.clone()));
+                }
+                for pod in pods_of(&slice) {
+                    self.slices_naming.remove(&(pod, name.clone()));
+                }
+                Some(Object::EndpointSlice(slice))
+            }
+            Kind::Namespace => self.namespaces.remove(&key.name).map(Object::Namespace),
+            Kind::Node => self.nodes.remove(&key.name).map(Object::Node),
+            Kind::PeerAuthentication => self.peers.remove(&name).map(Object::PeerAuthentication),
+            Kind::Pod => {
+                let pod = self.pods.remove(&name)?;
+                self.pods_on.remove(&(pod.spec.node_name.clone(), name.clone()));
+                self.pods_by_uid.remove(&(pod.metadata.uid.clone(), name));
+                Some(Object::Pod(pod))
+            }
+            Kind::Service => self.services.remove(&name).map(Object::Service),
+            // An account's content means nothing to the index, so there is nothing to hand back.
+            Kind::ServiceAccount => {
+                self.accounts.remove(&name);
+                None
+            }
+        }
+    }
+
+    fn insert(&mut self, object: Object) {
+        let name = name_of(object.metadata());
+        match object {
+            Object::AuthorizationPolicy(policy) => drop(self.authorizations.insert(name, policy)),
+            Object::EndpointSlice(slice) => {
+                if let Some(service) = service_of(&slice) {
+                    self.slices_for.insert((service, name.clone()));
+                }
+                self.slices_naming.extend(pods_of(&slice).map(|pod| (pod, name.clone())));
+                self.slices.insert(name, slice);
+            }
+            Object::Namespace(namespace) => drop(self.namespaces.insert(name.1, namespace)),
+            Object::Node(node) => drop(self.nodes.insert(name.1, node)),
+            Object::PeerAuthentication(peer) => drop(self.peers.insert(name, peer)),
+            Object::Pod(pod) => {
+                self.pods_on.insert((pod.spec.node_name.clone(), name.clone()));
+                self.pods_by_uid.insert((pod.metadata.uid.clone(), name.clone()));
+                self.pods.insert(name, pod);
+            }
+            Object::Service(service) => drop(self.services.insert(name, service)),
+            Object::ServiceAccount(_) => drop(self.accounts.insert(name)),
+        }
+    }
+
+    /// Every object that can have a result, in no useful order.
+    pub(crate) fn keys(&self) -> Vec<Key> {
+        let of = |kind: Kind, (namespace, name): &Name| Key {
+            kind,
+            namespace: namespace.clone(),
+            name: name.clone(),
+        };
+        let mut keys = Vec::new();
+        keys.extend(self.authorizations.keys().map(|name| of(Kind::AuthorizationPolicy, name)));
+        keys.extend(self.slices.keys().map(|name| of(Kind::EndpointSlice, name)));
+        keys.extend(self.peers.keys().map(|name| of(Kind::PeerAuthentication, name)));
+        keys.extend(self.pods.keys().map(|name| of(Kind::Pod, name)));
+        keys.extend(self.services.keys().map(|name| of(Kind::Service, name)));
+        keys
+    }
+
+    /// How many objects there are of each kind.
+    pub(crate) fn census(&self) -> BTreeMap<Kind, usize> {
+        BTreeMap::from([
+            (Kind::AuthorizationPolicy, self.authorizations.len()),
+            (Kind::EndpointSlice, self.slices.len()),
+            (Kind::Namespace, self.namespaces.len()),
+            (Kind::Node, self.nodes.len()),
+            (Kind::PeerAuthentication, self.peers.len()),
+            (Kind::Pod, self.pods.len()),
+            (Kind::Service, self.services.len()),
+            (Kind::ServiceAccount, self.accounts.len()),
+        ])
+    }
+
+    /// A namespace's metadata; `None` when the source does not name it.
+    pub(crate) fn namespace(&self, name: &str) -> Option<&Metadata> {
+        self.namespaces.get(name).map(|namespace| &namespace.metadata)
+    }
+
+    /// A node's labels; `None` when the source does not name it.
+    pub(crate) fn node_labels(&self, name: &str) -> Option<&Labels> {
+        self.nodes.get(name).map(|node| &node.metadata.labels)
+    }
+
+    /// The pods that are scheduled to a node.
+    pub(crate) fn pods_on(&self, node: &str) -> impl Iterator<Item = &Name> {
+        related(&self.pods_on, &node.to_owned())
+    }
+
+    /// The pods that claim a uid: one, unless someone made a mistake.
+    pub(crate) fn pods_with_uid(&self, uid: &str) -> impl Iterator<Item = &Name> {
+        related(&self.pods_by_uid, &uid.to_owned())
+    }
+
+    /// The slices of a service.
+    pub(crate) fn slices_for(&self, service: &Name) -> impl Iterator<Item = &Arc<EndpointSlice>> {
+        related(&self.slices_for, service).filter_map(|slice| self.slices.get(slice))
+    }
+
+    /// The slices that refer to a pod.
+    pub(crate) fn slices_naming(&self, pod: &Name) -> impl Iterator<Item = &Arc<EndpointSlice>> {
+        related(&self.slices_naming, pod).filter_map(|slice| self.slices.get(slice))
+    }
+}
+
+/// The right sides of the pairs whose left side is `of`.
+fn related<'a, T: Ord + Clone>(
+    pairs: &'a BTreeSet<(T, Name)>,
+    of: &T,
+) -> impl Iterator<Item = &'a Name> + use<'a, T> {
+    let of = of.clone();
+    let first = (of.clone(), (String::new(), String::new()));
+    pairs.range(first..).take_while(move |(left, _)| *left == of).map(|(_, right)| right)
+}
+
+/// The entries of one namespace.
+pub(crate) fn within<'a, T>(
+    map: &'a BTreeMap<Name, T>,
+    namespace: &str,
+) -> impl Iterator<Item = (&'a Name, &'a T)> + use<'a, T> {
+    let namespace = namespace.to_owned();
+    let first = (namespace.clone(), String::new());
+    map.range(first..).take_while(move |((of, _), _)| *of == namespace)
+}

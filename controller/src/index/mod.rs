@@ -1,0 +1,432 @@
+//! What the mesh is, derived from what the source says: objects in, model out.
+//!
+//! Pure: no clock, no I/O, no async, no wire form. Every object has *products* (workloads, a service, a policy, an
+//! enrolment, findings), each a function of the cluster alone. An event recomputes the products of the objects that it
+//! touches; that this equals computing all of them is a property test. Owns no persistence and no delivery.
+
+mod authorization;
+mod cluster;
+mod endpoints;
+mod enrolment;
+mod finding;
+mod peer_authentication;
+mod proven;
+mod service;
+mod workload;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use model::Str;
+use model::policy::Policy;
+use model::service::Service;
+use model::store::Update;
+use model::workload::Workload;
+
+use crate::source::objects::{Event, Key, Kind, Labels, Object};
+use cluster::{Cluster, Name, name_of, pods_of, selects, within};
+
+pub use enrolment::{Enrolment, Verdict};
+pub use finding::{Finding, Outcome, Reason};
+pub use proven::{PodState, Progress, Proven};
+
+/// What the derivation is told about the mesh.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Names the cluster in workload uids.
+    pub cluster_id: Str,
+    /// Of every identity.
+    pub trust_domain: Str,
+    /// Its policies hold for the whole mesh. The mesh's own pods live there and are never enrolled.
+    pub root_namespace: String,
+    /// The network of pods and services, unless a label says otherwise.
+    pub network: String,
+    /// The DNS suffix of services.
+    pub cluster_domain: String,
+    /// Namespaces that are never enrolled, besides the root namespace.
+    pub excluded_namespaces: BTreeSet<String>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            cluster_id: "Kubernetes".into(),
+            trust_domain: "cluster.local".into(),
+            root_namespace: "istio-system".into(),
+            network: String::new(),
+            cluster_domain: "cluster.local".into(),
+            // What every other pod needs to start must not wait for the mesh.
+            excluded_namespaces: ["kube-system".to_owned()].into(),
+        }
+    }
+}
+
+impl Config {
+    fn excludes(&self, namespace: &str) -> bool {
+        namespace == self.root_namespace || self.excluded_namespaces.contains(namespace)
+    }
+
+    fn network_of_mesh(&self, cluster: &Cluster) -> String {
+        let labels = cluster.namespace(&self.root_namespace).map(|metadata| &metadata.labels);
+        labels.and_then(|labels| labels.get("topology.istio.io/network")).unwrap_or(&self.network).clone()
+    }
+}
+
+/// One difference between before and after.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// Something that every proxy is told.
+    Mesh(Box<Update>),
+    /// A node is told about one of its pods.
+    Enrolment(Enrolment),
+    /// A node forgets a pod.
+    EnrolmentRemoved {
+        /// The node.
+        node: Str,
+        /// The pod's Kubernetes uid.
+        uid: Str,
+    },
+}
+
+/// What came of a node's report.
+#[derive(Debug, Default, PartialEq)]
+pub struct Reported {
+    /// What is different now.
+    pub changes: Vec<Change>,
+    /// Whether the proofs are other than before, and so to be kept.
+    pub proven: bool,
+    /// Pods that the report names and that are not this node's.
+    pub unknown: Vec<String>,
+}
+
+/// Everything that is derived from one object.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Products {
+    workloads: Vec<Workload>,
+    service: Option<Service>,
+    policy: Option<Policy>,
+    enrolment: Option<Enrolment>,
+    findings: Vec<Finding>,
+}
+
+/// The mesh as derived so far.
+#[derive(Debug)]
+pub struct Index {
+    config: Config,
+    cluster: Cluster,
+    proven: Proven,
+    products: BTreeMap<Key, Products>,
+    /// By node and pod uid.
+    enrolments: BTreeMap<(Str, Str), Name>,
+    states: BTreeMap<(Str, Str), PodState>,
+}
+
+impl Index {
+    /// An empty mesh. `proven` is what was kept over a restart.
+    #[must_use]
+    pub fn new(config: Config, proven: Proven) -> Self {
+        Self {
+            config,
+            cluster: Cluster::default(),
+            proven,
+            products: BTreeMap::new(),
+            enrolments: BTreeMap::new(),
+            states: BTreeMap::new(),
+        }
+    }
+
+    /// What an empty mesh tells every proxy already.
+    #[must_use]
+    pub fn constants(&self) -> Vec<Change> {
+        // Always there, so that a workload never names it before it is known.
+        let strict = peer_authentication::static_strict(&self.config.root_namespace);
+        vec![Change::Mesh(Box::new(Update::Policy(strict)))]
+    }
+
+    /// Takes events in, and says what is different.
+    pub fn apply(&mut self, events: impl IntoIterator<Item = Event>) -> Vec<Change> {
+        let mut touched = BTreeSet::new();
+        for event in events {
+            if let Event::Upsert(object) = &event {
+                self.touch(object, &mut touched);
+            }
+            let before = self.cluster.apply(&event);
+            if let Some(before) = before {
+                self.touch(&before, &mut touched);
+            }
+            // Once more: who refers to whom may have changed by the event itself.
+            if let Event::Upsert(object) = &event {
+                self.touch(object, &mut touched);
+            }
+        }
+        self.derive(touched)
+    }
+
+    /// Takes a node's complete report in.
+    pub fn report(&mut self, node: &str, pods: Vec<PodState>) -> Reported {
+        let node = Str::from(node);
+        let mut reported = Reported::default();
+        let mut touched = BTreeSet::new();
+        self.states.retain(|(of, _), _| *of != node);
+        for pod in pods {
+            let place = (node.clone(), Str::from(pod.uid.as_str()));
+            let Some(key) = self.enrolments.get(&place).map(|name| key_of(Kind::Pod, name)) else {
+                reported.unknown.push(pod.uid);
+                continue;
+            };
+            let wanted = self.products.get(&key).and_then(|products| products.enrolment.as_ref());
+            let wanted = wanted.is_some_and(|enrolment| enrolment.verdict.enrol);
+            if pod.progress == Progress::Enrolled
+                && wanted
+                && self.proven.insert(place.1.clone(), node.clone())
+            {
+                reported.proven = true;
+                touched.insert(key);
+            }
+            self.states.insert(place, pod);
+        }
+        reported.changes = self.derive(touched);
+        reported
+    }
+
+    /// Forgets proofs of pods that the source does not name. Only sound once the source has named all there are.
+    /// Returns whether there were any.
+    pub fn prune(&mut self) -> bool {
+        let before = self.proven.clone();
+        let enrolments = &self.enrolments;
+        self.proven.retain(|uid, node| enrolments.contains_key(&(node.into(), uid.into())));
+        self.proven != before
+    }
+
+    /// The proofs to keep over a restart.
+    #[must_use]
+    pub fn proven(&self) -> &Proven {
+        &self.proven
+    }
+
+    /// How many objects there are of each kind.
+    #[must_use]
+    pub fn census(&self) -> BTreeMap<Kind, usize> {
+        self.cluster.census()
+    }
+
+    /// What there is to say about each object.
+    pub fn findings(&self) -> impl Iterator<Item = (&Key, &Finding)> {
+        self.products
+            .iter()
+            .flat_map(|(key, products)| products.findings.iter().map(move |finding| (key, finding)))
+    }
+
+    /// Every enrolment, with what the node last said about it.
+    pub fn enrolments(&self) -> impl Iterator<Item = (&Enrolment, Option<&PodState>)> {
+        self.enrolments.iter().filter_map(|(place, name)| {
+            let enrolment = self.products.get(&key_of(Kind::Pod, name))?.enrolment.as_ref()?;
+            Some((enrolment, self.states.get(place)))
+        })
+    }
+
+    /// Everything that is derived, as changes from nothing, in the order of the objects.
+    #[must_use]
+    pub fn everything(&self) -> Vec<Change> {
+        let mut changes = self.constants();
+        for products in self.products.values() {
+            difference(&Products::default(), products, &mut changes);
+        }
+        changes
+    }
+
+    fn derive(&mut self, touched: BTreeSet<Key>) -> Vec<Change> {
+        // Before anything else, so that no workload is derived from a proof that is about to end.
+        for key in touched.iter().filter(|key| key.kind == Kind::Pod) {
+            self.withdraw(key);
+        }
+        let mut changes = Vec::new();
+        for key in touched {
+            let after = self.products_of(&key);
+            let before = self.products.remove(&key).unwrap_or_default();
+            if before != after {
+                self.place(&key, &before, &after);
+                difference(&before, &after, &mut changes);
+            }
+            if after != Products::default() {
+                self.products.insert(key, after);
+            }
+        }
+        // A uid may have moved to a pod that came earlier in the order of names.
+        changes.sort_by_key(|change| !matches!(change, Change::EnrolmentRemoved { .. }));
+        changes
+    }
+
+    /// Ends the proof of a pod that is not to be enrolled any more: it was about the pod as it was wanted before.
+    fn withdraw(&mut self, pod: &Key) {
+        let wanted = |enrolment: Option<&Enrolment>| {
+            let enrolment = enrolment.filter(|enrolment| enrolment.verdict.enrol);
+            enrolment.map(|enrolment| (enrolment.node.clone(), enrolment.uid.clone()))
+        };
+        let before = self.products.get(pod).and_then(|products| wanted(products.enrolment.as_ref()));
+        let Some(before) = before else { return };
+        let object = self.cluster.pods.get(&(pod.namespace.clone(), pod.name.clone()));
+        let after = object.and_then(|object| enrolment::of(&self.config, &self.cluster, object).0);
+        if wanted(after.as_ref()).as_ref() != Some(&before) {
+            self.proven.remove(&before.1);
+        }
+    }
+
+    /// Keeps the lookup of enrolments in step.
+    fn place(&mut self, key: &Key, before: &Products, after: &Products) {
+        let place = |enrolment: &Enrolment| (enrolment.node.clone(), enrolment.uid.clone());
+        let (before, after) = (before.enrolment.as_ref().map(place), after.enrolment.as_ref().map(place));
+        let name = (key.namespace.clone(), key.name.clone());
+        if let Some(before) = before.filter(|before| Some(before) != after.as_ref())
+            && self.enrolments.get(&before) == Some(&name)
+        {
+            self.enrolments.remove(&before);
+            self.states.remove(&before);
+        }
+        if let Some(after) = after {
+            self.enrolments.insert(after, name);
+        }
+    }
+
+    fn products_of(&self, key: &Key) -> Products {
+        let Self { config, cluster, .. } = self;
+        let root = config.root_namespace.as_str();
+        let name = (key.namespace.clone(), key.name.clone());
+        let mut products = Products::default();
+        match key.kind {
+            Kind::AuthorizationPolicy => {
+                if let Some(object) = cluster.authorizations.get(&name) {
+                    (products.policy, products.findings) = authorization::convert(object, root);
+                }
+            }
+            Kind::EndpointSlice => {
+                if let Some(object) = cluster.slices.get(&name) {
+                    (products.workloads, products.findings) = endpoints::convert(config, cluster, object);
+                }
+            }
+            Kind::PeerAuthentication => {
+                if let Some(object) = cluster.peers.get(&name) {
+                    products.policy =
+                        peer_authentication::converted(cluster, root, object).map(|(policy, _)| policy);
+                    products.findings = peer_authentication::findings(cluster, root, object);
+                }
+            }
+            Kind::Pod => self.products_of_pod(&name, &mut products),
+            Kind::Service => {
+                if let Some(object) = cluster.services.get(&name) {
+                    (products.service, products.findings) = service::convert(config, cluster, object);
+                }
+            }
+            Kind::Namespace | Kind::Node | Kind::ServiceAccount => {}
+        }
+        products
+    }
+
+    fn products_of_pod(&self, name: &Name, products: &mut Products) {
+        let Self { config, cluster, proven, .. } = self;
+        let Some(pod) = cluster.pods.get(name) else { return };
+        let (enrolment, findings) = enrolment::of(config, cluster, pod);
+        let enrolled = enrolment.as_ref().is_some_and(|enrolment| {
+            enrolment.verdict.enrol && proven.contains(&enrolment.uid, &enrolment.node)
+        });
+        let (workload, more) = workload::convert(config, cluster, pod, enrolled);
+        products.enrolment = enrolment;
+        products.workloads = workload.into_iter().collect();
+        products.findings = findings.into_iter().chain(more).collect();
+    }
+
+    /// Marks the objects whose products may depend on `object`, by what the cluster holds right now.
+    fn touch(&self, object: &Object, touched: &mut BTreeSet<Key>) {
+        let Self { config, cluster, .. } = self;
+        let key = object.key();
+        let pod = |name: &Name| key_of(Kind::Pod, name);
+        match object {
+            Object::AuthorizationPolicy(policy) => {
+                if let Some(selector) = authorization::selector(policy) {
+                    touched.extend(self.selected(&key.namespace, selector).map(pod));
+                }
+            }
+            Object::EndpointSlice(slice) => touched.extend(pods_of(slice).map(|name| pod(&name))),
+            Object::Namespace(_) if key.name == config.root_namespace => touched.extend(cluster.keys()),
+            Object::Namespace(_) => {
+                touched.extend(within(&cluster.pods, &key.name).map(|(name, _)| pod(name)));
+                touched.extend(
+                    within(&cluster.services, &key.name).map(|(name, _)| key_of(Kind::Service, name)),
+                );
+            }
+            Object::Node(_) => touched.extend(cluster.pods_on(&key.name).map(pod)),
+            Object::PeerAuthentication(_) if key.namespace == config.root_namespace => {
+                touched.extend(cluster.pods.keys().map(pod));
+                touched.extend(cluster.peers.keys().map(|name| key_of(Kind::PeerAuthentication, name)));
+            }
+            Object::PeerAuthentication(_) => {
+                touched.extend(within(&cluster.pods, &key.namespace).map(|(name, _)| pod(name)));
+                let peers = within(&cluster.peers, &key.namespace);
+                touched.extend(peers.map(|(name, _)| key_of(Kind::PeerAuthentication, name)));
+            }
+            Object::Pod(object) => touched.extend(cluster.pods_with_uid(&object.metadata.uid).map(pod)),
+            Object::Service(service) => {
+                if !service.spec.selector.is_empty() {
+                    let pods = within(&cluster.pods, &key.namespace);
+                    let selected =
+                        pods.filter(|(_, pod)| selects(&service.spec.selector, &pod.metadata.labels));
+                    touched.extend(selected.map(|(name, _)| pod(name)));
+                }
+                for slice in cluster.slices_for(&name_of(&service.metadata)) {
+                    touched.insert(key_of(Kind::EndpointSlice, &name_of(&slice.metadata)));
+                    touched.extend(pods_of(slice).map(|name| pod(&name)));
+                }
+            }
+            Object::ServiceAccount(_) => {}
+        }
+        touched.insert(key);
+    }
+
+    /// The pods that a policy of `namespace` selects: everywhere, when it is the root namespace.
+    fn selected<'a>(&'a self, namespace: &'a str, selector: &'a Labels) -> impl Iterator<Item = &'a Name> {
+        let everywhere = namespace == self.config.root_namespace;
+        let pods: Box<dyn Iterator<Item = _>> = match everywhere {
+            true => Box::new(self.cluster.pods.iter()),
+            false => Box::new(within(&self.cluster.pods, namespace)),
+        };
+        pods.filter(move |(_, pod)| selects(selector, &pod.metadata.labels)).map(|(name, _)| name)
+    }
+}
+
+fn key_of(kind: Kind, (namespace, name): &Name) -> Key {
+    Key { kind, namespace: namespace.clone(), name: name.clone() }
+}
+
+/// What a proxy must be told to get from `before` to `after`: what is gone first, then what is.
+fn difference(before: &Products, after: &Products, changes: &mut Vec<Change>) {
+    let mut tell = |update| changes.push(Change::Mesh(Box::new(update)));
+    for old in &before.workloads {
+        if !after.workloads.iter().any(|new| new.uid == old.uid) {
+            tell(Update::WorkloadRemoved(old.uid.clone()));
+        }
+    }
+    for new in &after.workloads {
+        if !before.workloads.contains(new) {
+            tell(Update::Workload(new.clone()));
+        }
+    }
+    match (&before.service, &after.service) {
+        (Some(old), None) => tell(Update::ServiceRemoved(old.id.clone())),
+        (old, Some(new)) if old.as_ref() != Some(new) => tell(Update::Service(new.clone())),
+        _ => {}
+    }
+    match (&before.policy, &after.policy) {
+        (Some(old), None) => tell(Update::PolicyRemoved(old.id.clone())),
+        (old, Some(new)) if old.as_ref() != Some(new) => tell(Update::Policy(new.clone())),
+        _ => {}
+    }
+    let place = |enrolment: &Enrolment| (enrolment.node.clone(), enrolment.uid.clone());
+    if let Some(old) = &before.enrolment
+        && after.enrolment.as_ref().is_none_or(|new| place(new) != place(old))
+    {
+        let (node, uid) = place(old);
+        changes.push(Change::EnrolmentRemoved { node, uid });
+    }
+    if let Some(new) = after.enrolment.as_ref().filter(|new| before.enrolment.as_ref() != Some(new)) {
+        changes.push(Change::Enrolment(new.clone()));
+    }
+}

@@ -1,0 +1,162 @@
+//! A Kubernetes Service in, a mesh service out. Owns no endpoints: workloads name the services that they back.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use model::service::{
+    AppProtocol, HealthPolicy, IpFamilies, LoadBalancing, LoadBalancingMode, Scope, Service, ServiceName,
+    ServicePort, Vip, Visibility,
+};
+
+use super::Config;
+use super::cluster::{Cluster, Name};
+use super::finding::{Finding, Reason};
+use crate::source::objects::{self, PortRef};
+
+const TRAFFIC_DISTRIBUTION: &str = "networking.istio.io/traffic-distribution";
+
+/// What the mesh calls a Service.
+pub(crate) fn service_name(config: &Config, (namespace, name): &Name) -> ServiceName {
+    ServiceName {
+        namespace: namespace.as_str().into(),
+        hostname: format!("{name}.{namespace}.svc.{}", config.cluster_domain).into(),
+    }
+}
+
+/// Whether a Service is one that can have endpoints.
+pub(crate) fn has_endpoints(service: &objects::Service) -> bool {
+    service.spec.kind.as_deref() != Some("ExternalName")
+}
+
+/// Whether a port or slice speaks TCP, the one protocol that the mesh carries.
+pub(crate) fn is_tcp(protocol: Option<&str>) -> bool {
+    protocol.is_none_or(|protocol| protocol.eq_ignore_ascii_case("TCP"))
+}
+
+/// The mesh service, unless the object names something outside the cluster.
+pub(crate) fn convert(
+    config: &Config,
+    cluster: &Cluster,
+    object: &objects::Service,
+) -> (Option<Service>, Vec<Finding>) {
+    if !has_endpoints(object) {
+        return (None, Vec::new());
+    }
+    let spec = &object.spec;
+    let (vips, mut findings) = vips(config, cluster, object);
+    if spec.ports.iter().any(|port| !is_tcp(port.protocol.as_deref())) {
+        findings
+            .push(Finding::partial(Reason::UnsupportedValue, "the mesh carries TCP; other ports bypass it"));
+    }
+    let name = super::cluster::name_of(&object.metadata);
+    let service = Service {
+        id: service_name(config, &name),
+        name: object.metadata.name.as_str().into(),
+        vips,
+        ports: spec.ports.iter().filter(|port| is_tcp(port.protocol.as_deref())).map(port).collect(),
+        subject_alt_names: Vec::new(),
+        waypoint: None,
+        weighted_waypoints: Vec::new(),
+        load_balancing: load_balancing(cluster, object),
+        ip_families: families(&spec.ip_families),
+        canonical: true,
+        ingress_use_waypoint: false,
+        visibility: Visibility::Public,
+    };
+    (Some(service), findings)
+}
+
+fn vips(config: &Config, cluster: &Cluster, object: &objects::Service) -> (Vec<Vip>, Vec<Finding>) {
+    let spec = &object.spec;
+    let listed: Vec<&String> = match spec.cluster_ips.as_slice() {
+        [] => spec.cluster_ip.iter().collect(),
+        listed => listed.iter().collect(),
+    };
+    let network = config.network_of_mesh(cluster);
+    let mut findings = Vec::new();
+    let mut vips = Vec::new();
+    for text in listed.into_iter().filter(|text| !text.is_empty() && *text != "None") {
+        match text.parse::<IpAddr>() {
+            Ok(ip) => {
+                vips.push(Vip { network: network.as_str().into(), block: IpNet::from(ip.to_canonical()) })
+            }
+            Err(_) => findings.push(Finding::partial(
+                Reason::Invalid,
+                format!("cluster IP {text:?} is not an address; it is left out"),
+            )),
+        }
+    }
+    (vips, findings)
+}
+
+fn port(port: &objects::ServicePort) -> ServicePort {
+    let target_port = match &port.target_port {
+        None => Some(port.port),
+        Some(PortRef::Number(number)) => Some(*number),
+        // Only the pods know what they call so.
+        Some(PortRef::Name(_)) => None,
+    };
+    ServicePort { port: port.port, target_port, protocol: protocol(port) }
+}
+
+/// `appProtocol`, or else what the port's name begins with, as Istio reads them.
+fn protocol(port: &objects::ServicePort) -> AppProtocol {
+    let word = match &port.app_protocol {
+        Some(declared) => declared.as_str(),
+        None => port.name.split('-').next().unwrap_or_default(),
+    };
+    match word.to_ascii_lowercase().as_str() {
+        "http" | "kubernetes.io/ws" => AppProtocol::Http1,
+        "http2" | "kubernetes.io/h2c" => AppProtocol::Http2,
+        "grpc" | "grpc-web" => AppProtocol::Grpc,
+        "tcp" | "mongo" | "mysql" | "redis" => AppProtocol::Tcp,
+        "https" | "tls" | "kubernetes.io/wss" => AppProtocol::Tls,
+        _ => AppProtocol::Unknown,
+    }
+}
+
+fn families(listed: &[String]) -> IpFamilies {
+    match listed {
+        [one] if one == "IPv4" => IpFamilies::V4,
+        [one] if one == "IPv6" => IpFamilies::V6,
+        [_, _] => IpFamilies::Dual,
+        _ => IpFamilies::Automatic,
+    }
+}
+
+fn load_balancing(cluster: &Cluster, object: &objects::Service) -> LoadBalancing {
+    let health = match object.spec.publish_not_ready_addresses {
+        true => HealthPolicy::AllowAll,
+        false => HealthPolicy::OnlyHealthy,
+    };
+    if object.spec.internal_traffic_policy.as_deref() == Some("Local") {
+        return LoadBalancing { preference: vec![Scope::Node], mode: LoadBalancingMode::Strict, health };
+    }
+    let preference = match distribution(cluster, object) {
+        Distribution::Any => {
+            return LoadBalancing { preference: Vec::new(), mode: LoadBalancingMode::Any, health };
+        }
+        Distribution::Zone => vec![Scope::Network, Scope::Region, Scope::Zone],
+        Distribution::Node => vec![Scope::Network, Scope::Region, Scope::Zone, Scope::Subzone, Scope::Node],
+    };
+    LoadBalancing { preference, mode: LoadBalancingMode::Failover, health }
+}
+
+enum Distribution {
+    Any,
+    Node,
+    Zone,
+}
+
+/// The service's field, else its annotation, else its namespace's. A word that is not known ends the search.
+fn distribution(cluster: &Cluster, object: &objects::Service) -> Distribution {
+    let namespace = cluster.namespace(&object.metadata.namespace);
+    let said = (object.spec.traffic_distribution.as_ref())
+        .or_else(|| object.metadata.annotations.get(TRAFFIC_DISTRIBUTION))
+        .or_else(|| namespace.and_then(|metadata| metadata.annotations.get(TRAFFIC_DISTRIBUTION)));
+    match said.map(|word| word.to_ascii_lowercase()).as_deref() {
+        Some("preferclose" | "prefersamezone") => Distribution::Zone,
+        Some("prefersamenode") => Distribution::Node,
+        _ => Distribution::Any,
+    }
+}

@@ -1,0 +1,7 @@
+//! The control plane: what the source says (`source`) becomes what the mesh is (`index`, pure) and is handed to the nodes
+//! (`serve`): discovery, certificates, and who is to be enrolled.
+//!
+//! Owns no data path: with the controller stopped, nodes go on with what they hold.
+
+pub mod index;
+pub mod source;

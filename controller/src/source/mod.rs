@@ -1,0 +1,6 @@
+//! Where objects come from: a directory of manifests. Every source speaks `objects::Event`, so that all feed one index.
+
+pub mod directory;
+pub mod files;
+pub mod objects;
+pub mod yaml;

@@ -1,0 +1,206 @@
+//! The incremental index against itself from scratch: any order of events ends where the objects alone say.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use controller::index::{Finding, Progress};
+use controller::source::objects::{
+    AuthorizationPolicy, Container, ContainerPort, Endpoint, EndpointPort, EndpointSlice, Event, Key, Labels,
+    Metadata, MutualTls, MutualTlsMode, Namespace, Node, Object, PeerAuthentication, Pod, PodStatus,
+    PolicyAction, PolicyRule, PolicyTarget, PortRef, Service, ServicePort, TargetRef, WorkloadSelector,
+};
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use crate::support::Mesh;
+
+#[derive(Debug, Clone)]
+enum Step {
+    Event(Box<Event>),
+    Report(&'static str, Vec<&'static str>),
+}
+
+// Few names, so that objects meet.
+const NAMESPACES: &[&str] = &["shop", "away", "istio-system"];
+const NAMES: &[&str] = &["a", "b", "c"];
+const NODES: &[&str] = &["", "n1", "n2"];
+const UIDS: &[&str] = &["", "u1", "u2", "u3", "u4"];
+const ADDRESSES: &[&str] = &["", "10.0.0.1", "10.0.0.2", "fd00::1", "nonsense"];
+
+fn labels() -> impl Strategy<Value = Labels> {
+    let pair = select(vec![
+        ("app", "a"),
+        ("app", "b"),
+        ("istio.io/dataplane-mode", "ambient"),
+        ("istio.io/dataplane-mode", "none"),
+        ("topology.kubernetes.io/zone", "z"),
+        ("topology.istio.io/network", "west"),
+        ("networking.istio.io/tunnel", "http"),
+        ("kubernetes.io/service-name", "a"),
+        ("kubernetes.io/service-name", "b"),
+    ]);
+    let text = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
+    prop::collection::vec(pair, 0..4).prop_map(move |pairs| pairs.into_iter().map(text).collect())
+}
+
+fn metadata() -> impl Strategy<Value = Metadata> {
+    (select(NAMESPACES), select(NAMES), select(UIDS), labels(), prop::option::of(select(vec!["1", "2"])))
+        .prop_map(|(namespace, name, uid, labels, created)| Metadata {
+            namespace: namespace.into(),
+            name: name.into(),
+            uid: uid.into(),
+            labels,
+            creation_timestamp: created.map(Into::into),
+            ..Metadata::default()
+        })
+}
+
+fn of_cluster(metadata: Metadata, name: &str) -> Metadata {
+    Metadata { namespace: String::new(), name: name.into(), ..metadata }
+}
+
+fn selector() -> impl Strategy<Value = Option<WorkloadSelector>> {
+    prop::option::of(labels().prop_map(|match_labels| WorkloadSelector { match_labels }))
+}
+
+fn pod() -> impl Strategy<Value = Object> {
+    let phases = select(vec!["Running", "Succeeded"]);
+    let port = prop::option::of(select(vec![8080, 8081]));
+    (metadata(), select(NODES), select(ADDRESSES), phases, any::<bool>(), port).prop_map(
+        |(metadata, node, address, phase, host_network, port)| {
+            let mut pod = Pod { metadata, ..Pod::default() };
+            pod.spec.node_name = node.into();
+            pod.spec.host_network = host_network;
+            let web = |container_port| ContainerPort { name: "web".into(), container_port, protocol: None };
+            pod.spec.containers =
+                vec![Container { ports: port.map(web).into_iter().collect(), restart_policy: None }];
+            pod.status = PodStatus { phase: phase.into(), pod_ip: address.into(), ..PodStatus::default() };
+            Object::Pod(Arc::new(pod))
+        },
+    )
+}
+
+fn service() -> impl Strategy<Value = Object> {
+    let target = prop::option::of(select(vec![PortRef::Number(1), PortRef::Name("web".into())]));
+    let kind = prop::option::of(select(vec!["ClusterIP", "ExternalName"]));
+    (metadata(), labels(), target, kind).prop_map(|(metadata, selector, target_port, kind)| {
+        let mut service = Service { metadata, ..Service::default() };
+        service.spec.selector = selector;
+        service.spec.kind = kind.map(Into::into);
+        service.spec.cluster_ip = Some("10.1.0.1".into());
+        service.spec.ports =
+            vec![ServicePort { name: "p".into(), port: 80, target_port, ..ServicePort::default() }];
+        Object::Service(Arc::new(service))
+    })
+}
+
+fn slice() -> impl Strategy<Value = Object> {
+    let reference = (select(NAMESPACES), select(NAMES), select(UIDS)).prop_map(|(namespace, name, uid)| {
+        TargetRef { kind: "Pod".into(), namespace: namespace.into(), name: name.into(), uid: uid.into() }
+    });
+    let endpoint = (select(ADDRESSES), prop::option::of(reference)).prop_map(|(address, target_ref)| {
+        Endpoint { addresses: vec![address.into()], target_ref, ..Endpoint::default() }
+    });
+    (metadata(), prop::collection::vec(endpoint, 0..3), any::<bool>()).prop_map(
+        |(metadata, endpoints, ported)| {
+            let port = EndpointPort { name: "p".into(), port: Some(9), protocol: None };
+            let ports = if ported { vec![port] } else { Vec::new() };
+            Object::EndpointSlice(Arc::new(EndpointSlice {
+                metadata,
+                endpoints,
+                ports,
+                ..EndpointSlice::default()
+            }))
+        },
+    )
+}
+
+fn authorization() -> impl Strategy<Value = Object> {
+    let actions = select(vec![PolicyAction::Allow, PolicyAction::Deny, PolicyAction::Audit]);
+    let target = prop::option::weighted(0.2, Just(PolicyTarget::default()));
+    (metadata(), selector(), actions, target).prop_map(|(metadata, selector, action, target_ref)| {
+        let mut policy = AuthorizationPolicy { metadata, ..AuthorizationPolicy::default() };
+        policy.spec.selector = selector;
+        policy.spec.action = action;
+        policy.spec.target_ref = target_ref;
+        policy.spec.rules = vec![PolicyRule::default()];
+        Object::AuthorizationPolicy(Arc::new(policy))
+    })
+}
+
+fn peer() -> impl Strategy<Value = Object> {
+    let mode = || select(vec![MutualTlsMode::Strict, MutualTlsMode::Permissive, MutualTlsMode::Unset]);
+    let ports = prop::collection::btree_map(select(vec![80_u16, 90]), mode(), 0..3);
+    (metadata(), selector(), mode(), ports).prop_map(|(metadata, selector, mode, ports)| {
+        let mut peer = PeerAuthentication { metadata, ..PeerAuthentication::default() };
+        peer.spec.selector = selector;
+        peer.spec.mtls = MutualTls { mode };
+        peer.spec.port_level_mtls =
+            ports.into_iter().map(|(port, mode)| (port, MutualTls { mode })).collect();
+        Object::PeerAuthentication(Arc::new(peer))
+    })
+}
+
+fn object() -> impl Strategy<Value = Object> {
+    let namespace = (metadata(), select(NAMESPACES)).prop_map(|(metadata, name)| {
+        Object::Namespace(Arc::new(Namespace { metadata: of_cluster(metadata, name) }))
+    });
+    let node = (metadata(), select(NODES))
+        .prop_map(|(metadata, name)| Object::Node(Arc::new(Node { metadata: of_cluster(metadata, name) })));
+    prop_oneof![4 => pod(), 2 => service(), 2 => slice(), 1 => namespace, 1 => node, 1 => authorization(), 1 => peer()]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let event = |event| Step::Event(Box::new(event));
+    prop_oneof![
+        6 => object().prop_map(move |object| event(Event::Upsert(object))),
+        2 => object().prop_map(move |object| event(Event::Delete(object.key()))),
+        2 => (select(NODES), prop::collection::vec(select(UIDS), 0..5))
+            .prop_map(|(node, pods)| Step::Report(node, pods)),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+
+    #[test]
+    fn incremental_equals_from_scratch(steps in prop::collection::vec(step(), 0..40), batch in 1_usize..6) {
+        let mut mesh = Mesh::of("");
+        let mut objects: BTreeMap<Key, Object> = BTreeMap::new();
+        let mut pending = Vec::new();
+        for step in steps {
+            match step {
+                Step::Event(event) => {
+                    match &*event {
+                        Event::Upsert(object) => drop(objects.insert(object.key(), object.clone())),
+                        Event::Delete(key) => drop(objects.remove(key)),
+                    }
+                    pending.push(*event);
+                    if pending.len() == batch {
+                        mesh.apply(pending.drain(..));
+                    }
+                }
+                Step::Report(node, pods) => {
+                    mesh.apply(pending.drain(..));
+                    let pods: Vec<_> = pods.into_iter().map(|uid| (uid, Progress::Enrolled)).collect();
+                    mesh.report(node, &pods);
+                }
+            }
+        }
+        mesh.apply(pending);
+
+        let mut fresh = Mesh::new(mesh.index.proven().clone());
+        fresh.apply(objects.into_values().map(Event::Upsert));
+        prop_assert_eq!(&mesh.seen, &fresh.seen);
+        prop_assert_eq!(findings(&mesh), findings(&fresh));
+        prop_assert_eq!(mesh.index.proven(), fresh.index.proven());
+        prop_assert_eq!(mesh.index.enrolments().count(), mesh.seen.enrolments.len());
+        let mut late = Mesh::new(Default::default());
+        late.seen.take(mesh.index.everything());
+        prop_assert_eq!(&mesh.seen, &late.seen);
+    }
+}
+
+fn findings(mesh: &Mesh) -> Vec<(&Key, &Finding)> {
+    mesh.index.findings().collect()
+}

@@ -1,0 +1,10 @@
+//! The controller from outside: manifests in, mesh out; and its servers with real clients.
+
+mod directory;
+mod enrolment;
+mod index_property;
+mod policies;
+mod services;
+mod support;
+mod workloads;
+mod yaml;

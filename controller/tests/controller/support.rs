@@ -1,0 +1,148 @@
+//! What the tests share: manifests to mesh, and the mesh as a reader of changes sees it.
+
+use std::collections::BTreeMap;
+
+use controller::index::{Change, Config, Enrolment, Finding, Index, PodState, Progress, Proven};
+use controller::source::objects::{Event, Object};
+use controller::source::yaml;
+use model::Str;
+use model::policy::{Policy, PolicyName};
+use model::service::{Service, ServiceName};
+use model::store::Update;
+use model::workload::{Workload, WorkloadUid};
+
+/// The objects of a text without mistakes.
+pub(crate) fn objects(text: &str) -> Vec<Object> {
+    let parsed = yaml::parse(text);
+    assert_eq!(parsed.problems, [], "the test's own manifests");
+    parsed.objects.into_iter().map(|(object, _)| object).collect()
+}
+
+pub(crate) fn upserts(text: &str) -> Vec<Event> {
+    objects(text).into_iter().map(Event::Upsert).collect()
+}
+
+/// What a reader of changes holds.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Seen {
+    pub(crate) workloads: BTreeMap<WorkloadUid, Workload>,
+    pub(crate) services: BTreeMap<ServiceName, Service>,
+    pub(crate) policies: BTreeMap<PolicyName, Policy>,
+    pub(crate) enrolments: BTreeMap<(Str, Str), Enrolment>,
+}
+
+impl Seen {
+    pub(crate) fn take(&mut self, changes: Vec<Change>) {
+        for change in changes {
+            let update = match change {
+                Change::Mesh(update) => *update,
+                Change::Enrolment(new) => {
+                    self.enrolments.insert((new.node.clone(), new.uid.clone()), new);
+                    continue;
+                }
+                Change::EnrolmentRemoved { node, uid } => {
+                    assert!(self.enrolments.remove(&(node, uid)).is_some(), "removed twice");
+                    continue;
+                }
+            };
+            self.update(update);
+        }
+    }
+
+    fn update(&mut self, update: Update) {
+        match update {
+            Update::Workload(new) => drop(self.workloads.insert(new.uid.clone(), new)),
+            Update::WorkloadRemoved(uid) => {
+                assert!(self.workloads.remove(&uid).is_some(), "removed twice: {uid}");
+            }
+            Update::Service(new) => drop(self.services.insert(new.id.clone(), new)),
+            Update::ServiceRemoved(name) => {
+                assert!(self.services.remove(&name).is_some(), "removed twice: {name}");
+            }
+            Update::Policy(new) => drop(self.policies.insert(new.id.clone(), new)),
+            Update::PolicyRemoved(name) => {
+                assert!(self.policies.remove(&name).is_some(), "removed twice: {name}");
+            }
+            Update::PolicyUnenforceable(..) => panic!("the index never says that"),
+        }
+    }
+}
+
+/// An index with one reader.
+pub(crate) struct Mesh {
+    pub(crate) index: Index,
+    pub(crate) seen: Seen,
+}
+
+impl Mesh {
+    pub(crate) fn new(proven: Proven) -> Self {
+        let index = Index::new(Config::default(), proven);
+        let mut seen = Seen::default();
+        seen.take(index.constants());
+        Self { index, seen }
+    }
+
+    pub(crate) fn of(text: &str) -> Self {
+        let mut mesh = Self::new(Proven::default());
+        mesh.apply(upserts(text));
+        mesh
+    }
+
+    pub(crate) fn apply(&mut self, events: impl IntoIterator<Item = Event>) {
+        self.seen.take(self.index.apply(events));
+    }
+
+    pub(crate) fn report(&mut self, node: &str, pods: &[(&str, Progress)]) -> Vec<String> {
+        let state = |(uid, progress): &(&str, Progress)| PodState {
+            uid: (*uid).to_owned(),
+            progress: *progress,
+            message: String::new(),
+        };
+        let reported = self.index.report(node, pods.iter().map(state).collect());
+        self.seen.take(reported.changes);
+        reported.unknown
+    }
+
+    pub(crate) fn workload(&self, name: &str) -> &Workload {
+        let found = self.seen.workloads.values().find(|workload| &*workload.name == name);
+        found.unwrap_or_else(|| panic!("no workload {name}; there are {:?}", self.seen.workloads.keys()))
+    }
+
+    pub(crate) fn service(&self, name: &str) -> &Service {
+        let found = self.seen.services.values().find(|service| &*service.name == name);
+        found.unwrap_or_else(|| panic!("no service {name}; there are {:?}", self.seen.services.keys()))
+    }
+
+    pub(crate) fn policy(&self, name: &str) -> &Policy {
+        let found = self.seen.policies.values().find(|policy| &*policy.id.name == name);
+        found.unwrap_or_else(|| panic!("no policy {name}; there are {:?}", self.seen.policies.keys()))
+    }
+
+    pub(crate) fn enrolment(&self, name: &str) -> &Enrolment {
+        let found = self.seen.enrolments.values().find(|enrolment| &*enrolment.name == name);
+        found.unwrap_or_else(|| panic!("no enrolment {name}; there are {:?}", self.seen.enrolments.keys()))
+    }
+
+    pub(crate) fn findings(&self, name: &str) -> Vec<&Finding> {
+        self.index.findings().filter(|(key, _)| key.name == name).map(|(_, finding)| finding).collect()
+    }
+}
+
+/// A pod that is ready, as text; `more` goes below the top level.
+pub(crate) fn pod(namespace: &str, name: &str, ip: &str) -> String {
+    format!(
+        "---
+apiVersion: v1
+kind: Pod
+metadata: {{namespace: {namespace}, name: {name}, uid: uid-{name}, labels: {{app: {name}}}}}
+spec: {{nodeName: n1, serviceAccountName: {name}}}
+status: {{phase: Running, podIP: {ip}, conditions: [{{type: Ready, status: 'True'}}]}}
+"
+    )
+}
+
+pub(crate) const SHOP_AMBIENT: &str = "---
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop, labels: {istio.io/dataplane-mode: ambient}}
+";
