@@ -1,1 +1,30 @@
-//! Being written.
+//! HBONE: CONNECT streams in HTTP/2 tunnels over mutual TLS, on any byte stream. Owns tunnels (client, pool, server),
+//! streams, and the relay between a stream and a TCP connection. Knows nothing of the mesh: certificates, trust,
+//! addresses and policy come from outside as rustls configurations, keys and the caller's decisions.
+
+mod buffers;
+mod client;
+mod frames;
+mod io;
+mod keepalive;
+pub mod limits;
+mod pool;
+mod pool_core;
+mod records;
+mod relay;
+mod server;
+pub mod socket;
+mod stream;
+mod tunnel;
+
+pub use client::{Chain, ClientTls, Connect, ConnectError, Driver, OpenError, Opener, connect};
+pub use frames::Abuse;
+pub use h2::Reason;
+pub use limits::{ClientLimits, PoolLimits, ServerLimits, TunnelLimits};
+pub use pool::{DialError, Pool};
+pub use pool_core::PoolStats;
+pub use records::RecordError;
+pub use relay::{Counters, Progress, RelayError, relay};
+pub use server::{AcceptError, Authority, Incoming, ServerConnection, accept};
+pub use stream::{FillError, Received, Stream, StreamError};
+pub use tunnel::TunnelError;

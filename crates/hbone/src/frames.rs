@@ -1,0 +1,299 @@
+//! Watches HTTP/2 frames pass by (their nine-byte heads, nothing else) and keeps the budgets that the HTTP/2 engine
+//! does not: control frames that make us answer, and streams that we had to reset. Decides, and touches no socket.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Control frames (PING, SETTINGS, PRIORITY, unknown types) that a peer may send in one burst.
+/// A working peer sends a PING every ten seconds; a flood sends a hundred thousand a second.
+const BURST: f64 = 1000.0;
+/// Control frames per second that are forgiven. A peer that measures its bandwidth by PING stays below this.
+const REFILL_PER_SECOND: f64 = 100.0;
+/// What one SETTINGS frame costs: it makes us visit every open stream and write an answer.
+const SETTINGS_COST: f64 = 10.0;
+/// What a stream that broke the rules costs: we had to notice it, reset it and remember it.
+const RESET_COST: f64 = 5.0;
+
+/// Bytes of a frame head.
+const HEAD: usize = 9;
+/// The client connection preface (RFC 9113, section 3.4), which is not a frame.
+pub(crate) const PREFACE: usize = 24;
+
+/// Frame types (RFC 9113, section 6).
+mod kind {
+    pub(super) const DATA: u8 = 0;
+    pub(super) const HEADERS: u8 = 1;
+    pub(super) const RST_STREAM: u8 = 3;
+    pub(super) const SETTINGS: u8 = 4;
+    pub(super) const PING: u8 = 6;
+    pub(super) const GOAWAY: u8 = 7;
+    pub(super) const WINDOW_UPDATE: u8 = 8;
+    pub(super) const CONTINUATION: u8 = 9;
+}
+
+/// The ACK flag of SETTINGS and PING.
+const ACK: u8 = 1;
+
+/// Error codes with which we end streams that did nothing wrong: NO_ERROR, CANCEL, CONNECT_ERROR.
+const INNOCENT: [u32; 3] = [0x0, 0x8, 0xa];
+
+/// One frame's head, and for RST_STREAM its error code.
+#[derive(Clone, Copy)]
+struct Frame {
+    kind: u8,
+    flags: u8,
+    code: u32,
+}
+
+/// Finds the frames in one direction of a tunnel's plaintext.
+#[derive(Default)]
+struct Scanner {
+    skip: usize,
+    head: [u8; HEAD + 4],
+    have: usize,
+}
+
+impl Scanner {
+    fn new(skip: usize) -> Self {
+        Scanner { skip, ..Scanner::default() }
+    }
+
+    /// Calls `found` for every frame whose head is complete.
+    fn scan(&mut self, mut bytes: &[u8], mut found: impl FnMut(Frame)) {
+        loop {
+            let skipped = self.skip.min(bytes.len());
+            self.skip -= skipped;
+            bytes = &bytes[skipped..];
+            if bytes.is_empty() {
+                return;
+            }
+            let want = if self.have >= HEAD { self.wanted() } else { HEAD };
+            let count = (want - self.have).min(bytes.len());
+            self.head[self.have..self.have + count].copy_from_slice(&bytes[..count]);
+            self.have += count;
+            bytes = &bytes[count..];
+            if self.have >= HEAD && self.have >= self.wanted() {
+                self.skip = HEAD + self.length() - self.have;
+                self.have = 0;
+                found(self.frame());
+            }
+        }
+    }
+
+    fn length(&self) -> usize {
+        usize::from(self.head[0]) << 16 | usize::from(self.head[1]) << 8 | usize::from(self.head[2])
+    }
+
+    /// The head, and the error code too where there is one.
+    fn wanted(&self) -> usize {
+        if self.head[3] == kind::RST_STREAM { HEAD + self.length().min(4) } else { HEAD }
+    }
+
+    fn frame(&self) -> Frame {
+        let [.., a, b, c, d] = self.head;
+        Frame { kind: self.head[3], flags: self.head[4], code: u32::from_be_bytes([a, b, c, d]) }
+    }
+}
+
+/// What a peer did too much of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Abuse {
+    /// Frames that carry nothing and make us answer.
+    ControlFrames,
+    /// Streams that broke the protocol, so that we had to reset them.
+    BrokenStreams,
+    /// Streams that it cancelled before we could answer.
+    CancelledStreams,
+}
+
+impl std::fmt::Display for Abuse {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::ControlFrames => "it sent too many control frames",
+            Self::BrokenStreams => "too many of its streams broke the protocol",
+            Self::CancelledStreams => "it cancelled too many streams before they were answered",
+        })
+    }
+}
+
+/// An allowance that refills with time.
+pub(crate) struct Budget {
+    left: f64,
+    capacity: f64,
+    per_second: f64,
+    at: Instant,
+}
+
+impl Budget {
+    pub(crate) fn new(capacity: f64, per_second: f64, now: Instant) -> Self {
+        Budget { left: capacity, capacity, per_second, at: now }
+    }
+
+    /// False when there is not enough left.
+    pub(crate) fn spend(&mut self, cost: f64, now: Instant) -> bool {
+        let passed: Duration = now.saturating_duration_since(self.at);
+        self.left = (self.left + passed.as_secs_f64() * self.per_second).min(self.capacity);
+        self.at = now;
+        self.left -= cost;
+        self.left >= 0.0
+    }
+}
+
+/// Watches both directions of one tunnel.
+pub(crate) struct Guard {
+    inbound: Scanner,
+    outbound: Scanner,
+    budget: Budget,
+    abuse: Option<Abuse>,
+    goaway_seen: bool,
+    frames: u64,
+}
+
+impl Guard {
+    /// `inbound_preface` and `outbound_preface` are the bytes before the first frame of each direction.
+    pub(crate) fn new(inbound_preface: usize, outbound_preface: usize, now: Instant) -> Self {
+        Guard {
+            inbound: Scanner::new(inbound_preface),
+            outbound: Scanner::new(outbound_preface),
+            budget: Budget::new(BURST, REFILL_PER_SECOND, now),
+            abuse: None,
+            goaway_seen: false,
+            frames: 0,
+        }
+    }
+
+    /// Looks at plaintext from the peer.
+    pub(crate) fn inbound(&mut self, bytes: &[u8], now: impl Fn() -> Instant) {
+        let Self { inbound, budget, abuse, goaway_seen, frames, .. } = self;
+        inbound.scan(bytes, |frame| {
+            *frames += 1;
+            let cost = match frame.kind {
+                kind::DATA | kind::HEADERS | kind::RST_STREAM | kind::WINDOW_UPDATE | kind::CONTINUATION => {
+                    return;
+                }
+                kind::SETTINGS if frame.flags & ACK != 0 => return,
+                kind::PING if frame.flags & ACK != 0 => return,
+                kind::SETTINGS => SETTINGS_COST,
+                kind::GOAWAY => {
+                    *goaway_seen = true;
+                    SETTINGS_COST
+                }
+                _ => 1.0,
+            };
+            if !budget.spend(cost, now()) {
+                abuse.get_or_insert(Abuse::ControlFrames);
+            }
+        });
+    }
+
+    /// Looks at plaintext that we send.
+    pub(crate) fn outbound(&mut self, bytes: &[u8], now: impl Fn() -> Instant) {
+        let Self { outbound, budget, abuse, .. } = self;
+        outbound.scan(bytes, |frame| {
+            let blamed = frame.kind == kind::RST_STREAM && !INNOCENT.contains(&frame.code);
+            if blamed && !budget.spend(RESET_COST, now()) {
+                abuse.get_or_insert(Abuse::BrokenStreams);
+            }
+        });
+    }
+
+    /// Set once a budget is spent.
+    pub(crate) fn abuse(&self) -> Option<Abuse> {
+        self.abuse
+    }
+
+    /// True once the peer said that it takes no new streams.
+    pub(crate) fn goaway_seen(&self) -> bool {
+        self.goaway_seen
+    }
+
+    /// Frames received so far.
+    pub(crate) fn frames(&self) -> u64 {
+        self.frames
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+        let len = payload.len();
+        let mut bytes = vec![(len >> 16) as u8, (len >> 8) as u8, len as u8, kind, flags, 0, 0, 0, 1];
+        bytes.extend_from_slice(payload);
+        bytes
+    }
+
+    fn kinds(chunk: usize, bytes: &[u8]) -> Vec<(u8, u32)> {
+        let mut scanner = Scanner::new(3);
+        let mut found = Vec::new();
+        for part in bytes.chunks(chunk) {
+            scanner
+                .scan(part, |frame| found.push((frame.kind, if frame.kind == 3 { frame.code } else { 0 })));
+        }
+        found
+    }
+
+    #[test]
+    fn frames_are_found_however_the_bytes_are_cut() {
+        let mut bytes = b"abc".to_vec();
+        bytes.extend(frame(kind::SETTINGS, 0, &[7; 12]));
+        bytes.extend(frame(kind::DATA, 0, &[9; 300]));
+        bytes.extend(frame(kind::RST_STREAM, 0, &8u32.to_be_bytes()));
+        bytes.extend(frame(kind::DATA, 1, &[]));
+        bytes.extend(frame(kind::RST_STREAM, 0, &1u32.to_be_bytes()));
+        for chunk in 1..bytes.len() {
+            assert_eq!(
+                kinds(chunk, &bytes),
+                [(4, 0), (0, 0), (3, 8), (0, 0), (3, 1)],
+                "cut every {chunk} bytes"
+            );
+        }
+    }
+
+    #[test]
+    fn a_ping_flood_is_abuse_and_a_ping_now_and_then_is_not() {
+        let start = Instant::now();
+        let ping = frame(kind::PING, 0, &[0; 8]);
+        let mut calm = Guard::new(0, 0, start);
+        for second in 0..10_000 {
+            calm.inbound(&ping, || start + Duration::from_secs(second));
+        }
+        assert_eq!(calm.abuse(), None);
+        let mut flood = Guard::new(0, 0, start);
+        for _ in 0..=BURST as usize {
+            flood.inbound(&ping, || start);
+        }
+        assert_eq!(flood.abuse(), Some(Abuse::ControlFrames));
+    }
+
+    #[test]
+    fn data_headers_windows_and_answers_are_free() {
+        let start = Instant::now();
+        let mut guard = Guard::new(0, 0, start);
+        for (kind, flags) in
+            [(kind::DATA, 0), (kind::HEADERS, 4), (kind::WINDOW_UPDATE, 0), (kind::PING, ACK)]
+        {
+            for _ in 0..5000 {
+                guard.inbound(&frame(kind, flags, &[0; 8]), || start);
+            }
+        }
+        assert_eq!(guard.abuse(), None);
+        assert_eq!(guard.frames(), 20_000);
+    }
+
+    #[test]
+    fn only_resets_that_the_peer_earned_count() {
+        let start = Instant::now();
+        let mut guard = Guard::new(0, 0, start);
+        for _ in 0..5000 {
+            guard.outbound(&frame(kind::RST_STREAM, 0, &8u32.to_be_bytes()), || start);
+        }
+        assert_eq!(guard.abuse(), None);
+        for _ in 0..=(BURST / RESET_COST) as usize {
+            guard.outbound(&frame(kind::RST_STREAM, 0, &1u32.to_be_bytes()), || start);
+        }
+        assert_eq!(guard.abuse(), Some(Abuse::BrokenStreams));
+    }
+}

@@ -1,0 +1,359 @@
+//! Copies between a TCP connection and a stream, both ways in one task: large reads while the source is busy, gathered
+//! writes, half-closes passed on, and an abort on one side made an abort on the other.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes, BytesMut};
+use h2::Reason;
+use tokio::net::TcpStream;
+
+use crate::buffers::{LARGE, SMALL};
+use crate::stream::{FillError, Received, Stream, StreamError};
+
+/// Slices of one `writev`: beyond this the kernel's own loop costs as much as a second call.
+const SLICES: usize = 64;
+
+/// Reads (or writes) in one turn, before other tasks of the thread get theirs.
+const TURNS: usize = 8;
+
+/// The read size grows by this factor while reads come back full.
+const GROWTH: usize = 4;
+
+/// While the application does not read, chunks smaller than this are copied together. A chunk pins the whole buffer
+/// that it was received in (16 KiB and more), so a sender of tiny frames could pin far more than its window.
+const TINY: usize = 8 * 1024;
+
+/// What a copied-together chunk grows to.
+const MERGED: usize = 64 * 1024;
+
+/// Told of every byte that has left this side, as it happens. Called from one task, often: atomics, no locks.
+pub trait Progress: Send + Sync {
+    /// Bytes read from the TCP connection and given to the tunnel.
+    fn to_tunnel(&self, bytes: u64);
+    /// Bytes from the tunnel that the TCP connection has taken.
+    fn to_tcp(&self, bytes: u64);
+}
+
+/// The simplest [`Progress`]: two counters.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// See [`Progress::to_tunnel`].
+    pub to_tunnel: AtomicU64,
+    /// See [`Progress::to_tcp`].
+    pub to_tcp: AtomicU64,
+}
+
+impl Progress for Counters {
+    fn to_tunnel(&self, bytes: u64) {
+        self.to_tunnel.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn to_tcp(&self, bytes: u64) {
+        self.to_tcp.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+/// Why a relay ended before both sides had finished. The other side has been told by an abort.
+#[derive(Debug, thiserror::Error)]
+pub enum RelayError {
+    /// The TCP connection broke.
+    #[error("application connection failed: {0}")]
+    Tcp(#[from] io::Error),
+    /// The stream broke.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+}
+
+/// Copies until both directions have ended. An end that the peer signals by cancelling a stream it has no more use for
+/// (CANCEL or NO_ERROR, as peers in the field do) counts as an ordinary end.
+pub async fn relay(tcp: TcpStream, mut stream: Stream, progress: &impl Progress) -> Result<(), RelayError> {
+    let result = {
+        let mut relay = Relay { tcp: &tcp, stream: &mut stream, up: Up::default(), down: Down::default() };
+        poll_fn(|cx| relay.poll(cx, progress)).await
+    };
+    match &result {
+        Ok(()) => {}
+        // RFC 9113, section 8.5: what a proxy answers when its TCP connection fails.
+        Err(RelayError::Tcp(_)) => stream.reset(Reason::CONNECT_ERROR),
+        // The application must not take a cut stream for a finished one.
+        Err(RelayError::Stream(_)) => {
+            let _ = tcp.set_zero_linger();
+        }
+    }
+    result
+}
+
+struct Relay<'a> {
+    tcp: &'a TcpStream,
+    stream: &'a mut Stream,
+    up: Up,
+    down: Down,
+}
+
+/// From the TCP connection to the stream.
+struct Up {
+    want: usize,
+    done: bool,
+}
+
+impl Default for Up {
+    fn default() -> Self {
+        Up { want: SMALL, done: false }
+    }
+}
+
+/// From the stream to the TCP connection.
+#[derive(Default)]
+struct Down {
+    queue: Queue,
+    arrived: Vec<Bytes>,
+    /// The peer sends nothing more.
+    ended: bool,
+    done: bool,
+}
+
+impl Relay<'_> {
+    fn poll(&mut self, cx: &mut Context<'_>, progress: &impl Progress) -> Poll<Result<(), RelayError>> {
+        let down = self.poll_down(cx, progress)?;
+        let up = self.poll_up(cx, progress)?;
+        if down.is_ready() && up.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+
+    fn poll_up(&mut self, cx: &mut Context<'_>, progress: &impl Progress) -> Poll<Result<(), RelayError>> {
+        for _ in 0..TURNS {
+            if self.up.done {
+                return Poll::Ready(Ok(()));
+            }
+            let room = match self.stream.poll_capacity(cx, self.up.want) {
+                Poll::Ready(Ok(room)) => room,
+                Poll::Ready(Err(error)) => return self.cut_off(error),
+                Poll::Pending => return Poll::Pending,
+            };
+            if let Poll::Ready(error) = self.poll_reset(cx) {
+                return self.cut_off(error);
+            }
+            ready!(self.tcp.poll_read_ready(cx))?;
+            match self.stream.send_with(room, |buffer| self.tcp.try_read(buffer)) {
+                Ok(0) => {
+                    self.up.done = true;
+                    // A peer that has gone meanwhile needs no end.
+                    let _ = self.stream.finish();
+                }
+                Ok(count) => {
+                    progress.to_tunnel(count as u64);
+                    let full = count == room && room == self.up.want;
+                    self.up.want = if full { (self.up.want * GROWTH).min(LARGE) } else { SMALL.max(count) };
+                }
+                Err(FillError::Fill(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(FillError::Fill(error)) => return Poll::Ready(Err(error.into())),
+                Err(FillError::Stream(error)) => return self.cut_off(error),
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Nobody reads the stream any more once the peer has finished, so nobody would notice a reset.
+    fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<StreamError> {
+        if self.down.ended { self.stream.poll_reset(cx) } else { Poll::Pending }
+    }
+
+    /// The stream takes no more bytes.
+    fn cut_off(&mut self, error: StreamError) -> Poll<Result<(), RelayError>> {
+        self.up.done = true;
+        if ordinary_end(error) { Poll::Ready(Ok(())) } else { Poll::Ready(Err(error.into())) }
+    }
+
+    fn poll_down(&mut self, cx: &mut Context<'_>, progress: &impl Progress) -> Poll<Result<(), RelayError>> {
+        for _ in 0..TURNS {
+            if self.down.done {
+                return Poll::Ready(Ok(()));
+            }
+            let news = self.poll_arrivals(cx)?;
+            let written = self.poll_write(cx, progress)?;
+            if self.down.queue.is_empty() && self.down.ended {
+                self.down.done = true;
+                shutdown_write(self.tcp)?;
+                return Poll::Ready(Ok(()));
+            }
+            if news.is_pending() && (written.is_pending() || self.down.queue.is_empty()) {
+                return Poll::Pending;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Takes what has arrived, also while the application does not read: the window bounds it, and in our queue it
+    /// is packed.
+    fn poll_arrivals(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RelayError>> {
+        if self.down.ended {
+            return Poll::Pending;
+        }
+        let received = self.stream.poll_recv(cx, &mut self.down.arrived);
+        self.down.queue.extend(self.down.arrived.drain(..));
+        match ready!(received) {
+            Ok(Received::Data(_)) => {}
+            Ok(Received::End) => self.down.ended = true,
+            Err(error) if ordinary_end(error) => self.down.ended = true,
+            Err(error) => return Poll::Ready(Err(error.into())),
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, progress: &impl Progress) -> Poll<Result<(), RelayError>> {
+        while !self.down.queue.is_empty() {
+            if self.tcp.poll_write_ready(cx)?.is_pending() {
+                self.down.queue.pack();
+                return Poll::Pending;
+            }
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let used = self.down.queue.slices(&mut slices);
+            match self.tcp.try_write_vectored(&slices[..used]) {
+                Ok(count) => {
+                    self.down.queue.advance(count);
+                    self.stream.consumed(count);
+                    progress.to_tcp(count as u64);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+fn ordinary_end(error: StreamError) -> bool {
+    matches!(error, StreamError::Reset(Reason::NO_ERROR | Reason::CANCEL))
+}
+
+fn shutdown_write(tcp: &TcpStream) -> io::Result<()> {
+    match socket2::SockRef::from(tcp).shutdown(std::net::Shutdown::Write) {
+        // The application closed its side meanwhile: there is nobody to tell.
+        Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
+        result => result,
+    }
+}
+
+/// Bytes on their way to the application.
+#[derive(Default)]
+struct Queue {
+    chunks: VecDeque<Bytes>,
+    /// Tiny chunks copied together; it follows `chunks`.
+    tail: BytesMut,
+    /// The application does not keep up.
+    blocked: bool,
+}
+
+impl Queue {
+    fn is_empty(&self) -> bool {
+        self.chunks.is_empty() && self.tail.is_empty()
+    }
+
+    fn extend(&mut self, chunks: impl Iterator<Item = Bytes>) {
+        if !self.blocked {
+            self.chunks.extend(chunks);
+            return;
+        }
+        for chunk in chunks {
+            if chunk.len() >= TINY || self.tail.len() + chunk.len() > MERGED {
+                self.settle();
+            }
+            if chunk.len() >= TINY {
+                self.chunks.push_back(chunk)
+            } else {
+                self.tail.extend_from_slice(&chunk)
+            }
+        }
+    }
+
+    /// From now on, until the queue is empty, tiny chunks are copied together, those that are here first. They
+    /// would pin the buffers that they came in.
+    fn pack(&mut self) {
+        if !self.blocked {
+            self.blocked = true;
+            let chunks = std::mem::take(&mut self.chunks);
+            self.extend(chunks.into_iter());
+        }
+    }
+
+    fn settle(&mut self) {
+        if !self.tail.is_empty() {
+            self.chunks.push_back(std::mem::take(&mut self.tail).freeze());
+        }
+    }
+
+    fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        let tail = (!self.tail.is_empty()).then_some(&self.tail[..]);
+        let mut used = 0;
+        for (slice, chunk) in slices.iter_mut().zip(self.chunks.iter().map(|chunk| &chunk[..]).chain(tail)) {
+            *slice = IoSlice::new(chunk);
+            used += 1;
+        }
+        used
+    }
+
+    fn advance(&mut self, mut count: usize) {
+        while let Some(first) = self.chunks.front_mut() {
+            if count < first.len() {
+                first.advance(count);
+                return;
+            }
+            count -= first.len();
+            self.chunks.pop_front();
+        }
+        self.tail.advance(count);
+        if self.tail.is_empty() {
+            // The application has caught up; an empty queue holds no memory.
+            *self = Queue::default();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn contents(queue: &Queue) -> Vec<u8> {
+        let mut slices = [IoSlice::new(&[]); 1024];
+        let used = queue.slices(&mut slices);
+        slices[..used].iter().flat_map(|slice| slice.iter().copied()).collect()
+    }
+
+    #[test]
+    fn packing_keeps_every_byte_in_order_and_merges_only_tiny_chunks() {
+        let mut queue = Queue::default();
+        let sizes = [1, 2, TINY, 3, 4, TINY - 1, TINY + 5, 1];
+        let mut expected = Vec::new();
+        for (index, size) in sizes.into_iter().enumerate() {
+            let chunk = vec![index as u8; size];
+            expected.extend_from_slice(&chunk);
+            queue.extend(std::iter::once(Bytes::from(chunk)));
+        }
+        queue.pack();
+        assert_eq!(contents(&queue), expected);
+        assert_eq!(queue.chunks.len(), 4, "1+2 | TINY | 3+4+(TINY-1) | TINY+5 | and the tail");
+        queue.advance(2);
+        queue.extend(std::iter::once(Bytes::from_static(b"tail")));
+        queue.advance(2);
+        expected.extend_from_slice(b"tail");
+        assert_eq!(contents(&queue), expected[4..]);
+        queue.advance(expected.len() - 4);
+        assert!(queue.is_empty() && !queue.blocked);
+    }
+
+    #[test]
+    fn a_hundred_thousand_tiny_chunks_become_a_few() {
+        let mut queue = Queue::default();
+        queue.pack();
+        for _ in 0..100_000 {
+            queue.extend(std::iter::once(Bytes::from_static(b"x")));
+        }
+        assert_eq!(queue.chunks.len(), 1);
+        assert_eq!(contents(&queue).len(), 100_000);
+    }
+}

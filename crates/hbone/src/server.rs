@@ -1,0 +1,413 @@
+//! The end that accepts: handshakes with a deadline, hands out well-formed CONNECT requests, answers the others itself,
+//! and throws out peers that cost more than they use. Who may connect to what is the caller's decision.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::task::AtomicWaker;
+use h2::server::{Builder, Connection, SendResponse};
+use h2::{Reason, RecvStream};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use rustls::server::UnbufferedServerConnection;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+
+use crate::client::Chain;
+use crate::frames::{Abuse, Budget, Guard, PREFACE};
+use crate::io::{Control, TunnelIo, split};
+use crate::keepalive::Keepalive;
+use crate::limits::{REMEMBERED_RESETS, ServerLimits};
+use crate::records::RecordError;
+use crate::stream::{Place, Places, Stream, StreamError};
+use crate::tunnel::{Beat, GOODBYE, HandshakeError, Pulse, TunnelError, handshake, tunnel_error};
+
+/// Streams that the peer has finished, but whose last bytes the application has not taken, must not keep new ones
+/// out; but they must not pile up either. So many times the stream limit may be in the caller's hands.
+const IN_HAND: usize = 2;
+
+/// Where a CONNECT wants to go, as the peer wrote it.
+pub use http::uri::Authority;
+
+/// Why a connection did not become a tunnel. It is closed in every case.
+#[derive(Debug, thiserror::Error)]
+pub enum AcceptError {
+    /// TLS could not even start with this configuration.
+    #[error("TLS configuration is not usable: {0}")]
+    Config(#[source] rustls::Error),
+    /// The connection or the TLS handshake failed: no certificate, a wrong one, or not TLS at all.
+    #[error("handshake failed: {0}")]
+    Handshake(#[source] RecordError),
+    /// The peer speaks TLS, but not HTTP/2.
+    #[error("the peer did not offer HTTP/2 (ALPN h2)")]
+    NotH2,
+    /// The peer did not begin an HTTP/2 connection.
+    #[error("tunnel ended before it was usable: {0}")]
+    Tunnel(#[source] TunnelError),
+    /// Not done within the deadline.
+    #[error("no tunnel within {0:?}: the peer is too slow")]
+    Timeout(Duration),
+}
+
+impl From<HandshakeError> for AcceptError {
+    fn from(error: HandshakeError) -> Self {
+        match error {
+            HandshakeError::Records(error) => Self::Handshake(error),
+            HandshakeError::NotH2 => Self::NotH2,
+        }
+    }
+}
+
+/// Makes a tunnel out of an accepted connection. The chain is what the peer proved itself with, leaf first; whether
+/// it is required and trusted is for the configuration, whether it is welcome is for the caller.
+pub async fn accept<Io>(
+    io: Io,
+    config: Arc<rustls::ServerConfig>,
+    limits: &ServerLimits,
+) -> Result<(ServerConnection<Io>, Chain), AcceptError>
+where
+    Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let deadline = limits.tunnel.handshake;
+    timeout(deadline, establish(io, config, limits)).await.unwrap_or(Err(AcceptError::Timeout(deadline)))
+}
+
+async fn establish<Io>(
+    io: Io,
+    config: Arc<rustls::ServerConfig>,
+    limits: &ServerLimits,
+) -> Result<(ServerConnection<Io>, Chain), AcceptError>
+where
+    Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let session = UnbufferedServerConnection::new(config).map_err(AcceptError::Config)?;
+    let records = handshake(io, session).await?;
+    let chain = records.peer_certificates();
+    let now = Instant::now();
+    let (io, control) = split(records, Guard::new(PREFACE, 0, now));
+    let mut preface = pin!(builder(limits).handshake::<_, Bytes>(io));
+    let started = poll_fn(|cx| {
+        control.begin();
+        let polled = preface.as_mut().poll(cx);
+        // A failed flush makes the engine's next read or write fail too, with a better explanation.
+        let _ = control.flush(cx);
+        polled
+    });
+    let mut connection =
+        started.await.map_err(|error| AcceptError::Tunnel(tunnel_error(&error, control.failure())))?;
+    let tunnel = &limits.tunnel;
+    let keepalive = Keepalive::new(tunnel.ping_interval, tunnel.ping_deadline, Some(limits.idle), now);
+    let pulse = Pulse::new(keepalive, connection.ping_pong());
+    let cancelled =
+        Budget::new(f64::from(limits.cancelled_burst), f64::from(limits.cancelled_per_second), now);
+    let in_hand = Arc::new(InHand {
+        limit: (limits.max_streams as usize).saturating_mul(IN_HAND),
+        count: AtomicUsize::new(0),
+        cancelled: AtomicU32::new(0),
+        waker: AtomicWaker::new(),
+    });
+    let window = tunnel.stream_window;
+    let phase = Phase::Open;
+    Ok((ServerConnection { connection, control, pulse, cancelled, in_hand, window, phase }, chain))
+}
+
+fn builder(limits: &ServerLimits) -> Builder {
+    let tunnel = &limits.tunnel;
+    let mut builder = Builder::new();
+    builder
+        .max_concurrent_streams(limits.max_streams)
+        .initial_window_size(tunnel.stream_window)
+        .initial_connection_window_size(tunnel.connection_window(limits.max_streams as usize))
+        .max_frame_size(tunnel.frame)
+        .max_header_list_size(tunnel.header_list)
+        .max_send_buffer_size(tunnel.send_buffer)
+        .max_pending_accept_reset_streams(limits.pending_resets)
+        .max_concurrent_reset_streams(REMEMBERED_RESETS)
+        // The engine counts these for life, which a long-lived tunnel would use up: the guard counts them by time.
+        .max_local_error_reset_streams(None);
+    builder
+}
+
+/// Streams that the caller holds, answered or not.
+struct InHand {
+    limit: usize,
+    count: AtomicUsize,
+    /// Cancelled by the peer before they were answered, not yet charged.
+    cancelled: AtomicU32,
+    waker: AtomicWaker,
+}
+
+impl InHand {
+    fn is_full(&self) -> bool {
+        self.count.load(Ordering::Acquire) >= self.limit
+    }
+}
+
+impl Places for InHand {
+    fn release(&self, _: u64) {
+        if self.count.fetch_sub(1, Ordering::AcqRel) >= self.limit {
+            self.waker.wake();
+        }
+    }
+}
+
+/// A request as the engine hands it out, with the means to answer it.
+type Exchange = (Request<RecvStream>, SendResponse<Bytes>);
+
+enum Phase {
+    Open,
+    /// We said that we take no new streams; those that were on their way are still served.
+    Draining,
+    /// The peer is being told why it is thrown out, until this time.
+    Refusing(TunnelError, std::pin::Pin<Box<tokio::time::Sleep>>),
+    Ended,
+}
+
+/// One accepted tunnel. It moves only while [`ServerConnection::next`] is awaited, streams included.
+pub struct ServerConnection<Io = TcpStream>
+where
+    Io: AsyncRead + AsyncWrite + Unpin,
+{
+    connection: Connection<TunnelIo<Io, UnbufferedServerConnection>, Bytes>,
+    control: Control<Io, UnbufferedServerConnection>,
+    pulse: Pulse,
+    cancelled: Budget,
+    in_hand: Arc<InHand>,
+    window: u32,
+    phase: Phase,
+}
+
+impl<Io> ServerConnection<Io>
+where
+    Io: AsyncRead + AsyncWrite + Unpin,
+{
+    /// The next request, or `None` when the tunnel has ended by agreement. After an error only `None` follows.
+    /// Cancel-safe: dropping the future loses nothing.
+    pub async fn next(&mut self) -> Option<Result<Incoming, TunnelError>> {
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// See [`ServerConnection::next`].
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Incoming, TunnelError>>> {
+        loop {
+            match &self.phase {
+                Phase::Ended => return Poll::Ready(None),
+                Phase::Refusing(..) => return self.poll_refusing(cx),
+                Phase::Open | Phase::Draining => {}
+            }
+            match self.poll_engine(cx) {
+                Poll::Ready(Some(Ok((request, respond)))) => {
+                    if let Some(incoming) = self.admit(request, respond) {
+                        return Poll::Ready(Some(Ok(incoming)));
+                    }
+                }
+                Poll::Ready(Some(Err(error))) => return self.end(Some(error)),
+                Poll::Ready(None) => return self.end(None),
+                Poll::Pending => match self.poll_health(cx) {
+                    Poll::Ready(Health::Changed) => {}
+                    Poll::Ready(Health::Gone(error)) => return self.end(Some(error)),
+                    Poll::Pending => return Poll::Pending,
+                },
+            }
+        }
+    }
+
+    /// Tells the peer to open no new streams. Keep calling [`ServerConnection::next`]: requests that were on their
+    /// way are still handed out, open streams go on, and `None` comes after the last one.
+    pub fn drain(&mut self) {
+        if matches!(self.phase, Phase::Open) {
+            self.phase = Phase::Draining;
+            self.connection.graceful_shutdown();
+        }
+    }
+
+    fn poll_engine(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Exchange, TunnelError>>> {
+        self.in_hand.waker.register(cx.waker());
+        self.control.begin();
+        let polled = if self.in_hand.is_full() {
+            self.connection.poll_closed(cx).map(|result| result.err().map(Err))
+        } else {
+            self.connection.poll_accept(cx)
+        };
+        let flushed = self.control.flush(cx);
+        match polled {
+            Poll::Ready(Some(Err(error))) => {
+                Poll::Ready(Some(Err(tunnel_error(&error, self.control.failure()))))
+            }
+            Poll::Ready(Some(Ok(request))) => Poll::Ready(Some(Ok(request))),
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Pending => match flushed {
+                Ok(()) => Poll::Pending,
+                Err(error) => Poll::Ready(Some(Err(error.into()))),
+            },
+        }
+    }
+
+    /// Hands out a request that a tunnel can serve; answers the others.
+    fn admit(&mut self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) -> Option<Incoming> {
+        let (head, recv) = request.into_parts();
+        let authority = match well_formed(&head) {
+            Ok(authority) => authority,
+            Err(reason) => {
+                tracing::debug!(reason, method = %head.method, "refused a request that is not a CONNECT to somewhere");
+                answer(&mut respond, StatusCode::BAD_REQUEST);
+                return None;
+            }
+        };
+        self.in_hand.count.fetch_add(1, Ordering::AcqRel);
+        let place = Place::new(self.in_hand.clone(), 0);
+        let in_hand = self.in_hand.clone();
+        let answer = Answer { respond, in_hand, answered: false };
+        Some(Incoming { authority, headers: head.headers, answer, recv, window: self.window, place })
+    }
+
+    fn poll_health(&mut self, cx: &mut Context<'_>) -> Poll<Health> {
+        let snapshot = self.control.snapshot();
+        let cancelled = self.in_hand.cancelled.swap(0, Ordering::AcqRel);
+        let too_many = cancelled > 0 && !self.cancelled.spend(f64::from(cancelled), Instant::now());
+        if let Some(abuse) = snapshot.abuse.or(too_many.then_some(Abuse::CancelledStreams)) {
+            self.refuse(TunnelError::Abuse(abuse), Reason::ENHANCE_YOUR_CALM);
+            return Poll::Ready(Health::Changed);
+        }
+        match self.pulse.poll(cx, snapshot.received, self.connection.has_streams()) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Beat::Silent) => Poll::Ready(Health::Gone(TunnelError::Silent)),
+            Poll::Ready(Beat::Idle) => {
+                match self.phase {
+                    Phase::Open => self.drain(),
+                    // It was told, and did not go.
+                    Phase::Draining | Phase::Refusing(..) | Phase::Ended => {
+                        self.refuse(TunnelError::Closed(Reason::NO_ERROR), Reason::NO_ERROR);
+                    }
+                }
+                Poll::Ready(Health::Changed)
+            }
+        }
+    }
+
+    fn refuse(&mut self, error: TunnelError, reason: Reason) {
+        self.connection.abrupt_shutdown(reason);
+        self.phase = Phase::Refusing(error, Box::pin(tokio::time::sleep(GOODBYE)));
+    }
+
+    fn poll_refusing(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Incoming, TunnelError>>> {
+        self.control.begin();
+        let closed = self.connection.poll_closed(cx).is_ready();
+        let failed = self.control.flush(cx).is_err();
+        let Phase::Refusing(error, deadline) = &mut self.phase else { return Poll::Pending };
+        if closed || failed || deadline.as_mut().poll(cx).is_ready() {
+            let error = error.clone();
+            return self.end(Some(error));
+        }
+        Poll::Pending
+    }
+
+    fn end(&mut self, error: Option<TunnelError>) -> Poll<Option<Result<Incoming, TunnelError>>> {
+        self.phase = Phase::Ended;
+        Poll::Ready(error.map(Err))
+    }
+}
+
+enum Health {
+    /// The phase changed: look again.
+    Changed,
+    Gone(TunnelError),
+}
+
+/// The authority of a CONNECT that can be served, or what is wrong with it.
+fn well_formed(head: &http::request::Parts) -> Result<Authority, &'static str> {
+    if head.method != Method::CONNECT {
+        return Err("the method is not CONNECT");
+    }
+    if head.extensions.get::<h2::ext::Protocol>().is_some() {
+        return Err("extended CONNECT");
+    }
+    match head.uri.authority() {
+        None => Err("no authority"),
+        // Names that a parser further on may read differently are not passed on.
+        Some(authority) if authority.as_str().contains('@') => Err("user information in the authority"),
+        Some(authority) => Ok(authority.clone()),
+    }
+}
+
+fn answer(respond: &mut SendResponse<Bytes>, status: StatusCode) {
+    let mut response = Response::new(());
+    *response.status_mut() = status;
+    // It only fails when the peer has cancelled the stream, and then it wants no answer.
+    let _ = respond.send_response(response, true);
+}
+
+/// The answer that is owed. Counts the peer's cancelling it.
+struct Answer {
+    respond: SendResponse<Bytes>,
+    in_hand: Arc<InHand>,
+    answered: bool,
+}
+
+impl Answer {
+    fn poll_cancelled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.respond.poll_reset(cx).map(|_| ())
+    }
+
+    fn count_cancelled(&mut self) {
+        let mut cx = Context::from_waker(Waker::noop());
+        if self.poll_cancelled(&mut cx).is_ready() {
+            self.in_hand.cancelled.fetch_add(1, Ordering::AcqRel);
+            self.in_hand.waker.wake();
+        }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.count_cancelled();
+        }
+    }
+}
+
+/// A CONNECT that waits for its answer. Dropped unanswered, it is reset.
+pub struct Incoming {
+    /// Where the peer wants to go. It is well-formed, and otherwise whatever the peer wrote.
+    pub authority: Authority,
+    /// What else it said. Believe it only as far as the peer is to be believed.
+    pub headers: HeaderMap,
+    answer: Answer,
+    recv: RecvStream,
+    window: u32,
+    place: Place,
+}
+
+impl Incoming {
+    /// Answers 200 with these headers. Bytes that the peer sent early are the first that the stream delivers.
+    pub fn accept(mut self, headers: HeaderMap) -> Result<Stream, StreamError> {
+        let mut response = Response::new(());
+        *response.headers_mut() = headers;
+        let send = self.answer.respond.send_response(response, false)?;
+        self.answer.answered = true;
+        Ok(Stream::new(send, self.recv, self.window).with_place(self.place))
+    }
+
+    /// Answers with a status other than 200; early bytes are dropped.
+    pub fn refuse(mut self, status: StatusCode) {
+        self.answer.count_cancelled();
+        self.answer.answered = true;
+        answer(&mut self.answer.respond, status);
+    }
+
+    /// Resolves when the peer gives up waiting for the answer.
+    pub async fn cancelled(&mut self) {
+        poll_fn(|cx| self.answer.poll_cancelled(cx)).await;
+    }
+}
+
+impl std::fmt::Debug for Incoming {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Incoming").field("authority", &self.authority).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,235 @@
+//! One CONNECT stream as the rest of the system sees it: batches of shared bytes in, shared bytes out, with the flow
+//! control of both directions in the caller's hand. Another tunnel engine can stand behind the same methods.
+
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::{Reason, RecvStream, SendStream};
+use http::HeaderMap;
+
+use crate::buffers::Buffer;
+
+/// Chunks handed out by one `poll_recv`: one `writev` takes 64 slices and four of those are a good turn.
+const BATCH: usize = 256;
+
+/// Taken bytes are reported to the peer in steps of this size: the engine takes a lock for each report.
+const RELEASE: usize = 32 * 1024;
+
+/// Why a stream broke.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum StreamError {
+    /// Our own side had finished or reset the stream before.
+    #[error("the stream was already finished on this side")]
+    Finished,
+    /// The tunnel under it broke: the cause is in the tunnel's own error.
+    #[error("the tunnel was lost ({0})")]
+    Lost(io::ErrorKind),
+    /// The stream was reset, or the tunnel was closed with this reason.
+    #[error("the peer reset the stream: {0}")]
+    Reset(Reason),
+}
+
+impl From<h2::Error> for StreamError {
+    fn from(error: h2::Error) -> Self {
+        if let Some(error) = error.get_io() {
+            return Self::Lost(error.kind());
+        }
+        error.reason().map_or(Self::Finished, Self::Reset)
+    }
+}
+
+/// What `Stream::send_with` could not do.
+#[derive(Debug, thiserror::Error)]
+pub enum FillError {
+    /// The caller's own function failed; `WouldBlock` is the usual case.
+    #[error("nothing to send: {0}")]
+    Fill(#[from] io::Error),
+    /// The stream does not take bytes any more.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+}
+
+/// What came from the peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Received {
+    /// So many bytes were appended to the batch.
+    Data(usize),
+    /// The peer finished its direction; nothing follows.
+    End,
+}
+
+/// Gives a stream's place back to whoever counts places.
+pub(crate) trait Places: Send + Sync {
+    fn release(&self, id: u64);
+}
+
+/// A place in somebody's count, given back when dropped.
+pub(crate) struct Place {
+    owner: Arc<dyn Places>,
+    id: u64,
+}
+
+impl Place {
+    pub(crate) fn new(owner: Arc<dyn Places>, id: u64) -> Self {
+        Place { owner, id }
+    }
+
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.owner.release(self.id);
+    }
+}
+
+/// Both directions of one CONNECT stream.
+///
+/// Dropping it before both directions have ended resets it (CANCEL).
+pub struct Stream {
+    send: SendStream<Bytes>,
+    recv: RecvStream,
+    /// Taken and not yet reported.
+    taken: usize,
+    /// Report in steps of this size.
+    step: usize,
+    headers: HeaderMap,
+    /// Fields drop in order: the engine's state goes first, then the place.
+    place: Option<Place>,
+}
+
+impl Stream {
+    /// `window` is what the peer may send ahead on this stream.
+    pub(crate) fn new(send: SendStream<Bytes>, recv: RecvStream, window: u32) -> Self {
+        let step = RELEASE.min(window as usize / 4).max(1);
+        Stream { send, recv, taken: 0, step, headers: HeaderMap::new(), place: None }
+    }
+
+    pub(crate) fn with_headers(mut self, headers: HeaderMap) -> Self {
+        self.headers = headers;
+        self
+    }
+
+    pub(crate) fn with_place(mut self, place: Place) -> Self {
+        self.place = Some(place);
+        self
+    }
+
+    /// The headers of the peer's answer (empty on the accepting side).
+    pub fn headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+
+    /// Appends everything that has arrived to `batch`, up to 256 chunks. Bytes count against the peer's window until
+    /// [`Stream::consumed`] says that they are gone.
+    pub fn poll_recv(
+        &mut self,
+        cx: &mut Context<'_>,
+        batch: &mut Vec<Bytes>,
+    ) -> Poll<Result<Received, StreamError>> {
+        let mut count = 0;
+        for _ in 0..BATCH {
+            match self.recv.poll_data(cx) {
+                Poll::Ready(Some(Ok(chunk))) if chunk.is_empty() => {}
+                Poll::Ready(Some(Ok(chunk))) => {
+                    count += chunk.len();
+                    batch.push(chunk);
+                }
+                // What arrived first is handed out first; the engine repeats its answer.
+                _ if count > 0 => return Poll::Ready(Ok(Received::Data(count))),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error.into())),
+                Poll::Ready(None) => return Poll::Ready(Ok(Received::End)),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        if count > 0 {
+            return Poll::Ready(Ok(Received::Data(count)));
+        }
+        // Only empty frames, and maybe more of them: let others have a turn.
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// `count` received bytes have left: the peer may send as many more.
+    pub fn consumed(&mut self, count: usize) {
+        self.taken += count;
+        if self.taken >= self.step {
+            // It only fails when more is reported than was received, which is a bug of the caller.
+            let result = self.recv.flow_control().release_capacity(std::mem::take(&mut self.taken));
+            debug_assert!(result.is_ok(), "more bytes consumed than were received");
+        }
+    }
+
+    /// Waits until some bytes may be sent, and answers how many (at most `want`).
+    pub fn poll_capacity(&mut self, cx: &mut Context<'_>, want: usize) -> Poll<Result<usize, StreamError>> {
+        let mut have = self.send.capacity();
+        if have < want {
+            self.send.reserve_capacity(want);
+            have = self.send.capacity();
+        }
+        while have == 0 {
+            have = match ready!(self.send.poll_capacity(cx)) {
+                Some(Ok(capacity)) => capacity,
+                Some(Err(error)) => return Poll::Ready(Err(error.into())),
+                None => return Poll::Ready(Err(self.why_closed(cx))),
+            };
+        }
+        Poll::Ready(Ok(have.min(want)))
+    }
+
+    /// Sends bytes. Beyond the capacity they wait in memory: ask [`Stream::poll_capacity`] first.
+    pub fn send(&mut self, bytes: Bytes) -> Result<(), StreamError> {
+        if bytes.is_empty() {
+            // Empty frames look like an attack to some peers.
+            return Ok(());
+        }
+        self.send.send_data(bytes, false).map_err(StreamError::from)
+    }
+
+    /// Lets `fill` write up to `room` bytes into a buffer of the engine's choice, and sends what it wrote.
+    pub fn send_with(
+        &mut self,
+        room: usize,
+        fill: impl FnOnce(&mut [u8]) -> io::Result<usize>,
+    ) -> Result<usize, FillError> {
+        let mut buffer = Buffer::with_room(room);
+        let count = fill(&mut buffer.as_mut()[..room])?;
+        self.send(buffer.into_bytes(count))?;
+        Ok(count)
+    }
+
+    /// Ends our direction; the peer's may go on.
+    pub fn finish(&mut self) -> Result<(), StreamError> {
+        self.send.send_data(Bytes::new(), true).map_err(StreamError::from)
+    }
+
+    /// Ends both directions at once.
+    pub fn reset(&mut self, reason: Reason) {
+        self.send.send_reset(reason);
+    }
+
+    /// Resolves when the stream is reset although nobody reads or writes it.
+    pub fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<StreamError> {
+        match ready!(self.send.poll_reset(cx)) {
+            Ok(reason) => Poll::Ready(StreamError::Reset(reason)),
+            Err(error) => Poll::Ready(error.into()),
+        }
+    }
+
+    fn why_closed(&mut self, cx: &mut Context<'_>) -> StreamError {
+        match self.poll_reset(cx) {
+            Poll::Ready(error) => error,
+            Poll::Pending => StreamError::Finished,
+        }
+    }
+}
+
+impl std::fmt::Debug for Stream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stream").field("id", &self.send.stream_id()).finish_non_exhaustive()
+    }
+}
