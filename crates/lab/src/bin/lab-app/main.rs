@@ -1,0 +1,2 @@
+//! An ordinary program for tests.
+fn main() {}
