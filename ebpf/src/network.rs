@@ -1,0 +1,447 @@
+//! What capture leaves in a pod's network namespace: policy routing rules, one local route per family, four sysctls.
+//! Everything here runs inside the pod's namespace (`Netns::run`); it keeps no state and undoes only what is ours.
+
+use std::io;
+use std::net::IpAddr;
+
+use thiserror::Error;
+
+use crate::layout::{FAMILY_V4, FAMILY_V6, MARK_CAPTURE, MARK_PROXY, MARK_RETURN, TABLE};
+use crate::netlink::{Body, CREATE_EXCLUSIVE, Netlink, attribute, number16, number32};
+use crate::record::SYSCTL_COUNT;
+
+/// Why a pod's network namespace could not be prepared.
+#[derive(Debug, Error)]
+pub enum NetworkError {
+    /// A netlink request failed.
+    #[error("the pod's namespace refuses to {action} {what}: {source}")]
+    Netlink {
+        /// "add", "remove" or "list".
+        action: &'static str,
+        /// The rule or route, as `ip` writes it.
+        what: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// Somebody else's default route stands in our table.
+    #[error(
+        "routing table {TABLE} of the pod is in use: `{0}` cannot be added. Another network plugin owns the table; have it use another one"
+    )]
+    TableTaken(String),
+    /// A sysctl cannot be read or written.
+    #[error(
+        "cannot set /proc/sys/{name} in the pod: {source}. /proc/sys must be writable for the proxy, and the kernel 5.14 or newer"
+    )]
+    Sysctl {
+        /// Path below /proc/sys.
+        name: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// An address that the pod is said to have is not there.
+    #[error("the pod's namespace has no address {0}: is it the namespace of another pod?")]
+    AddressMissing(IpAddr),
+    /// An address is there, but duplicate address detection is not through with it.
+    #[error("address {0} of the pod is still being checked for duplicates; it is tried again")]
+    AddressTentative(IpAddr),
+}
+
+/// Rules, routes and sysctls of a pod that are not as they should be; empty when all stand.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NetworkFacts {
+    /// Each as `ip` or `sysctl` would name it.
+    pub missing: Vec<String>,
+}
+
+/// Sysctls set in every enrolled pod, and why.
+const SYSCTLS: [(&str, i32); SYSCTL_COUNT] = [
+    // The application's accepted socket takes the mark of the proxy's SYN: its replies come back over lo.
+    ("net/ipv4/tcp_fwmark_accept", 1),
+    // The RST of a closed port comes back too; without it the proxy's connect would hang.
+    ("net/ipv4/fwmark_reflect", 1),
+    ("net/ipv6/fwmark_reflect", 1),
+    // Connections in the queue of a listener that closes move to another listener of its SO_REUSEPORT group.
+    ("net/ipv4/tcp_migrate_req", 1),
+];
+
+/// linux/rtnetlink.h, linux/fib_rules.h, linux/if_addr.h
+const RTM_GETADDR: u16 = 22;
+const RTM_NEWROUTE: u16 = 24;
+const RTM_DELROUTE: u16 = 25;
+const RTM_GETROUTE: u16 = 26;
+const RTM_NEWRULE: u16 = 32;
+const RTM_DELRULE: u16 = 33;
+const RTM_GETRULE: u16 = 34;
+const FRA_PRIORITY: u16 = 6;
+const FRA_FWMARK: u16 = 10;
+const FRA_TABLE: u16 = 15;
+const FRA_FWMASK: u16 = 16;
+const FRA_IP_PROTO: u16 = 22;
+const FRA_DPORT_RANGE: u16 = 24;
+const FR_ACT_TO_TBL: u8 = 1;
+const RTA_OIF: u16 = 4;
+const RTA_PREFSRC: u16 = 7;
+const RTA_TABLE: u16 = 15;
+const RTN_LOCAL: u8 = 2;
+const RTPROT_STATIC: u8 = 4;
+const RT_SCOPE_UNIVERSE: u8 = 0;
+const RT_SCOPE_HOST: u8 = 254;
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+const IFA_FLAGS: u16 = 8;
+const IFA_F_TENTATIVE: u32 = 0x40;
+/// `struct rtmsg` and `struct fib_rule_hdr`.
+const ROUTE_HEAD: usize = 12;
+/// `struct ifaddrmsg`.
+const ADDRESS_HEAD: usize = 8;
+const TABLE_MAIN: u32 = 254;
+const LOOPBACK_IFINDEX: u32 = 1;
+const DNS_PORT: u16 = 53;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Selector {
+    Mark(u32),
+    DnsOverUdp,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Rule {
+    selector: Selector,
+    table: u32,
+    priority: u32,
+}
+
+/// In the order in which the kernel tries them. The first exempts the proxy's own DNS queries from the last.
+const RULES: [Rule; 4] = [
+    Rule { selector: Selector::Mark(MARK_PROXY), table: TABLE_MAIN, priority: 9 },
+    Rule { selector: Selector::Mark(MARK_CAPTURE), table: TABLE, priority: 10 },
+    Rule { selector: Selector::Mark(MARK_RETURN), table: TABLE, priority: 10 },
+    Rule { selector: Selector::DnsOverUdp, table: TABLE, priority: 11 },
+];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Family {
+    V4,
+    V6,
+}
+
+/// `FAMILY_V4 | FAMILY_V6`: a family is captured when the pod has an address of it. Without an address the local
+/// route cannot be made, and connect refuses the family.
+pub(crate) fn families(addresses: &[IpAddr]) -> u32 {
+    addresses.iter().fold(0, |flags, address| flags | if address.is_ipv4() { FAMILY_V4 } else { FAMILY_V6 })
+}
+
+/// Whether the namespace really has these addresses: the proof that it belongs to the pod.
+pub(crate) fn check_addresses(addresses: &[IpAddr]) -> Result<(), NetworkError> {
+    let present = list_addresses()?;
+    for address in addresses {
+        match present.iter().find(|(found, _)| found == address) {
+            None => return Err(NetworkError::AddressMissing(*address)),
+            Some((_, true)) => return Err(NetworkError::AddressTentative(*address)),
+            Some((_, false)) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Adds rules and routes; what is there already is a success.
+pub(crate) fn add(addresses: &[IpAddr]) -> Result<(), NetworkError> {
+    let netlink = open()?;
+    for (family, source) in sources(addresses) {
+        for rule in RULES {
+            match netlink.request(RTM_NEWRULE, CREATE_EXCLUSIVE, &rule.body(family)) {
+                Err(error) if error.raw_os_error() != Some(libc::EEXIST) => {
+                    return Err(failed("add", rule.to_string(family))(error));
+                }
+                _ => {}
+            }
+        }
+        add_route(&netlink, family, source)?;
+    }
+    Ok(())
+}
+
+/// Removes rules and routes; what is gone already is a success.
+pub(crate) fn remove(addresses: &[IpAddr]) -> Result<(), NetworkError> {
+    let netlink = open()?;
+    for (family, source) in sources(addresses) {
+        let route = netlink.request(RTM_DELROUTE, 0, &route_body(family, source));
+        gone(route).map_err(failed("remove", route_name(family, source)))?;
+        for rule in RULES {
+            let removed = netlink.request(RTM_DELRULE, 0, &rule.body(family));
+            gone(removed).map_err(failed("remove", rule.to_string(family)))?;
+        }
+    }
+    Ok(())
+}
+
+/// Reads what the sysctls are now; none for one that this pod cannot have (no IPv6).
+pub(crate) fn read_sysctls() -> Result<[Option<i32>; SYSCTL_COUNT], NetworkError> {
+    let mut values = [None; SYSCTL_COUNT];
+    for (value, (name, _)) in values.iter_mut().zip(SYSCTLS) {
+        *value = read_sysctl(name)?;
+    }
+    Ok(values)
+}
+
+/// Sets our values wherever the sysctl exists.
+pub(crate) fn set_sysctls() -> Result<(), NetworkError> {
+    for (name, wanted) in SYSCTLS {
+        if read_sysctl(name)?.is_some_and(|value| value != wanted) {
+            write_sysctl(name, wanted)?;
+        }
+    }
+    Ok(())
+}
+
+/// Puts previous values back, except where somebody else has changed ours meanwhile.
+pub(crate) fn restore_sysctls(previous: &[Option<i32>; SYSCTL_COUNT]) -> Result<(), NetworkError> {
+    for ((name, ours), before) in SYSCTLS.into_iter().zip(previous) {
+        let Some(before) = *before else { continue };
+        if before != ours && read_sysctl(name)? == Some(ours) {
+            write_sysctl(name, before)?;
+        }
+    }
+    Ok(())
+}
+
+/// Compares the namespace with what [`add`] and [`set_sysctls`] leave.
+pub(crate) fn observe(addresses: &[IpAddr]) -> Result<NetworkFacts, NetworkError> {
+    let netlink = open()?;
+    let mut missing = Vec::new();
+    for (family, source) in sources(addresses) {
+        let rules = netlink
+            .dump(RTM_GETRULE, &Body::new(&head(family)))
+            .map_err(failed("list", "rules".to_owned()))?;
+        missing.extend(
+            RULES
+                .iter()
+                .filter(|rule| !rules.iter().any(|found| rule.is(found, family)))
+                .map(|rule| rule.to_string(family)),
+        );
+        if !has_route(&netlink, family, source)? {
+            missing.push(route_name(family, source));
+        }
+    }
+    for (name, wanted) in SYSCTLS {
+        if read_sysctl(name)?.is_some_and(|value| value != wanted) {
+            missing.push(format!("{}={wanted}", name.replace('/', ".")));
+        }
+    }
+    Ok(NetworkFacts { missing })
+}
+
+fn open() -> Result<Netlink, NetworkError> {
+    Netlink::open(libc::NETLINK_ROUTE).map_err(failed("open", "a netlink socket".to_owned()))
+}
+
+/// Per family the pod has: its first address, which becomes the source of connections that choose none.
+fn sources(addresses: &[IpAddr]) -> impl Iterator<Item = (Family, IpAddr)> {
+    let first = |v4: bool| addresses.iter().copied().find(move |address| address.is_ipv4() == v4);
+    let v4 = first(true).map(|source| (Family::V4, source));
+    let v6 = first(false).map(|source| (Family::V6, source));
+    v4.into_iter().chain(v6)
+}
+
+fn add_route(netlink: &Netlink, family: Family, source: IpAddr) -> Result<(), NetworkError> {
+    let name = route_name(family, source);
+    match netlink.request(RTM_NEWROUTE, CREATE_EXCLUSIVE, &route_body(family, source)) {
+        Ok(()) => Ok(()),
+        // The place is taken: by our own route, or by one that would send captured packets elsewhere.
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
+            if has_route(netlink, family, source)? {
+                Ok(())
+            } else {
+                Err(NetworkError::TableTaken(name))
+            }
+        }
+        Err(error) => Err(failed("add", name)(error)),
+    }
+}
+
+fn has_route(netlink: &Netlink, family: Family, source: IpAddr) -> Result<bool, NetworkError> {
+    let listed = netlink.dump(RTM_GETROUTE, &Body::new(&head(family)));
+    let routes = listed.map_err(failed("list", "routes".to_owned()))?;
+    Ok(routes.iter().any(|found| is_route(found, family, source)))
+}
+
+fn is_route(found: &[u8], family: Family, source: IpAddr) -> bool {
+    let number = |kind| attribute(found, ROUTE_HEAD, kind).and_then(|value| number32(value, 0));
+    found.first() == Some(&family.number())
+        && found.get(1) == Some(&0)
+        && found.get(7) == Some(&RTN_LOCAL)
+        && number(RTA_TABLE) == Some(TABLE)
+        && number(RTA_OIF) == Some(LOOPBACK_IFINDEX)
+        && attribute(found, ROUTE_HEAD, RTA_PREFSRC) == Some(&octets(source))
+}
+
+fn route_body(family: Family, source: IpAddr) -> Body {
+    let mut head = head(family);
+    head[4] = TABLE as u8;
+    head[5] = RTPROT_STATIC;
+    head[6] = if family == Family::V4 { RT_SCOPE_HOST } else { RT_SCOPE_UNIVERSE };
+    head[7] = RTN_LOCAL;
+    Body::new(&head)
+        .with(RTA_OIF, &LOOPBACK_IFINDEX.to_ne_bytes())
+        .with(RTA_PREFSRC, &octets(source))
+        .with(RTA_TABLE, &TABLE.to_ne_bytes())
+}
+
+fn route_name(family: Family, source: IpAddr) -> String {
+    format!("ip {} route local default dev lo src {source} table {TABLE}", family.flag())
+}
+
+impl Rule {
+    fn body(self, family: Family) -> Body {
+        let mut head = head(family);
+        head[4] = self.table as u8;
+        head[7] = FR_ACT_TO_TBL;
+        let body = Body::new(&head)
+            .with(FRA_PRIORITY, &self.priority.to_ne_bytes())
+            .with(FRA_TABLE, &self.table.to_ne_bytes());
+        match self.selector {
+            Selector::Mark(mark) => {
+                body.with(FRA_FWMARK, &mark.to_ne_bytes()).with(FRA_FWMASK, &u32::MAX.to_ne_bytes())
+            }
+            Selector::DnsOverUdp => {
+                let ports: Vec<u8> = [DNS_PORT, DNS_PORT].into_iter().flat_map(u16::to_ne_bytes).collect();
+                body.with(FRA_IP_PROTO, &[libc::IPPROTO_UDP as u8]).with(FRA_DPORT_RANGE, &ports)
+            }
+        }
+    }
+
+    fn is(self, found: &[u8], family: Family) -> bool {
+        let value = |kind| attribute(found, ROUTE_HEAD, kind);
+        let number = |kind| value(kind).and_then(|value| number32(value, 0));
+        let ports = value(FRA_DPORT_RANGE).and_then(|ports| Some((number16(ports, 0)?, number16(ports, 2)?)));
+        found.first() == Some(&family.number())
+            && number(FRA_PRIORITY) == Some(self.priority)
+            && number(FRA_TABLE) == Some(self.table)
+            && match self.selector {
+                Selector::Mark(mark) => number(FRA_FWMARK) == Some(mark) && ports.is_none(),
+                Selector::DnsOverUdp => {
+                    value(FRA_IP_PROTO) == Some(&[libc::IPPROTO_UDP as u8])
+                        && ports == Some((DNS_PORT, DNS_PORT))
+                }
+            }
+    }
+
+    fn to_string(self, family: Family) -> String {
+        let Self { selector, table, priority } = self;
+        let selector = match selector {
+            Selector::Mark(mark) => format!("fwmark {mark:#x}"),
+            Selector::DnsOverUdp => format!("ipproto udp dport {DNS_PORT}"),
+        };
+        format!("ip {} rule {selector} lookup {table} pref {priority}", family.flag())
+    }
+}
+
+impl Family {
+    fn number(self) -> u8 {
+        match self {
+            Self::V4 => libc::AF_INET as u8,
+            Self::V6 => libc::AF_INET6 as u8,
+        }
+    }
+
+    fn flag(self) -> &'static str {
+        match self {
+            Self::V4 => "-4",
+            Self::V6 => "-6",
+        }
+    }
+}
+
+/// Zeroes but for the family: matches everything in a dump.
+fn head(family: Family) -> [u8; ROUTE_HEAD] {
+    let mut head = [0; ROUTE_HEAD];
+    head[0] = family.number();
+    head
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
+}
+
+/// Every address of the namespace, and whether it is tentative.
+fn list_addresses() -> Result<Vec<(IpAddr, bool)>, NetworkError> {
+    let listed = open()?.dump(RTM_GETADDR, &Body::new(&[0; ADDRESS_HEAD]));
+    let messages = listed.map_err(failed("list", "addresses".to_owned()))?;
+    Ok(messages.iter().filter_map(|message| parse_address(message)).collect())
+}
+
+fn parse_address(message: &[u8]) -> Option<(IpAddr, bool)> {
+    let value = |kind| attribute(message, ADDRESS_HEAD, kind);
+    let bytes = value(IFA_LOCAL).or_else(|| value(IFA_ADDRESS))?;
+    let address = match bytes.len() {
+        4 => IpAddr::from(<[u8; 4]>::try_from(bytes).ok()?),
+        _ => IpAddr::from(<[u8; 16]>::try_from(bytes).ok()?),
+    };
+    let flags = value(IFA_FLAGS).and_then(|flags| number32(flags, 0)).unwrap_or_default();
+    Some((address, flags & IFA_F_TENTATIVE != 0))
+}
+
+fn read_sysctl(name: &'static str) -> Result<Option<i32>, NetworkError> {
+    let error = |source| NetworkError::Sysctl { name, source };
+    match std::fs::read_to_string(format!("/proc/sys/{name}")) {
+        Ok(text) => {
+            text.trim().parse().map(Some).map_err(|_| error(io::Error::from(io::ErrorKind::InvalidData)))
+        }
+        // A kernel without IPv6 has no IPv6 sysctls, and nothing that needs them.
+        Err(source) if source.kind() == io::ErrorKind::NotFound && name.starts_with("net/ipv6/") => Ok(None),
+        Err(source) => Err(error(source)),
+    }
+}
+
+fn write_sysctl(name: &'static str, value: i32) -> Result<(), NetworkError> {
+    std::fs::write(format!("/proc/sys/{name}"), value.to_string())
+        .map_err(|source| NetworkError::Sysctl { name, source })
+}
+
+fn failed(action: &'static str, what: String) -> impl FnOnce(io::Error) -> NetworkError {
+    move |source| NetworkError::Netlink { action, what, source }
+}
+
+/// ENOENT: no such rule; ESRCH: no such route; EAFNOSUPPORT: no such family.
+fn gone(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error)
+            if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH | libc::EAFNOSUPPORT)) =>
+        {
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_family_is_captured_when_the_pod_has_an_address_of_it() {
+        let v4: IpAddr = "10.0.0.1".parse().expect("an address");
+        let v6: IpAddr = "fd00::1".parse().expect("an address");
+        assert_eq!(families(&[]), 0);
+        assert_eq!(families(&[v4, v4]), FAMILY_V4);
+        assert_eq!(families(&[v6]), FAMILY_V6);
+        assert_eq!(families(&[v6, v4]), FAMILY_V4 | FAMILY_V6);
+    }
+
+    #[test]
+    fn rules_are_named_as_ip_writes_them() {
+        let names: Vec<String> = RULES.iter().map(|rule| rule.to_string(Family::V4)).collect();
+        assert_eq!(
+            names,
+            [
+                "ip -4 rule fwmark 0x539 lookup 254 pref 9",
+                "ip -4 rule fwmark 0x53a lookup 100 pref 10",
+                "ip -4 rule fwmark 0x53b lookup 100 pref 10",
+                "ip -4 rule ipproto udp dport 53 lookup 100 pref 11",
+            ]
+        );
+    }
+}

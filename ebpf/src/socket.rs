@@ -1,0 +1,124 @@
+//! The proxy's sockets in pods' namespaces: listeners, connections to the application and to the network, DNS, and the
+//! cutting of connections. Every socket comes back non-blocking and close-on-exec; nothing here waits.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+
+use nix::sys::socket::{setsockopt, sockopt};
+use socket2::{Domain, Protocol, Socket, Type};
+
+pub use crate::diag::{Connection, Tuple, connections, destroy, destroy_uncaptured};
+pub use crate::dns::{DnsQuery, DnsReplier, receive_query};
+
+use crate::Kind;
+use crate::layout::{MARK_CAPTURE, MARK_PROXY, MARK_RETURN};
+use crate::netns::Netns;
+
+/// Connections waiting to be accepted, per listener. The kernel's own default for the largest queue (somaxconn): the
+/// kernel cuts it down to the namespace's value.
+const BACKLOG: i32 = 4096;
+
+/// Opens a listener of one kind in a pod. Any number may stand beside each other, also of another process: the kernel
+/// spreads connections over them (`SO_REUSEPORT`), and those in the queue of one that closes move to another.
+///
+/// Connections that it accepts carry one of our marks, so that they can be told from connections that were never
+/// captured. IPv4 peers show as `::ffff:a.b.c.d`; call [`IpAddr::to_canonical`].
+///
+/// # Errors
+/// `AddrInUse` when an application of the pod has taken the port.
+pub fn listen(netns: &Netns, kind: Kind) -> io::Result<OwnedFd> {
+    netns.run(|| open_listener(kind))?.map(OwnedFd::from)
+}
+
+/// A TCP socket for connecting to an application of the pod as if `client` did: the application sees the client's
+/// address. Connect it to `app`.
+pub fn to_app(netns: &Netns, client: IpAddr, app: SocketAddr) -> io::Result<Socket> {
+    netns.run(|| {
+        let socket = open(app, Type::STREAM, MARK_RETURN)?;
+        socket.bind_device(Some(b"lo"))?;
+        let client = client.to_canonical();
+        // A pod that reaches itself through the mesh: its own address is what the kernel chooses anyway.
+        if client != app.ip().to_canonical() {
+            transparent(&socket, app)?;
+            bind_source(&socket, client, app)?;
+        }
+        Ok(socket)
+    })?
+}
+
+/// A TCP socket for connecting to the network from the pod, with its address and its routes. Connect it to `to`.
+pub fn to_network(netns: &Netns, source: IpAddr, to: SocketAddr) -> io::Result<Socket> {
+    network_socket(netns, source, to, Type::STREAM)
+}
+
+/// A UDP socket for asking a resolver from the pod, exempt from the capture of DNS. Connect it to `to`.
+pub fn to_resolver(netns: &Netns, source: IpAddr, to: SocketAddr) -> io::Result<Socket> {
+    network_socket(netns, source, to, Type::DGRAM)
+}
+
+fn network_socket(netns: &Netns, source: IpAddr, to: SocketAddr, kind: Type) -> io::Result<Socket> {
+    netns.run(|| {
+        let socket = open(to, kind, MARK_PROXY)?;
+        bind_source(&socket, source.to_canonical(), to)?;
+        Ok(socket)
+    })?
+}
+
+fn open_listener(kind: Kind) -> io::Result<Socket> {
+    // One dual-stack socket serves both families; a kernel without IPv6 has only the other.
+    match open_listener_on(kind, IpAddr::V6(Ipv6Addr::UNSPECIFIED)) {
+        Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
+            open_listener_on(kind, IpAddr::V4(Ipv4Addr::UNSPECIFIED))
+        }
+        other => other,
+    }
+}
+
+fn open_listener_on(kind: Kind, any: IpAddr) -> io::Result<Socket> {
+    let datagrams = kind == Kind::Dns;
+    let address = SocketAddr::new(any, kind.port());
+    let mark = if kind == Kind::Outbound { MARK_CAPTURE } else { MARK_PROXY };
+    let socket = open(address, if datagrams { Type::DGRAM } else { Type::STREAM }, mark)?;
+    socket.set_reuse_port(true)?;
+    socket.set_ip_transparent_v4(true)?;
+    if any.is_ipv6() {
+        socket.set_only_v6(false)?;
+        socket.set_ip_transparent_v6(true)?;
+    }
+    if datagrams {
+        // IP_ORIGDSTADDR is IP_RECVORIGDSTADDR: each query comes with the resolver's address.
+        setsockopt(&socket, sockopt::Ipv4OrigDstAddr, &true)?;
+        if any.is_ipv6() {
+            setsockopt(&socket, sockopt::Ipv6OrigDstAddr, &true)?;
+        }
+    } else {
+        socket.set_reuse_address(true)?;
+    }
+    socket.bind(&address.into())?;
+    if !datagrams {
+        socket.listen(BACKLOG)?;
+    }
+    Ok(socket)
+}
+
+fn open(peer: SocketAddr, kind: Type, mark: u32) -> io::Result<Socket> {
+    let protocol = if kind == Type::STREAM { Protocol::TCP } else { Protocol::UDP };
+    let socket = Socket::new(Domain::for_address(peer), kind.nonblocking(), Some(protocol))?;
+    socket.set_mark(mark)?;
+    Ok(socket)
+}
+
+fn transparent(socket: &Socket, peer: SocketAddr) -> io::Result<()> {
+    if peer.is_ipv4() { socket.set_ip_transparent_v4(true) } else { socket.set_ip_transparent_v6(true) }
+}
+
+/// Binds the source address and leaves the port to connect, which knows the peer: 28,000 ports per peer, not in all.
+/// A source of the other family than the peer is left to the kernel.
+fn bind_source(socket: &Socket, source: IpAddr, peer: SocketAddr) -> io::Result<()> {
+    if source.is_ipv4() != peer.is_ipv4() {
+        return Ok(());
+    }
+    setsockopt(socket, sockopt::IpBindAddressNoPort, &true)?;
+    socket.bind(&SocketAddr::new(source, 0).into())
+}
