@@ -32,11 +32,14 @@ impl Clause {
 
 impl Match {
     fn matches(&self, action: Action, connection: &Connection) -> bool {
-        match (self.unintelligible, action) {
-            (true, Action::Allow) => return false,
-            (false, _) if self.is_empty() => return false,
-            // What can't be read is taken as met, so that a match of nothing else matches.
-            (true, Action::Deny) | (false, _) => {}
+        if self.unintelligible {
+            return match action {
+                Action::Allow => false,
+                Action::Deny => true,
+            };
+        }
+        if self.is_empty() {
+            return false;
         }
         self.peer_matches(connection.peer.as_ref()) && self.addresses_match(connection)
     }
@@ -78,7 +81,7 @@ impl Match {
             not_destination_ports,
             service_accounts,
             not_service_accounts,
-            unintelligible,
+            unintelligible: _, // `matches` looks at it first.
         } = self;
         let strings = [namespaces, not_namespaces, principals, not_principals];
         let blocks = [source_ips, not_source_ips, destination_ips, not_destination_ips];
@@ -88,7 +91,6 @@ impl Match {
             && blocks.iter().all(|list| list.is_empty())
             && ports.iter().all(|list| list.is_empty())
             && accounts.iter().all(|list| list.is_empty())
-            && !unintelligible
     }
 }
 

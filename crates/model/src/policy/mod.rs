@@ -109,11 +109,9 @@ pub struct Match {
     pub service_accounts: Vec<ServiceAccountMatch>,
     /// Not these service accounts.
     pub not_service_accounts: Vec<ServiceAccountMatch>,
-    /// The wire form held a condition that this version does not understand or that is malformed. In an ALLOW policy
-    /// such a match matches nothing; in a DENY policy the condition is taken as met. Either way nothing more is allowed.
-    ///
-    /// Whoever sets this leaves the *whole* list of that condition empty, good entries too: a positive list that lost
-    /// one entry would match less, and a DENY that matches less allows more.
+    /// The wire form held a condition that this version does not understand or that is malformed. In an ALLOW policy such
+    /// a match matches nothing, in a DENY policy everything, whatever its lists say: one of them may have lost an entry,
+    /// and a positive list that lost one matches less. Either way nothing more is allowed.
     pub unintelligible: bool,
 }
 
