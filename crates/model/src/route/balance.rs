@@ -172,7 +172,8 @@ fn shares(source: &Workload, endpoint: &Workload, scope: Scope) -> bool {
     }
 }
 
-/// Power of two choices, both by capacity: the load is then compared per unit of capacity.
+/// Power of two choices, both by capacity: the load is then compared per unit of capacity. Where it is equal, as among
+/// idle endpoints, the first draw stands, so that shares follow capacity.
 fn less_busy_of_two<'a>(candidates: &[Candidate<'a>], pick: &mut dyn Pick) -> Option<Candidate<'a>> {
     let capacity = |index: usize| u64::from(candidates[index].workload.capacity);
     let total: u64 = (0..candidates.len()).map(capacity).sum();
@@ -192,7 +193,7 @@ fn less_busy_of_two<'a>(candidates: &[Candidate<'a>], pick: &mut dyn Pick) -> Op
     let second = draw(total - capacity(first), Some(first), pick)?;
     let cost = |index: usize| {
         let Load { outstanding, recent_failures } = pick.load(&candidates[index].workload.uid);
-        1 + u128::from(u64::from(outstanding) + FAILURE_COST * u64::from(recent_failures))
+        u128::from(u64::from(outstanding) + FAILURE_COST * u64::from(recent_failures))
     };
     let first_is_busier =
         cost(first) * u128::from(capacity(second)) > cost(second) * u128::from(capacity(first));

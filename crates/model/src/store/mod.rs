@@ -47,7 +47,8 @@ pub enum Update {
 /// What a batch of updates touched. Updates that change nothing leave no trace here.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Changes {
-    /// Policies, or what says which of them guard a workload, changed: live connections must be judged again.
+    /// Policies, or what says which of them guard a workload, changed: live connections must be judged again. A workload
+    /// that is gone does not count; what happens to connections to it is the caller's to say.
     pub policies: bool,
     /// Workloads added, changed or removed; each once, in order.
     pub workloads: Vec<WorkloadUid>,

@@ -3,7 +3,6 @@
 //! What a workload says of itself is all that is indexed here: a service need not be known to have endpoints, and health
 //! is not looked at, so that no order of arrival loses any.
 
-use std::collections::BTreeSet;
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -138,12 +137,20 @@ fn take<K: Hash + Eq + Clone>(map: &mut HashMap<K, ByUid>, key: &K, uid: &Worklo
 
 fn change(old: Option<&Workload>, new: Option<&Workload>) -> WorkloadChange {
     let both = || [old, new].into_iter().flatten();
-    let guards =
-        |workload: &Workload| (workload.namespace().clone(), workload.authorization_policies.clone());
-    let services: BTreeSet<_> = both().flat_map(|workload| workload.services.keys().cloned()).collect();
     WorkloadChange {
         uid: both().next().map(|workload| workload.uid.clone()),
-        policies: old.map(guards) != new.map(guards),
-        services,
+        policies: new.is_some_and(|new| may_deny_more(old, new)),
+        services: both().flat_map(|workload| workload.services.keys().cloned()).collect(),
+    }
+}
+
+/// Whether connections to a workload that were allowed may not be any more. One that is new and names policies counts:
+/// it may have been known before, under others.
+fn may_deny_more(old: Option<&Workload>, new: &Workload) -> bool {
+    match old {
+        Some(old) => {
+            old.namespace() != new.namespace() || old.authorization_policies != new.authorization_policies
+        }
+        None => !new.authorization_policies.is_empty(),
     }
 }
