@@ -118,6 +118,14 @@ fn links_between_documents_lead_somewhere() {
     );
 }
 
+#[test]
+fn the_index_of_the_documentation_is_complete() {
+    let documents = source::walk(&root(), "md");
+    let index = documents.iter().find(|(path, _)| path == "docs/README.md").expect("docs has an index");
+    let paths: Vec<_> = documents.iter().map(|(path, _)| path.as_str()).collect();
+    none(rules::indexed(&index.1, &paths));
+}
+
 fn each_source(rule: impl Fn(&source::Source) -> Vec<Violation>) {
     none(sources().iter().flat_map(rule).collect());
 }

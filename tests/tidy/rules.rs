@@ -29,9 +29,12 @@ pub(crate) const CORES: &[Core] = &[
     Core::Dir("crates/model/src/"),
     Core::Dir("controller/src/index/"),
     Core::Suffix("crates/xds/src/", "_core.rs"),
+    Core::File("crates/xds/src/backoff.rs"),
+    Core::File("crates/identity/src/authority/state.rs"),
     Core::File("crates/identity/src/rotation.rs"),
     Core::File("crates/hbone/src/pool_core.rs"),
     Core::File("ebpf/src/plan.rs"),
+    Core::File("ztunnel/src/node/goal.rs"),
 ];
 
 /// What a core must not name: waiting, clocks, sockets, files, wire types.
@@ -67,7 +70,11 @@ const IMPURE_PATHS: &[&str] = &[
 /// The file begins with `//!`, and briefly.
 pub(crate) fn header(source: &Source) -> Vec<Violation> {
     let lines = source.text.lines().take_while(|line| line.starts_with("//!")).count();
+    let first = source.text.lines().next().unwrap_or_default().to_lowercase();
     match lines {
+        _ if ["placeholder", "being written"].iter().any(|word| first.contains(word)) => {
+            vec![Violation::new(&source.path, "is not written yet: leave it out until it is")]
+        }
         0 => vec![Violation::new(
             &source.path,
             "begins without `//!`: say what it owns and what it refuses to do",
@@ -196,6 +203,16 @@ pub(crate) fn links(root: &Path, path: &str, text: &str) -> Vec<Violation> {
         .collect()
 }
 
+/// The index in docs/ links to every document there.
+pub(crate) fn indexed(index: &str, paths: &[&str]) -> Vec<Violation> {
+    let documents =
+        paths.iter().filter_map(|path| path.strip_prefix("docs/")).filter(|path| *path != "README.md");
+    documents
+        .filter(|document| !index.contains(&format!("]({document})")))
+        .map(|document| Violation::new("docs/README.md", format!("does not link to {document}")))
+        .collect()
+}
+
 impl Core {
     fn holds(&self, path: &str) -> bool {
         match self {
@@ -252,6 +269,7 @@ mod tests {
     fn a_missing_or_long_header_is_found() {
         assert_eq!(header(&source("//! Fine.\n")).len(), 0);
         assert_eq!(header(&source("use x;\n//! Late.\n")).len(), 1);
+        assert_eq!(header(&source("//! Being written.\n")).len(), 1);
         assert_eq!(header(&source(&"//! Long.\n".repeat(11))).len(), 1);
     }
 
@@ -339,5 +357,13 @@ mod tests {
             "[a](README.md) [b](https://example.org/x) [c](missing.md) [d](#here) [e](design/none.md#x)";
         let found = links(&root, "docs/README.md", text);
         assert_eq!(found.len(), 2, "{found:?}");
+    }
+
+    #[test]
+    fn documents_that_nobody_finds_are_found() {
+        let paths = ["README.md", "docs/README.md", "docs/a.md", "docs/design/b.md"];
+        let found = indexed("[a](a.md)", &paths);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].message.contains("design/b.md"));
     }
 }
