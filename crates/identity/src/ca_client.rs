@@ -1,5 +1,6 @@
 //! The CA over gRPC: `istio.v1.auth.IstioCertificateService`, on a channel that the caller made.
 
+use std::error::Error;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -142,6 +143,21 @@ fn failure(status: Status) -> CaError {
         | Code::Aborted
         | Code::Internal
         | Code::Unavailable
-        | Code::DataLoss => CaError::Unreachable(format!("{:?}: {message}", status.code())),
+        | Code::DataLoss => CaError::Unreachable(whole_story(&status)),
     }
+}
+
+/// The status' message and what lies below it: "transport error" alone helps nobody.
+fn whole_story(status: &Status) -> String {
+    let mut story = vec![status.message().to_owned()];
+    let mut below = status.source();
+    while let Some(error) = below {
+        // Layers repeat each other.
+        let cause = error.to_string();
+        if !story.iter().any(|told| told.contains(&cause)) {
+            story.push(cause);
+        }
+        below = error.source();
+    }
+    story.join(": ")
 }

@@ -12,7 +12,7 @@ use rustls_pki_types::pem::PemObject;
 use crate::clock::{Clock, unix_time};
 use crate::csr::KeyRequest;
 use crate::peer::{BadPeer, parse, peer_identity};
-use crate::tls::{Credentials, MeshVerifier, TrustDomains, mesh_client, mesh_server};
+use crate::tls::{Credentials, MeshVerifier, TrustDomains, explain, mesh_client, mesh_server};
 
 /// Certificates in one chain, leaf included. Real chains have two or three; every handshake sends all of them.
 const MAX_CHAIN: usize = 8;
@@ -107,7 +107,7 @@ pub enum Unusable {
     #[error("the CA sent no usable root certificate, so no peer could be verified")]
     NoRoot,
     /// The chain does not lead to the roots now: wrong issuer, expired, or not valid yet (compare the clocks).
-    #[error("the issued certificate cannot be verified with the CA's own roots: {0}")]
+    #[error("the issued certificate cannot be verified with the CA's own roots: {}", explain(.0))]
     Unverifiable(rustls::Error),
 }
 

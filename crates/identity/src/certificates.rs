@@ -24,12 +24,14 @@ use crate::csr::KeyRequest;
 use crate::rotation::{self, Next, Now, Priority, Rotation};
 use crate::tls::TrustDomains;
 
-/// How long a connection waits for a certificate. Longer than a CA needs to answer and to be asked again a few times
-/// (a new pod may reach us before it reaches the CA); shorter than most applications' own patience.
-const GET_WAIT: Duration = Duration::from_secs(5);
+/// How long a connection waits for a certificate. It covers a request that hangs until its deadline and another try,
+/// and several tries where the CA answers (a new pod may reach us before it reaches the CA). Applications that wait
+/// longer for a first byte are rare, and each that waits holds a socket.
+const GET_WAIT: Duration = Duration::from_secs(8);
 
-/// How long the CA may take over one request. A signature takes it milliseconds; this only ends what hangs.
-const CA_DEADLINE: Duration = Duration::from_secs(10);
+/// How long the CA may take over one request. A signature takes it milliseconds, and its queue is eight per node: this
+/// ends only what hangs.
+const CA_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The driver looks at the wall clock at least this often, because a clock that is set wakes no timer.
 const LOOK_MAX: Duration = Duration::from_secs(60);
@@ -170,7 +172,7 @@ impl Certificates {
         held.get(identity).filter(|it| it.is_valid_at(self.shared.clock.now())).cloned()
     }
 
-    /// [`Certificates::current`], or else the result of pressing the CA for one, within five seconds.
+    /// [`Certificates::current`], or else the result of pressing the CA for one, within eight seconds.
     /// Only for identities that are wanted.
     pub async fn get(&self, identity: &Identity) -> Result<Arc<Certificate>, CertificateError> {
         if let Some(certificate) = self.current(identity) {

@@ -27,7 +27,7 @@ pub use certificates::{CertificateError, CertificateState, Certificates, Certifi
 pub use clock::{Clock, SystemClock};
 pub use csr::KeyRequest;
 pub use peer::{BadPeer, peer_identity};
-pub use tls::{ForeignTrustDomain, TrustDomains};
+pub use tls::{ForeignTrustDomain, TrustDomains, explain};
 
 /// A future behind a pointer: what the object-safe traits of this crate return.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -122,6 +122,14 @@ impl MeshVerifier {
     }
 }
 
+/// What went wrong in a handshake, in words fit for a log: rustls prints the verifier's own reasons as Rust structures.
+pub fn explain(error: &Error) -> String {
+    if let Error::InvalidCertificate(CertificateError::Other(OtherError(reason))) = error {
+        return reason.to_string();
+    }
+    error.to_string()
+}
+
 /// The reason travels to our own log; the peer sees only the alert `certificate_unknown`.
 fn refused(reason: Arc<dyn std::error::Error + Send + Sync>) -> Error {
     Error::InvalidCertificate(CertificateError::Other(OtherError(reason)))
