@@ -145,18 +145,22 @@ fn address(workload: &Workload, wanted: &Wanted<'_>) -> Option<IpAddr> {
 /// How near an endpoint is by the service's preference; higher is nearer. `None`: too far to be used at all.
 fn rank(source: &Workload, endpoint: &Workload, service: &Service) -> Option<usize> {
     let scopes = &service.load_balancing.preference;
-    let shared = |scope: &&Scope| shares(source, endpoint, **scope);
+    let shared = |scope| shares(source, endpoint, scope);
     match service.load_balancing.mode {
         LoadBalancingMode::Any | LoadBalancingMode::Passthrough => Some(0),
-        LoadBalancingMode::Strict => scopes.iter().all(|scope| shared(&scope)).then_some(0),
-        LoadBalancingMode::Failover => Some(match scopes.split_first() {
-            // Where the network comes first it outweighs all that follows, but those of other networks are ranked too.
-            Some((Scope::Network, rest)) => {
-                let network = if shared(&&Scope::Network) { scopes.len() } else { 0 };
-                network + rest.iter().take_while(shared).count()
-            }
-            Some(_) | None => scopes.iter().take_while(shared).count(),
-        }),
+        LoadBalancingMode::Failover => Some(nearness(scopes, shared)),
+        LoadBalancingMode::Strict => scopes.iter().all(|scope| shared(*scope)).then_some(0),
+    }
+}
+
+/// How many scopes are shared before the first that is not. A network in front outweighs all that follows, and does not
+/// end the count: endpoints of other networks are near or far as well.
+fn nearness(scopes: &[Scope], shared: impl Fn(Scope) -> bool) -> usize {
+    let leading = |scopes: &[Scope]| scopes.iter().take_while(|scope| shared(**scope)).count();
+    match scopes.split_first() {
+        Some((Scope::Network, rest)) if shared(Scope::Network) => scopes.len() + leading(rest),
+        Some((Scope::Network, rest)) => leading(rest),
+        Some(_) | None => leading(scopes),
     }
 }
 
@@ -208,5 +212,38 @@ pub(super) fn random(pick: &mut dyn Pick, below: u64) -> u64 {
             let high = u64::from(pick.random(u32::MAX));
             ((high << 32) | u64::from(pick.random(u32::MAX))) % below
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The preference `[Network, Region, Zone]` on what source and endpoint have in common. Endpoints of other networks
+    /// are not admitted yet, so this shows nowhere else.
+    fn check(network: bool, region: bool, zone: bool, expected: usize) {
+        let shared = |scope: Scope| match scope {
+            Scope::Network => network,
+            Scope::Region => region,
+            Scope::Zone => zone,
+            Scope::Cluster | Scope::Node | Scope::Subzone => panic!("not in the preference"),
+        };
+        let preference = [Scope::Network, Scope::Region, Scope::Zone];
+        assert_eq!(
+            nearness(&preference, shared),
+            expected,
+            "network {network}, region {region}, zone {zone}"
+        );
+    }
+
+    #[test]
+    fn a_network_in_front_outweighs_the_rest_and_does_not_end_it() {
+        check(false, false, false, 0);
+        check(false, false, true, 0);
+        check(false, true, false, 1);
+        check(false, true, true, 2);
+        check(true, false, false, 3);
+        check(true, true, false, 4);
+        check(true, true, true, 5);
     }
 }

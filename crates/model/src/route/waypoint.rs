@@ -28,10 +28,10 @@ pub(super) fn of_service<'a>(service: &'a Service, pick: &mut dyn Pick) -> Optio
 }
 
 /// Whether a workload is an instance of a waypoint that guards a service: it then is where the service's rules are kept.
+/// Weights don't matter, or a canary that goes down to nothing would refuse what is still on its way.
 pub(super) fn is_waypoint_of_service(mesh: &Mesh, workload: &Workload, service: &Service) -> bool {
-    let weighted = service.weighted_waypoints.iter().filter(|waypoint| waypoint.weight > 0);
-    let gateways = service.waypoint.iter().chain(weighted.map(|waypoint| &waypoint.destination));
-    gateways.into_iter().any(|gateway| is_instance(mesh, workload, gateway))
+    let weighted = service.weighted_waypoints.iter().map(|waypoint| &waypoint.destination);
+    service.waypoint.iter().chain(weighted).any(|gateway| is_instance(mesh, workload, gateway))
 }
 
 /// Whether a workload is an instance of a waypoint.

@@ -141,7 +141,7 @@ fn a_waypoint_behind_the_proxy_answers_for_what_it_guards() {
     guarded.waypoint = Some(gateway("shop/waypoint.shop.svc"));
     let mut canary = service("shop/canary.shop.svc", &["10.96.0.3"], &[(80, Some(8080))]);
     canary.weighted_waypoints =
-        vec![weighted("shop/else.shop.svc", 99), weighted("shop/waypoint.shop.svc", 1)];
+        vec![weighted("shop/else.shop.svc", 1), weighted("shop/waypoint.shop.svc", 0)];
     let mut by_address = pod("shop/db", &["10.0.0.9"]);
     by_address.waypoint = Some(gateway_at("", "10.0.0.2"));
     let updates = [Update::Service(guarded), Update::Service(canary), Update::Workload(by_address)];

@@ -120,6 +120,15 @@ fn address_families() {
 }
 
 #[test]
+fn of_several_addresses_the_one_that_was_dialled() {
+    let block = service("shop/block.example", &["10.0.5.0/24"], &[(80, Some(80))]);
+    let endpoint = pod("shop/many", &["10.0.5.1", "10.0.5.2"]).backs("shop/block.example", &[]);
+    world([Update::Service(block), Update::Workload(endpoint)])
+        .check("10.0.5.2:80", "direct many of shop/block.example: hbone 10.0.5.2:15008 for 10.0.5.2:80")
+        .check("10.0.5.3:80", "direct many of shop/block.example: hbone 10.0.5.1:15008 for 10.0.5.1:80");
+}
+
+#[test]
 fn a_service_without_load_balancing_only_describes_an_address() {
     let mut open = service("shop/open.example", &["10.0.0.0/8"], &[(443, None)]);
     open.load_balancing.mode = LoadBalancingMode::Passthrough;

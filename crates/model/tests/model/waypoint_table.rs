@@ -3,7 +3,7 @@
 use model::route::{Guarded, NoRoute};
 use model::service::Service;
 use model::store::Update;
-use model::workload::{Health, TunnelProtocol, Workload};
+use model::workload::{ApplicationProtocol, ApplicationTunnel, Health, TunnelProtocol, Workload};
 
 use crate::make::{
     WorkloadExt, gateway, gateway_at, identity, pod, service, service_name, text, uid, weighted,
@@ -63,6 +63,20 @@ fn a_waypoint_is_not_sent_to_itself() {
     world
         .check("10.96.0.1:80", "direct cart of shop/cart.shop.svc: hbone 10.0.0.2:15008 for 10.0.0.2:8080")
         .check("10.0.0.9:5432", "direct db: hbone 10.0.0.9:15008 for 10.0.0.9:5432");
+}
+
+/// Such an instance is reached through the proxy of its node, whose port the waypoint's service need not know.
+#[test]
+fn a_waypoint_behind_a_proxy() {
+    let tunnel = ApplicationTunnel { protocol: ApplicationProtocol::Proxy, port: Some(15088) };
+    let instance = pod("infra/waypoint", &["10.0.1.1"]).backs(WAYPOINT, &[]);
+    let instance = Workload { application_tunnel: Some(tunnel), ..instance };
+    world([
+        Update::Workload(instance),
+        Update::Service(service(WAYPOINT, &[], &[(80, Some(80))])),
+        Update::Service(guarded_service()),
+    ])
+    .check("10.96.0.1:80", "waypoint waypoint of shop/cart.shop.svc: hbone 10.0.1.1:15008 for 10.96.0.1:80");
 }
 
 #[test]
