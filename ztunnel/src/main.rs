@@ -1,2 +1,38 @@
-//! placeholder
-fn main() {}
+//! `ztunnel`, the node proxy: reads the environment, starts the process, says why it ends.
+//!
+//! Composition is `app`'s.
+
+mod admin;
+mod app;
+mod baggage;
+mod config;
+mod data;
+mod discovery;
+mod dns;
+mod flow;
+mod mesh;
+mod node;
+mod pod;
+mod refusal;
+mod tcp_info;
+mod telemetry;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let environment = daemon::config::Environment::read();
+    let config = match config::load(&environment) {
+        Ok(config) => config,
+        Err(mistakes) => {
+            eprintln!("ztunnel can't start:\n{mistakes}");
+            return ExitCode::from(2);
+        }
+    };
+    match app::run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ztunnel ends: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,6 +1,7 @@
 //! Copies between a TCP connection and a stream, both ways in one task: large reads while the source is busy, gathered
 //! writes, half-closes passed on, and an abort on one side made an abort on the other.
 
+use std::borrow::Borrow;
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -70,9 +71,16 @@ pub enum RelayError {
 
 /// Copies until both directions have ended. An end that the peer signals by cancelling a stream it has no more use for
 /// (CANCEL or NO_ERROR, as peers in the field do) counts as an ordinary end.
-pub async fn relay(tcp: TcpStream, mut stream: Stream, progress: &impl Progress) -> Result<(), RelayError> {
+///
+/// A caller that lends the connection can still ask the kernel about it afterwards.
+pub async fn relay(
+    tcp: impl Borrow<TcpStream>,
+    mut stream: Stream,
+    progress: &impl Progress,
+) -> Result<(), RelayError> {
+    let tcp = tcp.borrow();
     let result = {
-        let mut relay = Relay { tcp: &tcp, stream: &mut stream, up: Up::default(), down: Down::default() };
+        let mut relay = Relay { tcp, stream: &mut stream, up: Up::default(), down: Down::default() };
         poll_fn(|cx| relay.poll(cx, progress)).await
     };
     match &result {

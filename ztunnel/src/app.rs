@@ -1,0 +1,261 @@
+//! Puts the parts together and takes them apart again: start, ready, drain, end.
+//!
+//! The control side runs on this thread's runtime, connections on the data threads. Holds no logic of its own.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use api::type_url;
+use daemon::access::AccessLog;
+use daemon::admin::{metrics_routes, readiness_routes};
+use daemon::drain::Drain;
+use daemon::http::{serve_tcp, serve_unix};
+use daemon::logs::{self, Logs};
+use daemon::metrics::{EXPIRY_PERIOD, Metrics, register_process_metrics};
+use daemon::readiness::Readiness;
+use daemon::signal::Terminate;
+use daemon::tasks::TaskGroup;
+use identity::control::{self, Roots, Target};
+use identity::{CaClient, Certificates, CertificatesConfig, SystemClock, TokenFile, TokenSource};
+use model::store::Mesh;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tonic::metadata::{MetadataMap, MetadataValue};
+use tonic::transport::Channel;
+
+use crate::admin::{self, Sources};
+use crate::config::{Config, ControllerConfig};
+use crate::data::Shared;
+use crate::data::thread::Thread;
+use crate::discovery::Discovery;
+use crate::flow::Flows;
+use crate::mesh::MeshState;
+use crate::node::manager::{Manager, Parts};
+use crate::node::report::Reporter;
+use crate::node::sandbox::Sandboxes;
+use crate::pod::Pods;
+use crate::telemetry::Telemetry;
+
+/// How often bytes of live connections are taken over into metrics: below any scrape interval.
+const COLLECT: Duration = Duration::from_secs(1);
+/// How long logs may take to be written at the end.
+const FLUSH: Duration = Duration::from_secs(2);
+/// Node API commands under way: one per pod that starts at once.
+const COMMANDS: usize = 256;
+
+/// Runs ztunnel until it is told to stop.
+pub(crate) fn run(config: Config) -> anyhow::Result<()> {
+    let logs = logs::init(config.log.0, &config.log.1, io::stdout())?;
+    raise_file_limit();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let outcome = runtime.block_on(serve(config, logs.clone()));
+    if let Err(error) = &outcome {
+        tracing::error!(error = format!("{error:#}"), "ztunnel ends");
+    }
+    logs.flush(FLUSH);
+    outcome
+}
+
+async fn serve(config: Config, logs: Logs) -> anyhow::Result<()> {
+    std::fs::create_dir_all(&config.run_dir)
+        .with_context(|| format!("can't make {}", config.run_dir.display()))?;
+    let readiness = Readiness::new();
+    let metrics = Metrics::new();
+    register_process_metrics(&metrics);
+    let access =
+        if config.access_log { AccessLog::start(config.log.0, io::stdout())? } else { AccessLog::off() };
+    let drain = Drain::new();
+    let mut tasks = TaskGroup::new();
+
+    let control = Control::connect(&config.controller)?;
+    let (certificates, driver) = certificates(&config.controller, &control)?;
+    tasks.spawn_infallible("certificates", driver.run());
+
+    let flows = Flows::new();
+    let (mesh, writer) = MeshState::new(Mesh::new(config.controller.root_namespace.clone()));
+    let latches = [type_url::ADDRESS, type_url::AUTHORIZATION, type_url::POD_ENROLMENT];
+    let latches = latches.map(|kind| (kind, readiness.latch(format!("discovery of {kind}"))));
+    let enrolment_ready = readiness.latch("enrolment of this node's pods");
+    let (discovery, wanted) =
+        Discovery::new((Arc::clone(&mesh), writer), Arc::clone(&flows), BTreeMap::from(latches));
+    let (client, demand) = control.discovery(&config, discovery);
+    tasks.spawn_infallible("discovery", client.run());
+
+    let shared = Arc::new(Shared {
+        mesh,
+        pods: Pods::default(),
+        certificates,
+        flows,
+        telemetry: Telemetry::new(&metrics, access.clone()),
+        demand: config.controller.on_demand.then_some(demand),
+        settings: config.data.clone(),
+    });
+    let threads = (0..config.threads).map(|index| Thread::start(index, Arc::clone(&shared)));
+    let threads = threads.collect::<io::Result<Vec<_>>>().context("can't start the data threads")?;
+
+    let (commands, received) = mpsc::channel(COMMANDS);
+    let (pods, pods_shown) = watch::channel(Arc::default());
+    let (reports, reported) = watch::channel(None);
+    let reporter = Reporter {
+        node: config.data.node.clone(),
+        channel: control.channel.clone(),
+        token: Arc::clone(&control.token),
+        reports: reported,
+    };
+    tasks.spawn_infallible("reports", reporter.run());
+    let sandboxes =
+        Sandboxes::open(config.run_dir.join("sandboxes")).context("can't read the known sandboxes")?;
+    let parts = Parts {
+        threads,
+        shared: Arc::clone(&shared),
+        sandboxes,
+        wanted,
+        pods,
+        reports,
+        latch: enrolment_ready,
+    };
+    let manager = Manager::start(&config.capture, parts)?;
+    manager.register_metrics(&metrics);
+
+    let node_api =
+        crate::node::api::listen(&config.run_dir.join("node.sock")).context("can't open the node API")?;
+    tasks.spawn_infallible("node API", crate::node::api::serve(node_api, commands));
+    let admin = crate::node::api::listen(&config.run_dir.join("admin.sock"))
+        .context("can't open the admin socket")?;
+    let sources = Sources {
+        shared: Arc::clone(&shared),
+        pods: pods_shown,
+        metrics: metrics.clone(),
+        readiness: readiness.clone(),
+        logs: logs.clone(),
+        drain: drain.clone(),
+        patience: config.drain_deadline,
+    };
+    tasks.spawn_infallible("admin", serve_unix(admin, admin::routes(&sources)));
+    tasks.spawn_infallible("metrics", serve_tcp(shared_port(config.metrics)?, metrics_routes(&metrics)));
+    tasks.spawn_infallible(
+        "readiness",
+        serve_tcp(shared_port(config.readiness)?, readiness_routes(&readiness)),
+    );
+    tasks.spawn_infallible("metrics expiry", metrics.clone().expire_forever(EXPIRY_PERIOD));
+    tasks.spawn_infallible("metrics of live connections", collect(Arc::clone(&shared)));
+    let terminate = Terminate::listen().context("can't listen for signals")?;
+    tasks.spawn_infallible("signals", terminate.drive(drain.clone(), config.drain_deadline));
+
+    tracing::info!(node = %config.data.node, threads = config.threads, "ztunnel has started");
+    tokio::select! {
+        () = manager.run(received, drain) => {}
+        Some(ended) = tasks.next() => ended.outcome.with_context(|| format!("the task {:?} ended", ended.name))?,
+    }
+    access.flush(FLUSH);
+    tracing::info!("ztunnel has stopped");
+    Ok(())
+}
+
+/// The connection to the controller.
+struct Control {
+    channel: Channel,
+    token: Arc<dyn TokenSource>,
+}
+
+impl Control {
+    fn connect(config: &ControllerConfig) -> anyhow::Result<Self> {
+        let target = Target {
+            address: config
+                .address
+                .parse()
+                .with_context(|| format!("AIRGLOW_CONTROLLER={:?}", config.address))?,
+            roots: Roots::File(config.root.clone()),
+            server_name: None,
+        };
+        let channel = control::channel(target, Arc::new(SystemClock))?;
+        Ok(Self { channel, token: Arc::new(TokenFile(config.token.clone())) })
+    }
+}
+
+fn certificates(
+    config: &ControllerConfig,
+    control: &Control,
+) -> anyhow::Result<(Certificates, identity::Driver)> {
+    let ca = CaClient::new(control.channel.clone(), Arc::clone(&control.token), &config.cluster)
+        .context("AIRGLOW_CLUSTER_ID can't be sent in a header")?;
+    let settings = CertificatesConfig {
+        trust_domain_aliases: config.trust_domain_aliases.clone().into(),
+        ..CertificatesConfig::default()
+    };
+    Ok(Certificates::new(Arc::new(ca), settings, Arc::new(SystemClock)))
+}
+
+/// A listener that the next ztunnel can open beside this one.
+fn shared_port(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
+    let open = || -> io::Result<TcpListener> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_port(true)?;
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(128)?;
+        TcpListener::from_std(socket.into())
+    };
+    open().with_context(|| format!("can't listen on {address}"))
+}
+
+async fn collect(shared: Arc<Shared>) {
+    let mut ticks = tokio::time::interval(COLLECT);
+    loop {
+        ticks.tick().await;
+        shared.telemetry.collect(&shared.flows);
+    }
+}
+
+/// Each connection takes two descriptors; the usual soft limit of 1024 would be the mesh's limit for a whole node.
+fn raise_file_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "can't raise the limit of open files; connections are limited by it");
+    }
+}
+
+impl Control {
+    /// The discovery client of this node.
+    fn discovery(
+        &self,
+        config: &Config,
+        sink: Discovery,
+    ) -> (xds::Client<Connector, Discovery>, xds::Demand) {
+        let node = xds::Node {
+            id: format!("ztunnel~127.0.0.1~{}.airglow~cluster.local", config.data.node),
+            metadata: BTreeMap::from([("NODE_NAME".to_owned(), config.data.node.to_string())]),
+        };
+        let addresses = if config.controller.on_demand { xds::Mode::OnDemand } else { xds::Mode::Wildcard };
+        let subscriptions = vec![
+            xds::Subscription { type_url: type_url::ADDRESS, mode: addresses },
+            xds::Subscription { type_url: type_url::AUTHORIZATION, mode: xds::Mode::Wildcard },
+            xds::Subscription { type_url: type_url::POD_ENROLMENT, mode: xds::Mode::Wildcard },
+        ];
+        let connector = Connector { channel: self.channel.clone(), token: Arc::clone(&self.token) };
+        xds::Client::new(xds::client::Config::new(node, subscriptions), connector, sink)
+    }
+}
+
+/// Brings the channel and a token that is read anew for each session.
+struct Connector {
+    channel: Channel,
+    token: Arc<dyn TokenSource>,
+}
+
+impl xds::Connector for Connector {
+    async fn connect(&mut self) -> Result<xds::Connection, Box<dyn std::error::Error + Send + Sync>> {
+        let mut bearer = MetadataValue::try_from(format!("Bearer {}", self.token.token()?))?;
+        bearer.set_sensitive(true);
+        let mut metadata = MetadataMap::new();
+        metadata.insert("authorization", bearer);
+        Ok(xds::Connection { channel: self.channel.clone(), metadata })
+    }
+}

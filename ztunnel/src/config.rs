@@ -1,0 +1,214 @@
+//! What an operator can set, from raw variables to valid values.
+//!
+//! Parses only: opens no file and asks no kernel.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use daemon::config::{Mistakes, Parser, Vars};
+use daemon::logs::Format;
+use model::Str;
+
+use crate::data::Settings;
+
+/// A pod may hold connections for this long after its ztunnel was told to stop: less than the 30 s that Kubernetes gives
+/// a pod by default, so that we close before we are killed.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(25);
+/// One thread per core up to this many: beyond it a node proxy should leave cores to the pods.
+const THREADS_MAX: usize = 64;
+
+/// All settings.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub(crate) data: Settings,
+    pub(crate) threads: usize,
+    pub(crate) controller: ControllerConfig,
+    pub(crate) capture: CaptureConfig,
+    pub(crate) run_dir: PathBuf,
+    pub(crate) metrics: SocketAddr,
+    pub(crate) readiness: SocketAddr,
+    pub(crate) drain_deadline: Duration,
+    pub(crate) log: (Format, String),
+    pub(crate) access_log: bool,
+}
+
+/// How the controller is reached.
+#[derive(Clone, Debug)]
+pub(crate) struct ControllerConfig {
+    /// `https://host:port`.
+    pub(crate) address: String,
+    /// The PEM file of the roots that its certificate must chain to.
+    pub(crate) root: PathBuf,
+    /// The file with this node's token.
+    pub(crate) token: PathBuf,
+    /// The cluster's name.
+    pub(crate) cluster: Str,
+    /// Ask for addresses as they are needed, instead of holding all of them.
+    pub(crate) on_demand: bool,
+    /// Other trust domains that are let in.
+    pub(crate) trust_domain_aliases: Vec<Str>,
+    /// The namespace whose policies guard every workload.
+    pub(crate) root_namespace: Str,
+}
+
+/// Where traffic is captured.
+#[derive(Clone, Debug)]
+pub(crate) struct CaptureConfig {
+    /// The cgroup v2 folder whose processes' connections are captured; `None` for the root of the mount.
+    pub(crate) cgroup: Option<PathBuf>,
+    /// The cgroup of the pods: its processes in the node's own network namespace are not the kubelet.
+    pub(crate) kubepods: Option<PathBuf>,
+    /// Where programs, links and maps are pinned.
+    pub(crate) pins: PathBuf,
+}
+
+/// Reads every setting, or says everything that is wrong.
+pub(crate) fn load(vars: &dyn Vars) -> Result<Config, Mistakes> {
+    let p = Parser::new(vars);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
+    let threads = p.or_within("AIRGLOW_THREADS", cores, 1..=THREADS_MAX);
+    let controller = controller(&p);
+    let capture = capture(&p);
+    let node = p.required::<String>("AIRGLOW_NODE");
+    let network = p.or("AIRGLOW_NETWORK", String::new());
+    let cluster_domain = p.or("AIRGLOW_CLUSTER_DOMAIN", "cluster.local".to_owned());
+    let local = p.or_as("AIRGLOW_LOCAL_PATH", "`direct` or `tunnel`", LocalPath::Direct);
+    let local_congestion = p.optional::<String>("AIRGLOW_LOCAL_CONGESTION");
+    let run_dir = p.or("AIRGLOW_RUN_DIR", PathBuf::from("/run/airglow"));
+    let metrics = p.or("AIRGLOW_METRICS", SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 0], 15020)));
+    let readiness = p.or("AIRGLOW_READINESS", SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 0], 15021)));
+    let drain_deadline = p.or("AIRGLOW_DRAIN_DEADLINE", DRAIN_DEADLINE);
+    let format = p.or_as("AIRGLOW_LOG_FORMAT", "`plain` or `json`", Format::Plain);
+    let filter = p.or("AIRGLOW_LOG", "info".to_owned());
+    let access_log = p.or("AIRGLOW_ACCESS_LOG", true);
+    p.finish(|| {
+        Some(Config {
+            data: Settings {
+                node: node?.into(),
+                network: network?.into(),
+                cluster_domain: cluster_domain?.into(),
+                force_tunnel: local? == LocalPath::Tunnel,
+                local_congestion: local_congestion?.map(Into::into),
+            },
+            threads: threads?,
+            controller: controller?,
+            capture: capture?,
+            run_dir: run_dir?,
+            metrics: metrics?,
+            readiness: readiness?,
+            drain_deadline: drain_deadline?,
+            log: (format?, filter?),
+            access_log: access_log?,
+        })
+    })
+}
+
+fn controller(p: &Parser<'_>) -> Option<ControllerConfig> {
+    let address = p.required::<String>("AIRGLOW_CONTROLLER");
+    if let Some(address) = &address
+        && !address.starts_with("https://")
+    {
+        p.conflict("AIRGLOW_CONTROLLER", "must begin with https://: there is no plaintext control channel");
+    }
+    let root = p.required("AIRGLOW_ROOT_CERT");
+    let token = p.required("AIRGLOW_TOKEN");
+    let cluster = p.or("AIRGLOW_CLUSTER_ID", "Kubernetes".to_owned());
+    let mode = p.or_as("AIRGLOW_XDS_MODE", "`wildcard` or `on-demand`", XdsMode::Wildcard);
+    let aliases = p.or("AIRGLOW_TRUST_DOMAIN_ALIASES", String::new());
+    let root_namespace = p.or("AIRGLOW_ROOT_NAMESPACE", "istio-system".to_owned());
+    Some(ControllerConfig {
+        address: address?,
+        root: root?,
+        token: token?,
+        cluster: cluster?.into(),
+        on_demand: mode? == XdsMode::OnDemand,
+        trust_domain_aliases: aliases?.split(',').filter(|alias| !alias.is_empty()).map(Into::into).collect(),
+        root_namespace: root_namespace?.into(),
+    })
+}
+
+fn capture(p: &Parser<'_>) -> Option<CaptureConfig> {
+    let cgroup = p.optional("AIRGLOW_CGROUP");
+    let kubepods = p.optional("AIRGLOW_KUBEPODS");
+    let pins = p.or("AIRGLOW_PINS", PathBuf::from("/sys/fs/bpf/airglow"));
+    Some(CaptureConfig { cgroup: cgroup?, kubepods: kubepods?, pins: pins? })
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum LocalPath {
+    Direct,
+    Tunnel,
+}
+
+impl FromStr for LocalPath {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "direct" => Ok(Self::Direct),
+            "tunnel" => Ok(Self::Tunnel),
+            _ => Err(()),
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum XdsMode {
+    OnDemand,
+    Wildcard,
+}
+
+impl FromStr for XdsMode {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "on-demand" => Ok(Self::OnDemand),
+            "wildcard" => Ok(Self::Wildcard),
+            _ => Err(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    const REQUIRED: [(&str, &str); 4] = [
+        ("AIRGLOW_NODE", "n1"),
+        ("AIRGLOW_CONTROLLER", "https://10.0.0.1:15012"),
+        ("AIRGLOW_ROOT_CERT", "/root.pem"),
+        ("AIRGLOW_TOKEN", "/token"),
+    ];
+
+    fn load_with(extra: &[(&'static str, &'static str)]) -> Result<Config, String> {
+        let vars: BTreeMap<&str, &str> = REQUIRED.into_iter().chain(extra.iter().copied()).collect();
+        load(&vars).map_err(|mistakes| mistakes.to_string())
+    }
+
+    #[test]
+    fn defaults_need_only_what_can_not_be_guessed() {
+        let config = load_with(&[]).unwrap();
+        assert_eq!(&*config.data.node, "n1");
+        assert!(!config.data.force_tunnel && !config.controller.on_demand);
+        assert_eq!(config.metrics.port(), 15020);
+    }
+
+    #[test]
+    fn every_mistake_is_named() {
+        let text = load_with(&[
+            ("AIRGLOW_CONTROLLER", "http://10.0.0.1:15012"),
+            ("AIRGLOW_THREADS", "0"),
+            ("AIRGLOW_LOCAL_PATH", "fast"),
+            ("AIRGLOW_THREDS", "2"),
+        ])
+        .unwrap_err();
+        for part in ["https://", "AIRGLOW_THREADS", "`direct` or `tunnel`", "AIRGLOW_THREDS"] {
+            assert!(text.contains(part), "{text} should mention {part}");
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! DNS of an enrolled pod: packets in, packets out.
+//!
+//! Answers mesh names and asks the resolver that the pod asked for the rest, from the pod's own address. What a name means
+//! is `dns::answer`'s. DNS over TCP comes in as a captured connection to port 53.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ebpf::socket::{self, DnsQuery, DnsReplier, receive_query};
+use hickory_proto::op::{Message, MessageType, ResponseCode};
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
+use tokio::sync::{Semaphore, watch};
+
+use super::PodContext;
+use super::serve::{Phase, leaving};
+use crate::dns::answer::{Answer, answer, failure, udp_limit};
+
+/// Questions of one pod that wait for its resolver. A resolver answers within a second; a flood beyond this is dropped,
+/// as a resolver would.
+const MAX_FORWARDED: usize = 512;
+/// How long a resolver may take: clients ask again after five seconds themselves.
+const RESOLVER_WITHIN: Duration = Duration::from_secs(5);
+/// The largest UDP message.
+const MAX_MESSAGE: usize = 65_535;
+
+/// Answers until the pod leaves.
+pub(crate) async fn serve(context: Arc<PodContext>, listener: UdpSocket, mut phase: watch::Receiver<Phase>) {
+    let replier = match DnsReplier::open(&context.pod.netns) {
+        Ok(replier) => Arc::new(replier),
+        Err(error) => {
+            tracing::error!(pod = %context.pod.workload, %error, "can't answer DNS for the pod");
+            return;
+        }
+    };
+    let places = Arc::new(Semaphore::new(MAX_FORWARDED));
+    let mut buffer = vec![0; MAX_MESSAGE];
+    loop {
+        let received = tokio::select! {
+            received = listener.async_io(Interest::READABLE, || receive_query(listener.as_fd(), &mut buffer)) => received,
+            () = leaving(&mut phase) => return,
+        };
+        let query = match received {
+            Ok(query) => query,
+            Err(error) => {
+                tracing::debug!(pod = %context.pod.workload, %error, "a DNS packet can't be received");
+                continue;
+            }
+        };
+        let Some(packet) = buffer.get(..query.length) else { continue };
+        match decide(&context, packet).await {
+            Decision::Reply(bytes) => reply(&replier, &query, &bytes),
+            Decision::Drop => {}
+            Decision::Forward => {
+                let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
+                let (context, replier, packet) =
+                    (Arc::clone(&context), Arc::clone(&replier), packet.to_vec());
+                tokio::spawn(async move {
+                    match forward(&context, &query, &packet).await {
+                        Ok(bytes) => reply(&replier, &query, &bytes),
+                        Err(error) => {
+                            tracing::debug!(resolver = %query.resolver, %error, "the pod's resolver does not answer");
+                        }
+                    }
+                    drop(place);
+                });
+            }
+        }
+    }
+}
+
+fn reply(replier: &DnsReplier, query: &DnsQuery, bytes: &[u8]) {
+    if let Err(error) = replier.reply(query, bytes) {
+        tracing::debug!(client = %query.client, %error, "a DNS answer can't be sent");
+    }
+}
+
+/// What becomes of one packet.
+enum Decision {
+    Reply(Vec<u8>),
+    Forward,
+    Drop,
+}
+
+async fn decide(context: &PodContext, packet: &[u8]) -> Decision {
+    if context.pod.refused.is_some() {
+        return Decision::Drop;
+    }
+    // What we can't read is the resolver's to judge: it is passed on unchanged.
+    let Ok(question) = Message::from_vec(packet) else { return Decision::Forward };
+    if question.metadata.message_type != MessageType::Query {
+        return Decision::Drop;
+    }
+    let shared = &context.shared;
+    let known = shared.mesh.snapshot().workload(&context.pod.workload);
+    let Some(client) = known else { return Decision::Forward };
+    let answered = answer(&shared.mesh.snapshot(), &client, &shared.settings.cluster_domain, &question);
+    match answered {
+        Answer::Forward => Decision::Forward,
+        Answer::Reply(message) => encode(&message, udp_limit(&question))
+            .or_else(|| encode(&failure(&question, ResponseCode::ServFail), MAX_MESSAGE))
+            .map_or(Decision::Drop, Decision::Reply),
+    }
+}
+
+/// The message in at most `limit` bytes, truncated (with the bit that says so) if it has to be.
+fn encode(message: &Message, limit: usize) -> Option<Vec<u8>> {
+    let whole = message.to_vec().ok()?;
+    if whole.len() <= limit { Some(whole) } else { message.truncate().to_vec().ok() }
+}
+
+async fn forward(context: &PodContext, query: &DnsQuery, packet: &[u8]) -> io::Result<Vec<u8>> {
+    let resolver = resolver_of(query);
+    let socket = socket::to_resolver(&context.pod.netns, query.client.ip().to_canonical(), resolver)?;
+    socket.connect(&resolver.into())?;
+    let socket = UdpSocket::from_std(socket.into())?;
+    socket.send(packet).await?;
+    let mut answer = vec![0; MAX_MESSAGE];
+    let length = tokio::time::timeout(RESOLVER_WITHIN, socket.recv(&mut answer)).await??;
+    answer.truncate(length);
+    Ok(answer)
+}
+
+fn resolver_of(query: &DnsQuery) -> SocketAddr {
+    model::address::canonical(query.resolver)
+}

@@ -1,0 +1,194 @@
+//! Inbound HBONE: tunnels from other nodes to one of this node's pods.
+//!
+//! TLS -> who is the peer? -> CONNECT authority -> policy -> the application, which sees the client's real address. A
+//! tunnel reaches the pod whose listener it came in by, and nothing else.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use hbone::{Incoming, ServerConnection};
+use http::{HeaderMap, HeaderValue};
+use identity::peer_identity;
+use model::address::{AppAddr, ClientAddr, NetworkAddress, OriginalDst, canonical};
+use model::identity::Identity;
+use model::route;
+use model::workload::Workload;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::serve::Phase;
+use super::{PodContext, relay, upstream};
+use crate::baggage;
+use crate::flow::{Registered, Traffic};
+use crate::refusal::Refusal;
+use crate::tcp_info;
+use crate::telemetry::{Facts, Party, Reporter, Transport};
+
+/// Serves one tunnel until it ends, or until the pod's phase says that it must.
+pub(crate) async fn handle(
+    context: Arc<PodContext>,
+    tunnel: TcpStream,
+    client: SocketAddr,
+    mut phase: watch::Receiver<Phase>,
+) {
+    let client = ClientAddr(canonical(client));
+    let (mut connection, peer) = match accept(&context, tunnel).await {
+        Ok(accepted) => accepted,
+        Err(refusal) => {
+            let facts = facts(&context, client, None);
+            context.shared.telemetry.refused(&facts, &refusal);
+            return;
+        }
+    };
+    let peer = Arc::new(peer);
+    let mut streams = JoinSet::new();
+    loop {
+        tokio::select! {
+            incoming = connection.next() => match incoming {
+                Some(Ok(incoming)) => {
+                    let (context, peer) = (Arc::clone(&context), Arc::clone(&peer));
+                    streams.spawn(async move { serve(&context, incoming, client, &peer).await });
+                }
+                Some(Err(error)) => {
+                    tracing::debug!(%client, %peer, %error, "a tunnel ended");
+                    break;
+                }
+                None => break,
+            },
+            Some(ended) = streams.join_next() => report_panic(ended),
+            Ok(()) = phase.changed() => {
+                // The peer is told, and streams that race with the message are still answered.
+                if *phase.borrow_and_update() == Phase::Leaving {
+                    connection.drain();
+                }
+            }
+        }
+    }
+    while let Some(ended) = streams.join_next().await {
+        report_panic(ended);
+    }
+}
+
+fn report_panic(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        tracing::error!(%error, "a tunnel's stream ended by a fault of ours; please report it");
+    }
+}
+
+/// The TLS and HTTP/2 handshakes, and who the peer is.
+async fn accept(context: &PodContext, tunnel: TcpStream) -> Result<(ServerConnection, Identity), Refusal> {
+    let pod = &context.pod;
+    if let Some(reason) = &pod.refused {
+        return Err(Refusal::PodRefused(reason.clone()));
+    }
+    let certificate = upstream::certificate(context).await?;
+    let from = tunnel.peer_addr().map_err(Refusal::Relay)?;
+    let accepted = hbone::accept(tunnel, certificate.server_config(), &upstream::SERVER_LIMITS).await;
+    let (connection, chain) =
+        accepted.map_err(|error| Refusal::Tunnel { to: from, reason: error.to_string() })?;
+    let peer = peer_identity(&chain)?;
+    Ok((connection, peer))
+}
+
+/// One CONNECT, from its authority to its last byte.
+async fn serve(context: &PodContext, incoming: Incoming, client: ClientAddr, peer: &Identity) {
+    let telemetry = &context.shared.telemetry;
+    let mut facts = facts(context, client, Some(peer));
+    facts.authority = Some(incoming.authority.as_str().into());
+    let app = match destination(context, incoming.authority.as_str(), &mut facts).await {
+        Ok(app) => app,
+        Err(refusal) => {
+            telemetry.refused(&facts, &refusal);
+            incoming.refuse(refusal.status());
+            return;
+        }
+    };
+    facts.app = app;
+    facts.dialled = OriginalDst(app.0);
+    match connect(context, facts.clone()).await {
+        Ok((flow, server)) => {
+            telemetry.opened(&flow);
+            let stream = match incoming.accept(answer(&flow)) {
+                Ok(stream) => stream,
+                // The peer gave up while the application was being connected to.
+                Err(error) => {
+                    let outcome = Err(Refusal::Relay(io::Error::other(error)));
+                    return telemetry.closed(&flow, &outcome, None);
+                }
+            };
+            let outcome = tokio::select! {
+                biased;
+                ending = flow.ended() => Err(ending.into()),
+                outcome = upstream::relay(&server, stream, &flow.traffic, upstream::End::Server) => outcome,
+            };
+            telemetry.closed(&flow, &outcome, tcp_info::of(&server));
+            if outcome.is_err() {
+                relay::reset(&server);
+            }
+        }
+        Err(refusal) => {
+            telemetry.refused(&facts, &refusal);
+            incoming.refuse(refusal.status());
+        }
+    }
+}
+
+/// Where the application is that the authority names: always this pod.
+async fn destination(context: &PodContext, authority: &str, facts: &mut Facts) -> Result<AppAddr, Refusal> {
+    let shared = &context.shared;
+    let pod = &context.pod;
+    let workload: Option<Arc<Workload>> = shared.mesh.local_workload(&pod.workload).await;
+    let workload = workload.ok_or_else(|| Refusal::WorkloadUnknown(pod.workload.clone()))?;
+    facts.destination.workload = Some(Arc::clone(&workload));
+    let local = pod.addresses.first().copied().unwrap_or(facts.client.0.ip());
+    let parsed = authority.parse().map_err(Refusal::NotAnAuthority)?;
+    Ok(route::inbound_authority(&shared.mesh.snapshot(), &workload, local, &parsed)?)
+}
+
+async fn connect(context: &PodContext, facts: Facts) -> Result<(Registered, TcpStream), Refusal> {
+    let shared = &context.shared;
+    let traffic = Arc::new(Traffic::default());
+    let (flow, verdict) = shared.flows.admit(&shared.mesh, &context.pod.workload, facts, traffic);
+    let server = upstream::to_app(context, &context.pod, &verdict?).await?;
+    Ok((flow, server))
+}
+
+/// What a 200 says: who answered.
+fn answer(flow: &Registered) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    if let Some(workload) = &flow.facts.destination.workload
+        && let Ok(value) = HeaderValue::from_str(&baggage::of(workload))
+    {
+        headers.insert(baggage::HEADER, value);
+    }
+    headers
+}
+
+fn facts(context: &PodContext, client: ClientAddr, peer: Option<&Identity>) -> Facts {
+    let mesh = context.shared.mesh.snapshot();
+    let source = NetworkAddress { network: context.shared.settings.network.clone(), ip: client.0.ip() };
+    let workload = mesh.workload_by_address(&source);
+    // A workload that is not who the peer has proven to be is another one that had the address before or after.
+    let workload = workload.filter(|workload| peer.is_none_or(|peer| workload.identity == *peer));
+    let local = context.pod.addresses.first().copied().unwrap_or(client.0.ip());
+    Facts {
+        reporter: Reporter::Destination,
+        transport: Transport::Hbone,
+        source: Party { workload, identity: peer.cloned() },
+        destination: Party {
+            workload: mesh.workload(&context.pod.workload),
+            identity: Some(context.pod.identity.clone()),
+        },
+        client,
+        dialled: OriginalDst(SocketAddr::new(local, 0)),
+        app: AppAddr(SocketAddr::new(local, 0)),
+        authority: None,
+        service: None,
+        pod: context.pod.uid.clone(),
+        generation: context.pod.generation,
+    }
+}

@@ -1,0 +1,221 @@
+//! Outbound: a captured connection of one of this node's pods, from the dialled address to whoever answers.
+//!
+//! who is the source -> where does it go -> {in process | HBONE | plain TCP | refuse}. A connect that fails before a byte
+//! was sent is tried again on another endpoint. Decides nothing about policy: that is the destination's.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use model::address::{AppAddr, ClientAddr, NetworkAddress, OriginalDst, canonical};
+use model::route::{self, Query, Route, Target};
+use model::workload::{TunnelProtocol, Workload, WorkloadUid};
+use tokio::net::TcpStream;
+
+use super::{OWN_PORTS, PodContext, local, relay, upstream};
+use crate::flow::{Registered, Traffic};
+use crate::refusal::Refusal;
+use crate::tcp_info;
+use crate::telemetry::{Facts, Party, Reporter, Transport};
+
+/// Endpoints tried for one connection: two that fail are bad luck, three are an outage that a fourth won't mend.
+const ATTEMPTS: usize = 3;
+
+/// Carries one captured connection to its end and reports it.
+pub(crate) async fn handle(context: Arc<PodContext>, app: TcpStream, client: SocketAddr) {
+    let Ok(dialled) = app.local_addr() else { return };
+    let dialled = OriginalDst(canonical(dialled));
+    let client = ClientAddr(canonical(client));
+    let mut attempt =
+        Attempt { context: &context, client, dialled, facts: unknown(&context, client, dialled) };
+    match attempt.connect().await {
+        Ok(connected) => connected.run(&context, app).await,
+        Err(refusal) => {
+            context.shared.telemetry.refused(&attempt.facts, &refusal);
+            relay::reset(&app);
+        }
+    }
+}
+
+/// A connection that has somewhere to go.
+enum Connected {
+    /// To another pod of this node, judged by its policies.
+    Local(local::Local),
+    /// Plain TCP.
+    Plain(Registered, TcpStream, Option<super::balance::Outstanding>),
+    /// Through a tunnel.
+    Tunnel(Registered, hbone::Stream, super::balance::Outstanding),
+}
+
+impl Connected {
+    async fn run(self, context: &PodContext, mut app: TcpStream) {
+        let telemetry = &context.shared.telemetry;
+        match self {
+            Self::Local(local) => local.run(telemetry, app).await,
+            Self::Plain(flow, mut server, _outstanding) => {
+                let outcome = tokio::select! {
+                    biased;
+                    ending = flow.ended() => Err(ending.into()),
+                    outcome = relay::relay(&mut app, &mut server, &flow.traffic) => outcome.map_err(Refusal::Relay),
+                };
+                if outcome.is_err() {
+                    relay::reset(&server);
+                    relay::reset(&app);
+                }
+                telemetry.closed(&flow, &outcome, tcp_info::of(&server));
+            }
+            Self::Tunnel(flow, stream, _outstanding) => {
+                let outcome = tokio::select! {
+                    biased;
+                    ending = flow.ended() => Err(ending.into()),
+                    outcome = upstream::relay(&app, stream, &flow.traffic, upstream::End::Client) => outcome,
+                };
+                if outcome.is_err() {
+                    relay::reset(&app);
+                }
+                telemetry.closed(&flow, &outcome, tcp_info::of(&app));
+            }
+        }
+    }
+}
+
+/// One connection on its way to a destination; `facts` grow as it is understood.
+struct Attempt<'a> {
+    context: &'a Arc<PodContext>,
+    client: ClientAddr,
+    dialled: OriginalDst,
+    facts: Facts,
+}
+
+impl Attempt<'_> {
+    async fn connect(&mut self) -> Result<Connected, Refusal> {
+        let pod = &self.context.pod;
+        if let Some(reason) = &pod.refused {
+            return Err(Refusal::PodRefused(reason.clone()));
+        }
+        let OriginalDst(dialled) = self.dialled;
+        if pod.owns(dialled.ip()) || dialled.ip().is_loopback() {
+            // Nothing of this kind is captured: somebody dialled the listener itself.
+            return Err(Refusal::OwnPort(dialled));
+        }
+        let shared = &self.context.shared;
+        let source = shared.mesh.local_workload(&pod.workload).await;
+        let source = source.ok_or_else(|| Refusal::WorkloadUnknown(pod.workload.clone()))?;
+        self.facts.source.workload = Some(Arc::clone(&source));
+        self.look_up().await?;
+        let mut tried: Vec<WorkloadUid> = Vec::new();
+        loop {
+            let query = Query { source: &source, dst: self.dialled, exclude: &tried };
+            let route = route::outbound(&shared.mesh.snapshot(), query, &mut self.context.balance.clone())?;
+            let (target, waypoint) = match route {
+                Route::Passthrough(to) => return self.passthrough(to).await,
+                Route::Waypoint(target) => (target, true),
+                Route::Workload(target) => (target, false),
+            };
+            let endpoint = target.workload.uid.clone();
+            let more = target.alternatives && tried.len() + 1 < ATTEMPTS;
+            match self.reach(target, waypoint).await {
+                Ok(connected) => {
+                    self.context.balance.succeeded(&endpoint);
+                    return Ok(connected);
+                }
+                Err(refusal) if refusal.is_endpoints_fault() => {
+                    self.context.balance.failed(&endpoint);
+                    if !more {
+                        return Err(refusal);
+                    }
+                    tracing::debug!(%endpoint, %refusal, "trying another endpoint");
+                    tried.push(endpoint);
+                }
+                Err(refusal) => return Err(refusal),
+            }
+        }
+    }
+
+    /// In on-demand mode, asks the controller for an address that is not known yet.
+    async fn look_up(&self) -> Result<(), Refusal> {
+        let shared = &self.context.shared;
+        let Some(demand) = &shared.demand else { return Ok(()) };
+        let address = NetworkAddress { network: shared.settings.network.clone(), ip: self.dialled.0.ip() };
+        let known = {
+            let mesh = shared.mesh.snapshot();
+            mesh.service_by_vip(&address.network, address.ip, &self.context.pod.identity.namespace).is_some()
+                || mesh.workload_by_address(&address).is_some()
+        };
+        if known {
+            return Ok(());
+        }
+        let asked = demand.lookup(api::type_url::ADDRESS, &address.to_string()).await;
+        asked.map_err(|error| Refusal::Tunnel {
+            to: self.dialled.0,
+            reason: format!("discovery does not answer: {error}"),
+        })
+    }
+
+    /// Out of the mesh: plain TCP to the address that was dialled.
+    async fn passthrough(&mut self, to: SocketAddr) -> Result<Connected, Refusal> {
+        let server = upstream::plain(self.context, self.client, to).await?;
+        let flow = self.open(AppAddr(to));
+        Ok(Connected::Plain(flow, server, None))
+    }
+
+    async fn reach(&mut self, target: Target, waypoint: bool) -> Result<Connected, Refusal> {
+        self.describe(&target);
+        let context = self.context;
+        if OWN_PORTS.contains(&target.app.0.port()) && !waypoint {
+            return Err(Refusal::OwnPort(target.app.0));
+        }
+        let outstanding = context.balance.connecting(&target.workload.uid);
+        let here = !waypoint && !context.shared.settings.force_tunnel;
+        if let Some(destination) = here.then(|| context.shared.pods.get(&target.workload.uid)).flatten() {
+            self.facts.transport = Transport::Local;
+            let local = local::connect(context, destination, self.facts.clone(), outstanding).await?;
+            return Ok(Connected::Local(local));
+        }
+        match target.tunnel {
+            TunnelProtocol::Hbone => {
+                self.facts.transport = Transport::Hbone;
+                self.facts.authority = Some(target.authority.as_str().into());
+                let (stream, found) = upstream::open(context, &target, &self.facts).await?;
+                self.facts.destination.identity = Some(found);
+                let flow = self.open(target.app);
+                Ok(Connected::Tunnel(flow, stream, outstanding))
+            }
+            TunnelProtocol::None => {
+                self.facts.transport = Transport::Plaintext;
+                let server = upstream::plain(context, self.client, target.app.0).await?;
+                let flow = self.open(target.app);
+                Ok(Connected::Plain(flow, server, Some(outstanding)))
+            }
+        }
+    }
+
+    fn describe(&mut self, target: &Target) {
+        self.facts.destination = Party { workload: Some(Arc::clone(&target.workload)), identity: None };
+        self.facts.service.clone_from(&target.service);
+        self.facts.app = target.app;
+    }
+
+    fn open(&mut self, app: AppAddr) -> Registered {
+        self.facts.app = app;
+        let flow = self.context.shared.flows.open(self.facts.clone(), Arc::new(Traffic::default()));
+        self.context.shared.telemetry.opened(&flow);
+        flow
+    }
+}
+
+fn unknown(context: &PodContext, client: ClientAddr, dialled: OriginalDst) -> Facts {
+    let workload: Option<Arc<Workload>> = None;
+    Facts {
+        reporter: Reporter::Source,
+        transport: Transport::Plaintext,
+        source: Party { workload, identity: Some(context.pod.identity.clone()) },
+        destination: Party::default(),
+        client,
+        dialled,
+        app: AppAddr(dialled.0),
+        authority: None,
+        service: None,
+        pod: context.pod.uid.clone(),
+        generation: context.pod.generation,
+    }
+}

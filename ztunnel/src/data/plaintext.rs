@@ -1,0 +1,83 @@
+//! Plaintext inbound: a connection into an enrolled pod from outside the mesh.
+//!
+//! Policy sees no identity, so a policy that asks for one refuses it. The application sees the client's real address.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use model::address::{AppAddr, ClientAddr, NetworkAddress, OriginalDst, canonical};
+use tokio::net::TcpStream;
+
+use super::{OWN_PORTS, PodContext, relay, upstream};
+use crate::flow::{Registered, Traffic};
+use crate::refusal::Refusal;
+use crate::tcp_info;
+use crate::telemetry::{Facts, Party, Reporter, Transport};
+
+/// Carries one connection to the application and reports it.
+pub(crate) async fn handle(context: Arc<PodContext>, mut outside: TcpStream, client: SocketAddr) {
+    let Ok(dialled) = outside.local_addr() else { return };
+    let facts = facts(&context, ClientAddr(canonical(client)), OriginalDst(canonical(dialled)));
+    let telemetry = &context.shared.telemetry;
+    match connect(&context, &facts).await {
+        Ok((flow, mut server)) => {
+            telemetry.opened(&flow);
+            let outcome = tokio::select! {
+                biased;
+                ending = flow.ended() => Err(ending.into()),
+                outcome = relay::relay(&mut outside, &mut server, &flow.traffic) => outcome.map_err(Refusal::Relay),
+            };
+            telemetry.closed(&flow, &outcome, tcp_info::of(&outside));
+            if outcome.is_err() {
+                relay::reset(&outside);
+            }
+        }
+        Err(refusal) => {
+            telemetry.refused(&facts, &refusal);
+            relay::reset(&outside);
+        }
+    }
+}
+
+async fn connect(context: &PodContext, facts: &Facts) -> Result<(Registered, TcpStream), Refusal> {
+    let pod = &context.pod;
+    if let Some(reason) = &pod.refused {
+        return Err(Refusal::PodRefused(reason.clone()));
+    }
+    let OriginalDst(dialled) = facts.dialled;
+    if !pod.owns(dialled.ip()) || OWN_PORTS.contains(&dialled.port()) {
+        return Err(Refusal::OwnPort(dialled));
+    }
+    let shared = &context.shared;
+    shared
+        .mesh
+        .local_workload(&pod.workload)
+        .await
+        .ok_or_else(|| Refusal::WorkloadUnknown(pod.workload.clone()))?;
+    let traffic = Arc::new(Traffic::default());
+    let (flow, verdict) = shared.flows.admit(&shared.mesh, &pod.workload, facts.clone(), traffic);
+    let server = upstream::to_app(context, pod, &verdict?).await?;
+    Ok((flow, server))
+}
+
+fn facts(context: &PodContext, client: ClientAddr, dialled: OriginalDst) -> Facts {
+    let mesh = context.shared.mesh.snapshot();
+    let source = NetworkAddress { network: context.shared.settings.network.clone(), ip: client.0.ip() };
+    Facts {
+        reporter: Reporter::Destination,
+        transport: Transport::Plaintext,
+        // The address tells whom dashboards should show; it proves nothing, so there is no identity.
+        source: Party { workload: mesh.workload_by_address(&source), identity: None },
+        destination: Party {
+            workload: mesh.workload(&context.pod.workload),
+            identity: Some(context.pod.identity.clone()),
+        },
+        client,
+        dialled,
+        app: AppAddr(dialled.0),
+        authority: None,
+        service: None,
+        pod: context.pod.uid.clone(),
+        generation: context.pod.generation,
+    }
+}

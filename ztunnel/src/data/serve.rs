@@ -1,0 +1,136 @@
+//! Serves one pod on one thread: accepts from its listeners and runs a task per connection.
+//!
+//! Bounds how many connections a pod may have here, and ends them in the order that a leaving pod or process needs.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::{PodContext, inbound, outbound, plaintext, relay};
+use crate::refusal::Refusal;
+
+/// Connections of one kind that one pod may have open on one thread. Each costs two descriptors and a few KiB while idle;
+/// sixteen thousand are more than an address pair's ports allow to most peers, and bound what a flood can take.
+const MAX_CONNECTIONS: usize = 16_384;
+/// Pause after a failed accept: descriptors have run out, and only connections that end bring them back.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(20);
+
+/// How long connections that are cut may take to report their end.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// Where a pod's service on this thread stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Accepting.
+    Serving,
+    /// Not accepting any more; what is open may finish, tunnels are told to go away.
+    Leaving,
+    /// Everything ends now.
+    Cut,
+}
+
+/// Resolves when the pod is not served any more. A phase that nobody can change any more ends it too.
+pub(crate) async fn leaving(phase: &mut watch::Receiver<Phase>) {
+    let _ = phase.wait_for(|phase| *phase != Phase::Serving).await;
+}
+
+/// Resolves when everything must end now.
+async fn cut(phase: &mut watch::Receiver<Phase>) {
+    let _ = phase.wait_for(|phase| *phase == Phase::Cut).await;
+}
+
+/// The sockets of one pod on one thread.
+#[derive(Debug)]
+pub(crate) struct Listeners {
+    pub(crate) outbound: TcpListener,
+    pub(crate) plaintext: TcpListener,
+    pub(crate) hbone: TcpListener,
+}
+
+/// Serves until the phase is `Cut`, or `Leaving` and the last connection has ended.
+pub(crate) async fn serve(context: Arc<PodContext>, listeners: Listeners, phase: watch::Receiver<Phase>) {
+    let hbone_phase = phase.clone();
+    let hbone = |context, stream, client| inbound::handle(context, stream, client, hbone_phase.clone());
+    tokio::join!(
+        accept(&context, listeners.outbound, phase.clone(), outbound::handle),
+        accept(&context, listeners.plaintext, phase.clone(), plaintext::handle),
+        accept(&context, listeners.hbone, phase.clone(), hbone),
+    );
+}
+
+async fn accept<F>(
+    context: &Arc<PodContext>,
+    listener: TcpListener,
+    mut phase: watch::Receiver<Phase>,
+    handle: impl Fn(Arc<PodContext>, TcpStream, SocketAddr) -> F,
+) where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, client)) => {
+                    if connections.len() >= MAX_CONNECTIONS {
+                        tracing::warn!(pod = %context.pod.workload, %client, refusal = %Refusal::Overload(MAX_CONNECTIONS), "connection refused");
+                        relay::reset(&stream);
+                    } else if prepare(&stream, context).is_ok() {
+                        connections.spawn(handle(Arc::clone(context), stream, client));
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(pod = %context.pod.workload, %error, "can't accept a connection");
+                    tokio::time::sleep(ACCEPT_BACKOFF).await;
+                }
+            },
+            Some(ended) = connections.join_next() => surface(ended),
+            () = leaving(&mut phase) => break,
+        }
+    }
+    // Closing a listener resets what is in its queue unless another socket of its group takes it over
+    // (tcp_migrate_req); a successor's listener does, and a pod that leaves gets no new connections any more.
+    drop(listener);
+    loop {
+        tokio::select! {
+            ended = connections.join_next() => match ended {
+                Some(ended) => surface(ended),
+                None => return,
+            },
+            () = cut(&mut phase) => break,
+        }
+    }
+    // Each connection ends by itself and is reported; one that is still being made is dropped.
+    context.shared.flows.cut(context.pod.generation, "its pod left the mesh or ztunnel stopped");
+    let all = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(LAST_WORDS, all).await.is_err() {
+        connections.shutdown().await;
+    }
+}
+
+/// What every accepted socket gets: no delay for small writes, and keepalive so that a vanished peer is noticed.
+fn prepare(stream: &TcpStream, context: &PodContext) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    socket.set_tcp_keepalive(&super::upstream::KEEPALIVE)?;
+    if let Some(name) = &context.shared.settings.local_congestion {
+        // Unavailable algorithms keep the host's default; it was checked and reported at start.
+        let _ = socket.set_tcp_congestion(name.as_bytes());
+    }
+    Ok(())
+}
+
+/// A panic in a connection's task is our fault and must be seen; an aborted one was asked for.
+fn surface(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        tracing::error!(%error, "a connection ended by a fault of ours; please report it");
+    }
+}

@@ -1,0 +1,167 @@
+//! The data threads: one single-threaded runtime each, told by the manager which pods to serve.
+//!
+//! Owns the threads and their command queues; what is served how is `serve`'s.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::TcpListener as StdListener;
+use std::sync::Arc;
+use std::thread;
+
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+
+use super::balance::Balance;
+use super::serve::{self, Listeners, Phase};
+use super::{PodContext, Shared, dns, upstream};
+use crate::pod::Pod;
+
+/// Commands under way to one thread: a node's pods all at once.
+const COMMANDS: usize = 1024;
+
+/// The sockets of one pod for one thread, made by the manager in the pod's namespace.
+#[derive(Debug)]
+pub(crate) struct Sockets {
+    pub(crate) outbound: StdListener,
+    pub(crate) plaintext: StdListener,
+    pub(crate) hbone: StdListener,
+    /// Only one thread answers DNS.
+    pub(crate) dns: Option<std::net::UdpSocket>,
+}
+
+/// What the manager tells a thread.
+#[derive(Debug)]
+enum Command {
+    Serve(Arc<Pod>, Sockets),
+    /// Stop accepting for one pod, or for all of them; answered when the last connection has ended.
+    Leave(Option<u64>, oneshot::Sender<()>),
+    /// End everything of one pod, or of all of them.
+    Cut(Option<u64>),
+}
+
+/// A handle on one thread.
+#[derive(Clone, Debug)]
+pub(crate) struct Thread {
+    commands: mpsc::Sender<Command>,
+}
+
+impl Thread {
+    /// Starts thread number `index`.
+    pub(crate) fn start(index: usize, shared: Arc<Shared>) -> io::Result<Self> {
+        let (commands, received) = mpsc::channel(COMMANDS);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        thread::Builder::new()
+            .name(format!("data-{index}"))
+            .spawn(move || runtime.block_on(run(shared, received)))?;
+        Ok(Self { commands })
+    }
+
+    /// Begins to serve a pod, in addition to what is served of it already.
+    pub(crate) async fn serve(&self, pod: Arc<Pod>, sockets: Sockets) {
+        self.send(Command::Serve(pod, sockets)).await;
+    }
+
+    /// Stops accepting for a pod, by its generation (`None`: for all). The receiver resolves when the last connection has ended.
+    pub(crate) async fn leave(&self, pod: Option<u64>) -> oneshot::Receiver<()> {
+        let (done, ended) = oneshot::channel();
+        self.send(Command::Leave(pod, done)).await;
+        ended
+    }
+
+    /// Ends every connection of a pod, by its generation (`None`: of all).
+    pub(crate) async fn cut(&self, pod: Option<u64>) {
+        self.send(Command::Cut(pod)).await;
+    }
+
+    async fn send(&self, command: Command) {
+        // A thread ends only with the process; a command that finds none has nothing left to act on.
+        let _ = self.commands.send(command).await;
+    }
+}
+
+/// One pod's service on this thread.
+struct Served {
+    pod: Arc<Pod>,
+    phase: watch::Sender<Phase>,
+}
+
+async fn run(shared: Arc<Shared>, mut commands: mpsc::Receiver<Command>) {
+    let balance = Balance::default();
+    let mut served: HashMap<u64, Served> = HashMap::new();
+    let mut tasks: JoinSet<u64> = JoinSet::new();
+    let mut next = 0_u64;
+    loop {
+        tokio::select! {
+            command = commands.recv() => match command {
+                None => return,
+                Some(Command::Serve(pod, sockets)) => {
+                    next += 1;
+                    let (phase, watched) = watch::channel(Phase::Serving);
+                    served.insert(next, Served { pod: Arc::clone(&pod), phase });
+                    let context = PodContext {
+                        shared: Arc::clone(&shared),
+                        pod,
+                        balance: balance.clone(),
+                        tunnels: upstream::Tunnels::new(),
+                    };
+                    let key = next;
+                    tasks.spawn(async move {
+                        start(Arc::new(context), sockets, watched).await;
+                        key
+                    });
+                }
+                Some(Command::Leave(pod, done)) => {
+                    let phases = of(&served, pod).map(|served| served.phase.clone()).collect::<Vec<_>>();
+                    for phase in &phases {
+                        phase.send_if_modified(|phase| std::mem::replace(phase, Phase::Leaving) == Phase::Serving);
+                    }
+                    tokio::spawn(async move {
+                        for phase in phases {
+                            phase.closed().await;
+                        }
+                        let _ = done.send(());
+                    });
+                }
+                Some(Command::Cut(pod)) => {
+                    for served in of(&served, pod) {
+                        served.phase.send_replace(Phase::Cut);
+                    }
+                }
+            },
+            Some(ended) = tasks.join_next() => match ended {
+                Ok(key) => drop(served.remove(&key)),
+                Err(error) => tracing::error!(%error, "a pod's service ended by a fault of ours; please report it"),
+            },
+        }
+    }
+}
+
+fn of(served: &HashMap<u64, Served>, pod: Option<u64>) -> impl Iterator<Item = &Served> {
+    served.values().filter(move |served| pod.is_none_or(|generation| served.pod.generation == generation))
+}
+
+async fn start(context: Arc<PodContext>, sockets: Sockets, phase: watch::Receiver<Phase>) {
+    let converted = (|| {
+        let listeners = Listeners {
+            outbound: TcpListener::from_std(sockets.outbound)?,
+            plaintext: TcpListener::from_std(sockets.plaintext)?,
+            hbone: TcpListener::from_std(sockets.hbone)?,
+        };
+        io::Result::Ok((listeners, sockets.dns.map(UdpSocket::from_std).transpose()?))
+    })();
+    let (listeners, dns) = match converted {
+        Ok(converted) => converted,
+        Err(error) => {
+            tracing::error!(pod = %context.pod.workload, %error, "can't serve the pod on this thread");
+            return;
+        }
+    };
+    let serving = serve::serve(Arc::clone(&context), listeners, phase.clone());
+    match dns {
+        Some(socket) => {
+            tokio::join!(serving, dns::serve(Arc::clone(&context), socket, phase));
+        }
+        None => serving.await,
+    }
+}

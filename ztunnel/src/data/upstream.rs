@@ -1,0 +1,234 @@
+//! Sockets and tunnels towards the other end.
+//!
+//! Towards the network: in the source pod's namespace, with its address, so that the CNI's routes and NetworkPolicies see
+//! the pod. Towards an application: with the client's address, and only with a permit. Chooses no destination.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use ebpf::socket;
+use hbone::{
+    ClientLimits, ClientTls, Connect, DialError, Driver, Opener, Pool, PoolLimits, Progress, ServerLimits,
+    Stream,
+};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use identity::{Certificate, peer_identity};
+use model::address::ClientAddr;
+use model::identity::Identity;
+use model::policy::Permit;
+use model::route::Target;
+use parking_lot::Mutex;
+use socket2::{Socket, TcpKeepalive};
+use std::sync::Arc;
+use tokio::net::{TcpSocket, TcpStream};
+
+use super::{CONNECT_TIMEOUT, PodContext};
+use crate::baggage;
+use crate::flow::Traffic;
+use crate::pod::Pod;
+use crate::refusal::Refusal;
+use crate::telemetry::Facts;
+
+/// Noticed within twelve minutes that a peer vanished without a word, which is what Istio's users are used to.
+pub(crate) static KEEPALIVE: LazyLock<TcpKeepalive> = LazyLock::new(|| {
+    let interval = Duration::from_secs(60);
+    TcpKeepalive::new().with_time(Duration::from_secs(180)).with_interval(interval).with_retries(9)
+});
+
+/// The limits of tunnels that we accept.
+pub(crate) static SERVER_LIMITS: LazyLock<ServerLimits> = LazyLock::new(ServerLimits::default);
+static CLIENT_LIMITS: LazyLock<ClientLimits> = LazyLock::new(ClientLimits::default);
+
+const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// Which tunnel a stream may share: same far end, same expectation of who that is, same proof of who we are. A renewed
+/// certificate makes new tunnels; those made with the old one end when they are idle.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Peer {
+    address: SocketAddr,
+    identities: Vec<Identity>,
+    certificate: String,
+}
+
+/// The tunnels of one pod on one thread.
+pub(crate) struct Tunnels {
+    pool: Pool<Peer>,
+    /// Who answered, for peers that may be one of several.
+    found: Mutex<HashMap<SocketAddr, Identity>>,
+}
+
+impl std::fmt::Debug for Tunnels {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Tunnels")
+    }
+}
+
+impl Tunnels {
+    pub(crate) fn new() -> Self {
+        Self { pool: Pool::new(&PoolLimits::default()), found: Mutex::default() }
+    }
+
+    fn answered(&self, target: &Target) -> Identity {
+        match target.identities.as_slice() {
+            [only] => only.clone(),
+            _ => self.found.lock().get(&target.peer.0).unwrap_or(&target.workload.identity).clone(),
+        }
+    }
+}
+
+/// The certificate of the pod, waiting a bounded time for the CA if there is none yet.
+pub(crate) async fn certificate(context: &PodContext) -> Result<Arc<Certificate>, Refusal> {
+    let identity = &context.pod.identity;
+    if let Some(certificate) = context.shared.certificates.current(identity) {
+        return Ok(certificate);
+    }
+    let certificate = context.shared.certificates.get(identity).await;
+    certificate
+        .map_err(|error| Refusal::Certificate { identity: identity.clone(), reason: error.to_string() })
+}
+
+/// A stream to `target` in a tunnel that it may share, and who answers at the tunnel's end.
+pub(crate) async fn open(
+    context: &Arc<PodContext>,
+    target: &Target,
+    facts: &Facts,
+) -> Result<(Stream, Identity), Refusal> {
+    let certificate = certificate(context).await?;
+    let address = target.peer.0;
+    let peer =
+        Peer { address, identities: target.identities.clone(), certificate: certificate.serial.clone() };
+    let connect =
+        Connect { authority: target.authority.clone(), headers: headers(facts), ..Connect::default() };
+    let dial = || dial(Arc::clone(context), peer.clone(), facts.client, certificate);
+    let opened = context.tunnels.pool.open(&peer, connect, dial).await;
+    let stream = opened.map_err(|error| Refusal::Tunnel { to: address, reason: error.to_string() })?;
+    Ok((stream, context.tunnels.answered(target)))
+}
+
+/// A new tunnel: TCP from the pod's namespace, mutual TLS, and a look at who answered.
+async fn dial(
+    context: Arc<PodContext>,
+    peer: Peer,
+    client: ClientAddr,
+    certificate: Arc<Certificate>,
+) -> Result<(Opener, Driver), DialError> {
+    let tcp = plain(&context, client, peer.address).await.map_err(DialError::rejected)?;
+    hbone::socket::prepare(&tcp)?;
+    // The name is not sent and not checked: who may answer is decided by identity, below.
+    let tls = ClientTls { config: certificate.client_config(), server_name: peer.address.ip().into() };
+    let (opener, driver, chain) = hbone::connect(tcp, tls, &CLIENT_LIMITS).await?;
+    let found = peer_identity(&chain).map_err(DialError::rejected)?;
+    if !peer.identities.contains(&found) {
+        let stranger = Refusal::Stranger { to: peer.address, expected: peer.identities, found };
+        return Err(DialError::rejected(stranger));
+    }
+    if peer.identities.len() > 1 {
+        context.tunnels.found.lock().insert(peer.address, found);
+    }
+    Ok((opener, driver))
+}
+
+/// What a CONNECT says beside its authority: for the peer's telemetry, never for its decisions.
+fn headers(facts: &Facts) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(3);
+    let source = facts.source.workload.as_deref().map(baggage::of).unwrap_or_default();
+    let host = facts.service.as_deref().map(|service| format!(";host={}", service.id.hostname));
+    let forwarded = format!("for=\"{}\"{}", facts.client, host.unwrap_or_default());
+    let trace =
+        format!("00-{:016x}{:016x}-{:016x}-00", fastrand::u64(1..), fastrand::u64(..), fastrand::u64(1..));
+    for (name, value) in
+        [(HeaderName::from_static(baggage::HEADER), source), (FORWARDED, forwarded), (TRACEPARENT, trace)]
+    {
+        // Names from discovery that no header can carry are left out: the peer needs none of this.
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            headers.insert(name, value);
+        }
+    }
+    headers
+}
+
+/// Plain TCP from the pod's namespace to the network.
+pub(crate) async fn plain(
+    context: &PodContext,
+    client: ClientAddr,
+    to: SocketAddr,
+) -> Result<TcpStream, Refusal> {
+    let made = socket::to_network(&context.pod.netns, client.0.ip(), to);
+    connect(made, to).await.map_err(|error| Refusal::Connect { to, error })
+}
+
+/// TCP to the application that policy permitted, with the client's address.
+pub(crate) async fn to_app(context: &PodContext, pod: &Pod, permit: &Permit) -> Result<TcpStream, Refusal> {
+    let connection = permit.connection();
+    let to = connection.app.0;
+    let made = socket::to_app(&pod.netns, connection.client.0.ip(), to);
+    if let (Ok(socket), Some(name)) = (&made, &context.shared.settings.local_congestion) {
+        // An algorithm that this kernel lacks was reported at start.
+        let _ = socket.set_tcp_congestion(name.as_bytes());
+    }
+    connect(made, to).await.map_err(|error| Refusal::Connect { to, error })
+}
+
+async fn connect(socket: io::Result<Socket>, to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = socket?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&KEEPALIVE)?;
+    let connecting = TcpSocket::from_std_stream(socket.into()).connect(to);
+    match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+        Ok(connected) => connected,
+        Err(_) => {
+            let text =
+                format!("no answer within {} s; does a NetworkPolicy drop it?", CONNECT_TIMEOUT.as_secs());
+            Err(io::Error::new(io::ErrorKind::TimedOut, text))
+        }
+    }
+}
+
+/// Copies between an application and a stream; `outbound` says which of the two opened the connection.
+pub(crate) async fn relay(
+    app: &TcpStream,
+    stream: Stream,
+    traffic: &Traffic,
+    end: End,
+) -> Result<(), Refusal> {
+    let outcome = match end {
+        End::Client => hbone::relay(app, stream, &ClientEnd(traffic)).await,
+        End::Server => hbone::relay(app, stream, &ServerEnd(traffic)).await,
+    };
+    outcome.map_err(|error| Refusal::Relay(io::Error::other(error)))
+}
+
+/// Which end of the connection the application here is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum End {
+    Client,
+    Server,
+}
+
+struct ClientEnd<'a>(&'a Traffic);
+
+impl Progress for ClientEnd<'_> {
+    fn to_tunnel(&self, bytes: u64) {
+        self.0.add_to_server(bytes);
+    }
+
+    fn to_tcp(&self, bytes: u64) {
+        self.0.add_to_client(bytes);
+    }
+}
+
+struct ServerEnd<'a>(&'a Traffic);
+
+impl Progress for ServerEnd<'_> {
+    fn to_tunnel(&self, bytes: u64) {
+        self.0.add_to_client(bytes);
+    }
+
+    fn to_tcp(&self, bytes: u64) {
+        self.0.add_to_server(bytes);
+    }
+}

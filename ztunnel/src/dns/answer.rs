@@ -1,0 +1,204 @@
+//! What a DNS question of an enrolled pod is answered with: mesh names here, everything else by the pod's own resolver.
+//!
+//! A function of the question and the mesh snapshot. Owns no sockets and no cache.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, ResponseCode};
+use hickory_proto::rr::rdata::{A, AAAA, CNAME};
+use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
+use model::service::{IpFamilies, Service, Visibility};
+use model::store::Mesh;
+use model::workload::Workload;
+
+/// Half a minute, as cluster DNS serves: a service's address changes rarely, a headless service's endpoints do.
+const TTL_SECONDS: u32 = 30;
+/// What a client without EDNS can take over UDP (RFC 1035 4.2.1).
+const PLAIN_UDP: u16 = 512;
+/// The most that we say in one UDP datagram, whatever the client offers: what crosses any path unfragmented.
+const MOST_UDP: u16 = 1232;
+
+/// What becomes of a question.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// The reply.
+    Reply(Box<Message>),
+    /// Not a name of the mesh: ask the resolver that the pod asked.
+    Forward,
+}
+
+/// Answers `question`, asked by `client`, for a cluster whose domain is `domain` (`cluster.local`).
+pub(crate) fn answer(mesh: &Mesh, client: &Workload, domain: &str, question: &Message) -> Answer {
+    let [query] = question.queries.as_slice() else { return Answer::Forward };
+    if question.metadata.op_code != OpCode::Query || query.query_class != DNSClass::IN {
+        return Answer::Forward;
+    }
+    let family = match query.query_type {
+        RecordType::A => Family::V4,
+        RecordType::AAAA => Family::V6,
+        // Other types are the resolver's: it knows the cluster's SRV and PTR records.
+        _ => return Answer::Forward,
+    };
+    let asked = query.name.to_ascii().to_ascii_lowercase();
+    let asked = asked.trim_end_matches('.');
+    let Some(found) = find(mesh, client, domain, asked) else { return Answer::Forward };
+    let Some(addresses) = addresses(mesh, client, &found.service, family) else { return Answer::Forward };
+    let mut reply = reply_to(question);
+    let owner = match &found.canonical {
+        Some(host) => {
+            let Ok(target) = Name::from_ascii(format!("{host}.")) else { return Answer::Forward };
+            let cname = RData::CNAME(CNAME(target.clone()));
+            reply.answers.push(Record::from_rdata(query.name.clone(), TTL_SECONDS, cname));
+            target
+        }
+        None => query.name.clone(),
+    };
+    reply.answers.extend(addresses.into_iter().map(|address| {
+        let data = match address {
+            IpAddr::V4(ip) => RData::A(A(ip)),
+            IpAddr::V6(ip) => RData::AAAA(AAAA(ip)),
+        };
+        Record::from_rdata(owner.clone(), TTL_SECONDS, data)
+    }));
+    Answer::Reply(Box::new(reply))
+}
+
+/// A reply that says only that we could not help.
+pub(crate) fn failure(question: &Message, code: ResponseCode) -> Message {
+    let mut reply = reply_to(question);
+    reply.metadata.response_code = code;
+    reply.metadata.authoritative = false;
+    reply
+}
+
+/// How many bytes of reply the asker takes over UDP.
+pub(crate) fn udp_limit(question: &Message) -> usize {
+    let offered = question.edns.as_ref().map_or(PLAIN_UDP, Edns::max_payload);
+    usize::from(offered.clamp(PLAIN_UDP, MOST_UDP))
+}
+
+fn reply_to(question: &Message) -> Message {
+    let mut reply = Message::new(question.metadata.id, MessageType::Response, question.metadata.op_code);
+    reply.metadata.recursion_desired = question.metadata.recursion_desired;
+    reply.metadata.recursion_available = true;
+    reply.metadata.authoritative = true;
+    reply.queries = question.queries.clone();
+    if question.edns.is_some() {
+        let mut edns = Edns::new();
+        edns.set_max_payload(MOST_UDP);
+        reply.edns = Some(edns);
+    }
+    reply
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    fn has(self, ip: &IpAddr) -> bool {
+        (self == Self::V4) == ip.is_ipv4()
+    }
+
+    fn is_offered(self, families: IpFamilies) -> bool {
+        match families {
+            IpFamilies::Automatic | IpFamilies::Dual => true,
+            IpFamilies::V4 => self == Self::V4,
+            IpFamilies::V6 => self == Self::V6,
+        }
+    }
+}
+
+struct Found {
+    service: Arc<Service>,
+    /// The name without the search domain that the client's resolver appended; `None` when it was asked for as it is.
+    canonical: Option<String>,
+}
+
+/// The service that a name stands for: as asked, by Kubernetes' short forms, and with a search domain taken off again.
+fn find(mesh: &Mesh, client: &Workload, domain: &str, asked: &str) -> Option<Found> {
+    let namespace = client.namespace();
+    for host in expansions(asked, namespace, domain) {
+        if let Some(service) = visible(mesh, client, &host) {
+            return Some(Found { service, canonical: None });
+        }
+    }
+    let searched = [format!(".{namespace}.svc.{domain}"), format!(".svc.{domain}"), format!(".{domain}")];
+    for suffix in &searched {
+        let Some(stripped) = asked.strip_suffix(suffix.as_str()) else { continue };
+        if let Some(service) = visible(mesh, client, stripped) {
+            return Some(Found { service, canonical: Some(stripped.to_owned()) });
+        }
+    }
+    wildcard(mesh, client, asked)
+}
+
+/// `cart`, `cart.shop` and `cart.shop.svc` stand for `cart.shop.svc.cluster.local`.
+fn expansions(asked: &str, namespace: &str, domain: &str) -> Vec<String> {
+    let mut hosts = vec![asked.to_owned()];
+    let labels: Vec<&str> = asked.split('.').collect();
+    match labels.as_slice() {
+        [_] => hosts.push(format!("{asked}.{namespace}.svc.{domain}")),
+        [_, _] => hosts.push(format!("{asked}.svc.{domain}")),
+        [_, _, "svc"] => hosts.push(format!("{asked}.{domain}")),
+        _ => {}
+    }
+    hosts
+}
+
+/// `*.example.com` answers for every name below it, the longest wildcard first.
+fn wildcard(mesh: &Mesh, client: &Workload, asked: &str) -> Option<Found> {
+    let mut rest = asked;
+    while let Some((_, parent)) = rest.split_once('.') {
+        if let Some(service) = visible(mesh, client, &format!("*.{parent}")) {
+            return Some(Found { service, canonical: None });
+        }
+        rest = parent;
+    }
+    None
+}
+
+/// Among services of one hostname: the client's namespace first, then the canonical one, then the first by namespace.
+fn visible(mesh: &Mesh, client: &Workload, host: &str) -> Option<Arc<Service>> {
+    mesh.services_by_hostname(host)
+        .into_iter()
+        .filter(|service| {
+            service.visibility == Visibility::Public || service.id.namespace == *client.namespace()
+        })
+        .min_by_key(|service| {
+            (service.id.namespace != *client.namespace(), !service.canonical, service.id.namespace.clone())
+        })
+}
+
+/// `None` when the mesh has nothing to say of the service's addresses; empty when it has none of this family.
+fn addresses(mesh: &Mesh, client: &Workload, service: &Service, family: Family) -> Option<Vec<IpAddr>> {
+    let offered = family.is_offered(service.ip_families);
+    if service.vips.is_empty() {
+        // Headless: its endpoints' own addresses.
+        let endpoints = mesh.endpoints(&service.id);
+        let mut addresses: Vec<IpAddr> = endpoints
+            .into_iter()
+            .filter(|endpoint| endpoint.workload.network == client.network)
+            .filter_map(|endpoint| endpoint.workload.addresses.iter().find(|ip| family.has(ip)).copied())
+            .filter(|_| offered)
+            .collect();
+        if addresses.is_empty() && mesh.endpoints(&service.id).into_iter().next().is_none() {
+            return None;
+        }
+        fastrand::shuffle(&mut addresses);
+        return Some(addresses);
+    }
+    let hosts = service.vips.iter().filter(|vip| vip.network == client.network && is_host(&vip.block));
+    let ips: Vec<IpAddr> = hosts.map(|vip| vip.block.addr()).collect();
+    if ips.is_empty() {
+        return None;
+    }
+    Some(ips.into_iter().filter(|ip| offered && family.has(ip)).collect())
+}
+
+fn is_host(block: &ipnet::IpNet) -> bool {
+    block.prefix_len() == block.max_prefix_len()
+}

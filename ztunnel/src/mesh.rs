@@ -1,0 +1,70 @@
+//! The mesh as this node knows it: the one writer of the snapshot, and what readers wait for.
+//!
+//! Readers load an immutable snapshot without waiting; the writer (discovery) publishes the next. Converts what discovery
+//! delivers; decides nothing about pods or connections.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, Guard};
+use model::store::{Changes, Mesh, Update};
+use model::workload::{Workload, WorkloadUid};
+use tokio::sync::watch;
+
+/// How long a connection waits for discovery to know the pod it belongs to: a new pod's first connection can overtake its
+/// own announcement by a push interval; five seconds cover a controller that is restarting.
+pub(crate) const WORKLOAD_WAIT: Duration = Duration::from_secs(5);
+
+/// The current snapshot.
+#[derive(Debug)]
+pub(crate) struct MeshState {
+    current: ArcSwap<Mesh>,
+    version: watch::Sender<u64>,
+}
+
+/// The only one who may change it.
+#[derive(Debug)]
+pub(crate) struct MeshWriter {
+    mesh: Mesh,
+    state: Arc<MeshState>,
+}
+
+impl MeshState {
+    pub(crate) fn new(mesh: Mesh) -> (Arc<Self>, MeshWriter) {
+        let state =
+            Arc::new(Self { current: ArcSwap::from_pointee(mesh.clone()), version: watch::Sender::new(0) });
+        let writer = MeshWriter { mesh, state: Arc::clone(&state) };
+        (state, writer)
+    }
+
+    /// The mesh as of now.
+    pub(crate) fn snapshot(&self) -> Guard<Arc<Mesh>> {
+        self.current.load()
+    }
+
+    /// Told whenever a new snapshot is published.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.version.subscribe()
+    }
+
+    /// The workload of one of this node's pods, waiting up to [`WORKLOAD_WAIT`] for discovery to know it.
+    pub(crate) async fn local_workload(&self, uid: &WorkloadUid) -> Option<Arc<Workload>> {
+        if let Some(workload) = self.snapshot().workload(uid) {
+            return Some(workload);
+        }
+        let mut changes = self.changes();
+        let known = changes.wait_for(|_| self.snapshot().workload(uid).is_some());
+        let _ = tokio::time::timeout(WORKLOAD_WAIT, known).await;
+        self.snapshot().workload(uid)
+    }
+}
+
+impl MeshWriter {
+    /// Applies a batch and publishes the result as one snapshot.
+    pub(crate) fn apply(&mut self, updates: impl IntoIterator<Item = Update>) -> Changes {
+        let changes = self.mesh.apply(updates);
+        self.state.current.store(Arc::new(self.mesh.clone()));
+        self.state.version.send_modify(|version| *version += 1);
+        changes
+    }
+}

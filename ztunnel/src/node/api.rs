@@ -1,0 +1,221 @@
+//! The node API: a unix socket on which the node's container side announces pods.
+//!
+//! One JSON object per line in, one per line out: `{"add":{..}}`, `{"delete":{"uid":".."}}`, `{"list":{}}` answered by
+//! `{"ok":true,..}` or `{"error":".."}`. Only root may speak. Parses and bounds; what a command does is the manager's.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use super::sandbox::Sandbox;
+
+/// An announcement is under 1 KiB; sixteen addresses and long names stay far below this.
+const MAX_LINE: u64 = 16 * 1024;
+/// One agent and a few people with a shell; more are a leak on their side.
+const MAX_CONNECTIONS: usize = 32;
+/// An announcement enrols a pod, which takes milliseconds; a kubelet gives its CNI plugin minutes, we answer long before.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// How long a started line may take to arrive whole.
+const LINE_WITHIN: Duration = Duration::from_secs(5);
+/// How long a connection may be silent between commands.
+const IDLE: Duration = Duration::from_secs(300);
+
+/// What can be asked.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub(crate) enum Request {
+    /// A pod exists; answered when it is enrolled, or is known not to be wanted.
+    Add(Sandbox),
+    /// A pod is gone.
+    Delete(Delete),
+    /// What is known.
+    List(Empty),
+}
+
+/// Which pod is gone.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Delete {
+    /// Its UID.
+    pub(crate) uid: String,
+}
+
+/// No arguments.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Empty {}
+
+/// What is answered.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(crate) enum Reply {
+    /// It was not done.
+    Error {
+        /// Why, and how to mend it.
+        error: String,
+    },
+    /// It was done.
+    Ok {
+        /// Always true.
+        ok: bool,
+        /// The pod's state after an `add`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        state: Option<String>,
+        /// All pods, for `list`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pods: Option<Vec<PodStatus>>,
+    },
+}
+
+/// One pod in a `list`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct PodStatus {
+    /// Its UID.
+    pub(crate) uid: String,
+    /// `namespace/name`.
+    pub(crate) pod: String,
+    /// `enrolled`, `pending`, `failed`, `leaving` or `not wanted`.
+    pub(crate) state: &'static str,
+    /// Why, where that is not plain.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) message: String,
+}
+
+/// A command on its way to the manager.
+pub(crate) type Command = (Request, oneshot::Sender<Reply>);
+
+/// Listens at `path`, replacing what an earlier process left there. The socket is root's alone.
+pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
+    let draft = path.with_extension("starting");
+    let _ = fs::remove_file(&draft);
+    let listener = UnixListener::bind(&draft)?;
+    fs::set_permissions(&draft, fs::Permissions::from_mode(0o600))?;
+    // A rename replaces the old process's socket without a moment in which there is none.
+    fs::rename(&draft, path)?;
+    Ok(listener)
+}
+
+/// Serves until dropped.
+pub(crate) async fn serve(listener: UnixListener, commands: mpsc::Sender<Command>) {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let place = Arc::clone(&places).acquire_owned().await.expect("the semaphore is never closed");
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let commands = commands.clone();
+                tokio::spawn(async move {
+                    if let Err(error) = converse(stream, &commands).await {
+                        tracing::warn!(%error, "a node API connection was closed");
+                    }
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the node API can't accept a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await; // out of descriptors: let some close
+            }
+        }
+    }
+}
+
+async fn converse(stream: UnixStream, commands: &mpsc::Sender<Command>) -> io::Result<()> {
+    let caller = stream.peer_cred()?;
+    if caller.uid() != 0 {
+        let message = format!("the node API is for root, not for uid {}", caller.uid());
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
+    }
+    let (reader, mut writer) = stream.into_split();
+    let mut reader = BufReader::new(reader);
+    loop {
+        let readable = tokio::time::timeout(IDLE, reader.fill_buf()).await;
+        if !matches!(readable, Ok(Ok(bytes)) if !bytes.is_empty()) {
+            return Ok(());
+        }
+        let mut line = Vec::new();
+        let mut bounded = (&mut reader).take(MAX_LINE);
+        tokio::time::timeout(LINE_WITHIN, bounded.read_until(b'\n', &mut line)).await??;
+        if line.last() != Some(&b'\n') {
+            let reply = Reply::Error { error: format!("a command is one line of at most {MAX_LINE} bytes") };
+            send(&mut writer, &reply).await?;
+            return Ok(());
+        }
+        let reply = match serde_json::from_slice(&line) {
+            Ok(request) => ask(commands, request).await,
+            Err(error) => Reply::Error { error: format!("not a command of the node API: {error}") },
+        };
+        send(&mut writer, &reply).await?;
+    }
+}
+
+async fn ask(commands: &mpsc::Sender<Command>, request: Request) -> Reply {
+    let (reply, answer) = oneshot::channel();
+    let asked = async {
+        commands.send((request, reply)).await.ok()?;
+        answer.await.ok()
+    };
+    match tokio::time::timeout(ANSWER_WITHIN, asked).await {
+        Ok(Some(reply)) => reply,
+        Ok(None) => Reply::Error { error: "ztunnel is shutting down; ask its successor".to_owned() },
+        Err(_) => {
+            Reply::Error { error: format!("no answer within {} s; ask again", ANSWER_WITHIN.as_secs()) }
+        }
+    }
+}
+
+async fn send(writer: &mut (impl AsyncWriteExt + Unpin), reply: &Reply) -> io::Result<()> {
+    let mut line = serde_json::to_vec(reply)?;
+    line.push(b'\n');
+    tokio::time::timeout(LINE_WITHIN, writer.write_all(&line)).await?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn check(sent: &[u8], expected: &str) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("node.sock");
+        let (commands, mut received) = mpsc::channel::<Command>(1);
+        let server = tokio::spawn(serve(listen(&path).unwrap(), commands));
+        tokio::spawn(async move {
+            while let Some((request, reply)) = received.recv().await {
+                let state = Some(format!("{request:?}"));
+                let _ = reply.send(Reply::Ok { ok: true, state, pods: None });
+            }
+        });
+        let mut stream = UnixStream::connect(&path).await.unwrap();
+        // The server may close on us in the middle of a flood; what counts is its answer.
+        let _ = stream.write_all(sent).await;
+        let mut reply = String::new();
+        BufReader::new(stream).read_line(&mut reply).await.unwrap();
+        assert!(reply.contains(expected), "{reply:?} should contain {expected:?}");
+        server.abort();
+    }
+
+    #[tokio::test]
+    async fn commands_are_understood() {
+        check(b"{\"delete\":{\"uid\":\"a-1\"}}\n", "a-1").await;
+        check(b"{\"list\":{}}\n", "List").await;
+        check(
+            b"{\"add\":{\"uid\":\"u\",\"namespace\":\"n\",\"name\":\"p\",\"service_account\":\"s\",\"netns\":\"/x\",\"addresses\":[\"10.0.0.1\"]}}\n",
+            "\"ok\":true",
+        )
+        .await;
+    }
+
+    #[tokio::test]
+    async fn garbage_gets_a_clear_error() {
+        check(b"hello\n", "not a command").await;
+        check(b"{\"add\":{\"uid\":7}}\n", "not a command").await;
+        check(b"{\"remove\":{}}\n", "unknown variant").await;
+        check(&[b'x'; 20_000], "at most 16384 bytes").await;
+    }
+}

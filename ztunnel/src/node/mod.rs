@@ -1,0 +1,10 @@
+//! The node side: which pods there are, which should be enrolled, and making it so.
+//!
+//! Two facts make an enrolment: a sandbox (from the node API) and a verdict (from the controller). Touches no bytes of
+//! connections: the data threads are handed sockets.
+
+pub(crate) mod api;
+pub(crate) mod goal;
+pub(crate) mod manager;
+pub(crate) mod report;
+pub(crate) mod sandbox;

@@ -1,0 +1,347 @@
+//! What a connection is called in metrics, in the access log and on the admin socket.
+//!
+//! Names and labels are Istio's, so that dashboards made for it work. Built once per connection from [`Facts`]; bytes are
+//! taken over from flows at intervals, so that the data path only counts.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, SystemTime};
+
+use daemon::access::{self, AccessLog, Direction, Entry, Event, TcpFacts};
+use daemon::metrics::{Metrics, Table};
+use model::Str;
+use model::address::{AppAddr, ClientAddr, OriginalDst};
+use model::identity::Identity;
+use model::policy::Connection;
+use model::service::Service;
+use model::workload::Workload;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+
+use crate::flow::{Flow, Flows};
+use crate::refusal::Refusal;
+
+/// Who is at one end.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Party {
+    /// What discovery knows of it.
+    pub(crate) workload: Option<Arc<Workload>>,
+    /// What it has proven to be.
+    pub(crate) identity: Option<Identity>,
+}
+
+/// Everything that is said of one connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Facts {
+    /// Which end reports.
+    pub(crate) reporter: Reporter,
+    /// How the bytes travel between the ends.
+    pub(crate) transport: Transport,
+    /// Who opened it.
+    pub(crate) source: Party,
+    /// Who answers.
+    pub(crate) destination: Party,
+    /// Where it comes from.
+    pub(crate) client: ClientAddr,
+    /// What was dialled.
+    pub(crate) dialled: OriginalDst,
+    /// Where it ends.
+    pub(crate) app: AppAddr,
+    /// The tunnel's authority, where there is one.
+    pub(crate) authority: Option<Str>,
+    /// The service that was dialled.
+    pub(crate) service: Option<Arc<Service>>,
+    /// The UID of this node's pod that the connection belongs to.
+    pub(crate) pod: Str,
+    /// Which enrolment of that pod.
+    pub(crate) generation: u64,
+}
+
+impl Facts {
+    /// What policy sees.
+    pub(crate) fn connection(&self) -> Connection {
+        Connection { peer: self.source.identity.clone(), client: self.client, app: self.app }
+    }
+
+    /// Whether the connection belongs to this pod.
+    pub(crate) fn is_of(&self, pod: &str) -> bool {
+        &*self.pod == pod
+    }
+}
+
+/// Which end of a connection reports it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Reporter {
+    /// The node of the server.
+    Destination,
+    /// The node of the client.
+    Source,
+}
+
+impl Reporter {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Destination => "destination",
+            Self::Source => "source",
+        }
+    }
+
+    fn direction(self) -> Direction {
+        match self {
+            Self::Destination => Direction::Inbound,
+            Self::Source => Direction::Outbound,
+        }
+    }
+}
+
+/// How the bytes travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Transport {
+    /// In mutual TLS.
+    Hbone,
+    /// Within this process: both ends are pods of this node, whose identities are known without TLS.
+    Local,
+    /// Plain TCP.
+    Plaintext,
+}
+
+impl Transport {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Hbone => "hbone",
+            Self::Local => "local",
+            Self::Plaintext => "plaintext",
+        }
+    }
+}
+
+/// The label set of Istio's TCP metrics. What is not known is `unknown`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Labels {
+    reporter: &'static str,
+    source_workload: Str,
+    source_canonical_service: Str,
+    source_canonical_revision: Str,
+    source_workload_namespace: Str,
+    source_principal: Str,
+    source_app: Str,
+    source_version: Str,
+    source_cluster: Str,
+    destination_service: Str,
+    destination_service_namespace: Str,
+    destination_service_name: Str,
+    destination_workload: Str,
+    destination_canonical_service: Str,
+    destination_canonical_revision: Str,
+    destination_workload_namespace: Str,
+    destination_principal: Str,
+    destination_app: Str,
+    destination_version: Str,
+    destination_cluster: Str,
+    request_protocol: &'static str,
+    response_flags: &'static str,
+    connection_security_policy: &'static str,
+}
+
+/// One series of each traffic metric.
+#[derive(Debug, Default)]
+pub(crate) struct Series {
+    opened: Counter,
+    closed: Counter,
+    failed: Counter,
+    received: Counter,
+    sent: Counter,
+}
+
+/// Where connections are reported.
+#[derive(Debug)]
+pub(crate) struct Telemetry {
+    series: Table<Labels, Series>,
+    access: AccessLog,
+}
+
+static UNKNOWN: LazyLock<Str> = LazyLock::new(|| "unknown".into());
+
+impl Telemetry {
+    /// Registers the metrics; connections are logged to `access`.
+    pub(crate) fn new(metrics: &Metrics, access: AccessLog) -> Self {
+        let series: Table<Labels, Series> = metrics.table();
+        metrics.register_column(&series, "istio_tcp_connections_opened", "TCP connections opened", |s| {
+            &s.opened
+        });
+        metrics.register_column(&series, "istio_tcp_connections_closed", "TCP connections closed", |s| {
+            &s.closed
+        });
+        metrics.register_column(
+            &series,
+            "istio_tcp_connections_failed",
+            "TCP connections refused or cut",
+            |s| &s.failed,
+        );
+        metrics.register_column(&series, "istio_tcp_received_bytes", "Request bytes", |s| &s.received);
+        metrics.register_column(&series, "istio_tcp_sent_bytes", "Response bytes", |s| &s.sent);
+        let lost = access.clone();
+        metrics.register_counter_fn("airglow_access_log_lost_lines", "Access-log lines lost", move || {
+            lost.lost()
+        });
+        Self { series, access }
+    }
+
+    /// A connection was made.
+    pub(crate) fn opened(&self, flow: &Flow) {
+        self.row(flow).opened.inc();
+    }
+
+    /// A connection was not made.
+    pub(crate) fn refused(&self, facts: &Facts, refusal: &Refusal) {
+        self.series.row(labels(facts, refusal.flag())).failed.inc();
+        let event = Event::Failed { code: refusal.code(), error: refusal };
+        self.record(facts, event, (0, 0), Duration::ZERO, None);
+    }
+
+    /// Takes over what live flows have carried since the last time. Called every second; the data path only counts.
+    pub(crate) fn collect(&self, flows: &Flows) {
+        for flow in flows.all() {
+            self.take_over(&flow);
+        }
+    }
+
+    /// A connection has ended; `tcp` is what the kernel knew of its way.
+    pub(crate) fn closed(&self, flow: &Flow, outcome: &Result<(), Refusal>, tcp: Option<TcpFacts>) {
+        self.take_over(flow);
+        self.row(flow).closed.inc();
+        let carried = (flow.traffic.to_server(), flow.traffic.to_client());
+        let event = match outcome {
+            Ok(()) => Event::Complete,
+            Err(Refusal::Drained(_)) => Event::Drained,
+            Err(refusal) => {
+                self.series.row(labels(&flow.facts, refusal.flag())).failed.inc();
+                Event::Failed { code: refusal.code(), error: refusal }
+            }
+        };
+        self.record(&flow.facts, event, carried, flow.opened.elapsed(), tcp);
+    }
+
+    fn take_over(&self, flow: &Flow) {
+        let series = self.row(flow);
+        let take = |seen: &std::sync::atomic::AtomicU64, now: u64, counter: &Counter| {
+            counter.inc_by(now.saturating_sub(seen.swap(now, Ordering::Relaxed)));
+        };
+        take(&flow.reported.0, flow.traffic.to_server(), &series.received);
+        take(&flow.reported.1, flow.traffic.to_client(), &series.sent);
+    }
+
+    fn row<'a>(&self, flow: &'a Flow) -> &'a Arc<Series> {
+        flow.series.get_or_init(|| self.series.row(labels(&flow.facts, "-")))
+    }
+
+    fn record(
+        &self,
+        facts: &Facts,
+        event: Event<'_>,
+        carried: (u64, u64),
+        duration: Duration,
+        tcp: Option<TcpFacts>,
+    ) {
+        let (to_server, to_client) = carried;
+        let (bytes_sent, bytes_received) = match facts.reporter {
+            Reporter::Source => (to_server, to_client),
+            Reporter::Destination => (to_client, to_server),
+        };
+        fn shown<T: std::fmt::Display>(value: Option<&T>) -> Option<&dyn std::fmt::Display> {
+            value.map(|value| value as &dyn std::fmt::Display)
+        }
+        let proven = |party: &'_ Party| facts.transport != Transport::Plaintext && party.identity.is_some();
+        fn party<'a>(
+            party: &'a Party,
+            address: &'a dyn std::fmt::Display,
+            proven: bool,
+        ) -> access::Party<'a> {
+            let workload = party.workload.as_deref();
+            access::Party {
+                address: Some(address),
+                workload: shown(workload.map(|w| &w.name)),
+                namespace: shown(workload.map(Workload::namespace)),
+                identity: if proven { shown(party.identity.as_ref()) } else { None },
+                cluster: shown(workload.map(|w| &w.cluster_id)),
+            }
+        }
+        self.access.record(&Entry {
+            at: SystemTime::now(),
+            event,
+            source: party(&facts.source, &facts.client, proven(&facts.source)),
+            destination: party(&facts.destination, &facts.app, proven(&facts.destination)),
+            hbone_address: shown(facts.authority.as_ref()),
+            service: shown(facts.service.as_ref().map(|service| &service.id.hostname)),
+            direction: facts.reporter.direction(),
+            bytes_sent,
+            bytes_received,
+            duration,
+            tcp,
+        });
+    }
+}
+
+/// The labels of a connection; `flag` says how it ended.
+fn labels(facts: &Facts, flag: &'static str) -> Labels {
+    let source = End::of(&facts.source);
+    let destination = End::of(&facts.destination);
+    let service = facts.service.as_deref();
+    let or_unknown = |value: Option<&Str>| value.unwrap_or(&UNKNOWN).clone();
+    Labels {
+        reporter: facts.reporter.as_str(),
+        source_app: source.canonical_name.clone(),
+        source_version: source.canonical_revision.clone(),
+        source_workload: source.workload,
+        source_canonical_service: source.canonical_name,
+        source_canonical_revision: source.canonical_revision,
+        source_workload_namespace: source.namespace,
+        source_principal: source.principal,
+        source_cluster: source.cluster,
+        destination_service: or_unknown(service.map(|service| &service.id.hostname)),
+        destination_service_namespace: or_unknown(service.map(|service| &service.id.namespace)),
+        destination_service_name: or_unknown(service.map(|service| &service.name)),
+        destination_app: destination.canonical_name.clone(),
+        destination_version: destination.canonical_revision.clone(),
+        destination_workload: destination.workload,
+        destination_canonical_service: destination.canonical_name,
+        destination_canonical_revision: destination.canonical_revision,
+        destination_workload_namespace: destination.namespace,
+        destination_principal: destination.principal,
+        destination_cluster: destination.cluster,
+        request_protocol: "tcp",
+        response_flags: flag,
+        connection_security_policy: match facts.transport {
+            Transport::Hbone => "mutual_tls",
+            Transport::Local | Transport::Plaintext => "unknown",
+        },
+    }
+}
+
+/// The labels of one end.
+struct End {
+    workload: Str,
+    canonical_name: Str,
+    canonical_revision: Str,
+    namespace: Str,
+    principal: Str,
+    cluster: Str,
+}
+
+impl End {
+    fn of(party: &Party) -> Self {
+        let known = |value: Option<&Str>| {
+            let value = value.filter(|value| !value.is_empty());
+            value.unwrap_or(&UNKNOWN).clone()
+        };
+        let workload = party.workload.as_deref();
+        Self {
+            workload: known(workload.map(|w| &w.workload_name)),
+            canonical_name: known(workload.map(|w| &w.canonical_name)),
+            canonical_revision: known(workload.map(|w| &w.canonical_revision)),
+            namespace: known(workload.map(Workload::namespace)),
+            principal: party.identity.as_ref().map_or_else(|| UNKNOWN.clone(), |id| id.to_string().into()),
+            cluster: known(workload.map(|w| &w.cluster_id)),
+        }
+    }
+}
