@@ -27,17 +27,33 @@ pub(crate) struct Keepalive {
     heard: Instant,
     asked: Option<Instant>,
     used: Instant,
+    /// Used since the last tick, even if only shortly.
+    touched: bool,
 }
 
 impl Keepalive {
     /// `idle` is for the end that closes unused tunnels.
     pub(crate) fn new(interval: Duration, deadline: Duration, idle: Option<Duration>, now: Instant) -> Self {
-        Keepalive { interval, deadline, idle, received: 0, heard: now, asked: None, used: now }
+        Keepalive {
+            interval,
+            deadline,
+            idle,
+            received: 0,
+            heard: now,
+            asked: None,
+            used: now,
+            touched: false,
+        }
     }
 
     /// When to look first.
     pub(crate) fn first(&self) -> Instant {
         self.heard + self.interval
+    }
+
+    /// Somebody uses the tunnel.
+    pub(crate) fn touch(&mut self) {
+        self.touched = true;
     }
 
     /// `received` counts the bytes read so far; `busy` means that streams are open.
@@ -47,7 +63,7 @@ impl Keepalive {
             self.heard = now;
             self.asked = None;
         }
-        if busy {
+        if std::mem::take(&mut self.touched) || busy {
             self.used = now;
         } else if self.idle.is_some_and(|idle| now >= self.used + idle) {
             return Tick::Idle;
@@ -102,5 +118,14 @@ mod tests {
             }
         }
         assert_eq!(closed_at, Some(80));
+    }
+
+    #[test]
+    fn a_use_between_two_looks_counts() {
+        let (mut alive, start) = keepalive(Some(60));
+        for second in (10..=600u32).step_by(10) {
+            alive.touch();
+            assert_ne!(alive.tick(start + second * SECOND, u64::from(second), false), Tick::Idle);
+        }
     }
 }

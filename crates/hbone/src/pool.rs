@@ -325,8 +325,10 @@ struct Waiting<'a, K: Clone + Eq + Hash + Send + 'static> {
 
 impl<K: Clone + Eq + Hash + Send + 'static> Drop for Waiting<'_, K> {
     fn drop(&mut self) {
-        self.inner.state.lock().waiting.remove(&self.ticket);
-        self.inner.with_core(|core, words| core.cancel(self.key, self.ticket, words));
+        let waits_still = self.inner.state.lock().waiting.remove(&self.ticket).is_some();
+        if waits_still {
+            self.inner.with_core(|core, words| core.cancel(self.key, self.ticket, words));
+        }
     }
 }
 

@@ -289,11 +289,13 @@ where
                 self.sealed.release();
                 return Poll::Ready(Ok(()));
             }
-            let count = ready!(Pin::new(&mut self.io).poll_write(cx, self.sealed.filled()))?;
-            if count == 0 {
-                return Poll::Ready(Err(io::Error::from(io::ErrorKind::WriteZero).into()));
+            match ready!(Pin::new(&mut self.io).poll_write(cx, self.sealed.filled())) {
+                Ok(count) if count > 0 => self.sealed.consume(count),
+                // A peer that has said goodbye need not wait for ours.
+                Ok(_) | Err(_) if self.peer_closed => self.sealed.consume(self.sealed.len()),
+                Ok(_) => return Poll::Ready(Err(io::Error::from(io::ErrorKind::WriteZero).into())),
+                Err(error) => return Poll::Ready(Err(error.into())),
             }
-            self.sealed.consume(count);
         }
     }
 
@@ -305,7 +307,10 @@ where
             self.seal_goodbye();
         }
         ready!(self.flush(cx))?;
-        Pin::new(&mut self.io).poll_shutdown(cx).map_err(RecordError::from)
+        match ready!(Pin::new(&mut self.io).poll_shutdown(cx)) {
+            Err(error) if !self.peer_closed => Poll::Ready(Err(error.into())),
+            Ok(()) | Err(_) => Poll::Ready(Ok(())),
+        }
     }
 
     /// After an error: sends the alert that explains it, as far as the socket takes it at once.

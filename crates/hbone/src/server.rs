@@ -143,6 +143,10 @@ struct InHand {
 }
 
 impl InHand {
+    fn is_empty(&self) -> bool {
+        self.count.load(Ordering::Acquire) == 0
+    }
+
     fn is_full(&self) -> bool {
         self.count.load(Ordering::Acquire) >= self.limit
     }
@@ -236,6 +240,10 @@ where
         };
         let flushed = self.control.flush(cx);
         match polled {
+            // It took its leave, and then closed the socket without the last word of TLS, as peers in the field do.
+            Poll::Ready(Some(Err(_))) if self.control.snapshot().goaway_seen && self.in_hand.is_empty() => {
+                Poll::Ready(None)
+            }
             Poll::Ready(Some(Err(error))) => {
                 Poll::Ready(Some(Err(tunnel_error(&error, self.control.failure()))))
             }
@@ -259,6 +267,7 @@ where
                 return None;
             }
         };
+        self.pulse.touch();
         self.in_hand.count.fetch_add(1, Ordering::AcqRel);
         let place = Place::new(self.in_hand.clone(), 0);
         let in_hand = self.in_hand.clone();

@@ -90,6 +90,11 @@ impl Pulse {
         Pulse { keepalive, timer, ping }
     }
 
+    /// Somebody uses the tunnel, maybe only until before the next look.
+    pub(crate) fn touch(&mut self) {
+        self.keepalive.touch();
+    }
+
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, received: u64, busy: bool) -> Poll<Beat> {
         loop {
             ready!(self.timer.as_mut().poll(cx));

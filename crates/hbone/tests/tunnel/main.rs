@@ -1,0 +1,8 @@
+//! Tunnels end to end: two of our ends, and our end against hostile ones. One binary, so that it links once.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot set up its peers has failed, and the line says where"
+)]
+mod pool;
+mod streams;
+mod support;
