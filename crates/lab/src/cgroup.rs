@@ -33,11 +33,16 @@ pub(crate) fn create(path: &Path) -> Result<(), LabError> {
 
 /// Kills everything in the group and below, waits until it is empty and removes it. Absent is fine.
 pub(crate) fn remove(path: &Path) -> io::Result<()> {
-    if !path.exists() {
-        return Ok(());
+    let deadline = Instant::now() + EMPTY_WITHIN;
+    while path.exists() {
+        kill(path)?;
+        match remove_tree(path) {
+            // A program on its way into the group came after the kill.
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy && Instant::now() < deadline => {}
+            other => return other,
+        }
     }
-    kill(path)?;
-    remove_tree(path)
+    Ok(())
 }
 
 /// Kills everything in the group and below and waits until no live process is left in it.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard};
 
 use crate::binaries::Binaries;
 use crate::dns::Zone;
@@ -48,6 +48,8 @@ pub(crate) struct Inner {
     pub(crate) zone: Current,
     pub(crate) lab_run: PathBuf,
     started: AtomicU32,
+    /// Whether the lab still stands. Whoever makes something holds it, so that removal comes before or after.
+    standing: RwLock<bool>,
     cluster: Mutex<Cluster>,
 }
 
@@ -94,8 +96,23 @@ impl Inner {
             zone: Arc::new(Mutex::new(Arc::new(Zone::default()))),
             lab_run,
             started: AtomicU32::new(0),
+            standing: RwLock::new(true),
             cluster: Mutex::new(Cluster { state, pools, services_made: 0, directory, rules: String::new() }),
         })
+    }
+
+    /// Leave to make something; removal waits until it is given back. An error once the lab was removed.
+    pub(crate) fn standing(&self) -> Result<RwLockReadGuard<'_, bool>, LabError> {
+        let standing = self.standing.read();
+        match *standing {
+            true => Ok(standing),
+            false => Err(LabError::Refused(format!("the lab {} was removed", self.run.name))),
+        }
+    }
+
+    /// From here on nothing is made any more.
+    pub(crate) fn close(&self) {
+        *self.standing.write() = false;
     }
 
     /// Changes the cluster and makes manifests, DNS and service rules follow before it returns.
@@ -103,6 +120,7 @@ impl Inner {
         &self,
         edit: impl FnOnce(&mut Cluster) -> Result<T, LabError>,
     ) -> Result<T, LabError> {
+        let _standing = self.standing()?;
         let mut cluster = self.cluster.lock();
         let value = edit(&mut cluster)?;
         self.publish(&mut cluster)?;
@@ -134,6 +152,7 @@ impl Inner {
         if program.args[0] == "lab-app" {
             program.args[0] = self.binaries.path("lab-app", "lab")?.into();
         }
+        let _standing = self.standing()?;
         cgroup::create(&entry.cgroup)?;
         let command = program.display();
         let mut launcher = Command::new(&self.lab_run);

@@ -68,6 +68,7 @@ impl Lab {
         let binaries = Binaries::locate(config.binaries.as_deref())?;
         let lab_run = binaries.path("lab-run", "lab")?;
         run::sweep();
+        run::mount_bpffs()?;
         let (run, lock) = Run::create()?;
         let reaper = Reaper::start(&lab_run, &run.name).inspect_err(|_| drop(run.remove()))?;
         // From here on every way out of this function removes the run: the reaper waits for its pipe.
@@ -209,6 +210,7 @@ impl Lab {
 
     fn take_down(&mut self) -> Result<(), Vec<String>> {
         let Some(lock) = self.lock.take() else { return Ok(()) };
+        self.inner.close();
         // Their sockets would keep namespaces alive.
         drop((self.wire.take(), self.dns.take()));
         let result = self.inner.run.remove();

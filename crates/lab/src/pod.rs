@@ -146,6 +146,7 @@ impl Pod {
         cgroup::remove(group).map_err(cannot(format!("remove the cgroup {}", group.display())))?;
         if let Some(host_number) = self.host_number {
             node_api::retract(&self.inner, self.node, &self.uid)?;
+            wiring::unplug(self.node().netns(), &device(host_number))?;
             netns::remove(self.netns.path()).map_err(cannot("remove the pod's network namespace"))?;
             self.inner.cluster().pools[self.node].free(host_number);
         }
@@ -205,6 +206,7 @@ fn connect(
     uid: String,
     host_number: Option<u8>,
 ) -> Result<Pod, LabError> {
+    let _standing = inner.standing()?;
     let site = &inner.nodes[node];
     let ipv6 = inner.config.ipv6;
     let (netns, ips) = match host_number {
@@ -213,7 +215,7 @@ fn connect(
             let netns = Netns::create(&inner.run.netns(&format!("pod-{uid}")))?;
             let ips = topology::pod(site.number, number).ips(ipv6);
             tool::sysctl(&netns, &wiring::sysctls(Role::Pod, ipv6, &inner.config.tuning))?;
-            wiring::pod(&netns, &site.netns, &format!("veth{number}"), &ips, site.number)?;
+            wiring::pod(&netns, &site.netns, &device(number), &ips, site.number)?;
             (netns, ips)
         }
     };
@@ -234,6 +236,11 @@ fn connect(
         entry,
         host_number,
     })
+}
+
+/// The node's end of a pod's link.
+fn device(host_number: u8) -> String {
+    format!("veth{host_number}")
 }
 
 /// What kubelet writes for a pod with the DNS policy ClusterFirst.

@@ -6,6 +6,9 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use nix::mount::{MsFlags, mount};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+
 use crate::error::{LabError, cannot};
 use crate::{cgroup, netns};
 
@@ -100,6 +103,24 @@ impl Run {
         drop(fs::remove_dir(RUNS));
         if failures.is_empty() { Ok(()) } else { Err(failures) }
     }
+}
+
+/// Mounts the BPF file system where it belongs if nobody has yet. It stays, as on any machine that boots with systemd: a
+/// mount of each run's own would hide the pins of the others.
+pub(crate) fn mount_bpffs() -> Result<(), LabError> {
+    const BPFFS: &str = "/sys/fs/bpf";
+    let is_mounted = || statfs(BPFFS).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC);
+    if is_mounted() {
+        return Ok(());
+    }
+    // Two runs that start at once must not mount it twice.
+    let lock = File::open(BPFFS).map_err(cannot(format!("open {BPFFS}")))?;
+    lock.lock().map_err(cannot(format!("lock {BPFFS}")))?;
+    if !is_mounted() {
+        mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), None::<&str>)
+            .map_err(cannot(format!("mount a BPF file system at {BPFFS}")))?;
+    }
+    Ok(())
 }
 
 /// Removes runs whose owner and whose reaper are both gone, as after a power cut of a container.

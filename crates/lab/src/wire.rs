@@ -205,10 +205,7 @@ impl Shared {
     }
 
     fn check_complete(&self) -> Result<(), WireError> {
-        match self.state.lock().ledger.stats {
-            WireStats { lost: 0, incomplete: 0, .. } => Ok(()),
-            WireStats { lost, incomplete, .. } => Err(WireError::Incomplete { lost, incomplete }),
-        }
+        self.state.lock().ledger.check_complete()
     }
 }
 

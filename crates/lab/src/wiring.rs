@@ -139,6 +139,11 @@ pub(crate) fn pod(
     tool::ip(node, &lines)
 }
 
+/// Takes a pod's link away at once. Its namespace would do so too, but only some time after it was removed.
+pub(crate) fn unplug(node: &Netns, device: &str) -> Result<(), LabError> {
+    tool::ip(node, &[format!("link del {device}")])
+}
+
 fn on_the_bridge(own: Pair, ipv6: bool) -> Vec<String> {
     let mut lines = vec!["link set lo up".to_owned(), "link set eth0 up".to_owned()];
     lines.push(format!("addr add {}/24 dev eth0", own.v4));

@@ -1,7 +1,12 @@
 //! The lab's helper process: becomes a program inside a pod or node (`exec`), or removes a run when its owner is gone
-//! (`reap`). Started by the lab; its arguments are nobody's interface.
+//! (`reap`). Both are started by the lab; their arguments are nobody's interface.
+//!
+//! `lab-run up` is for people: a cluster with a web server on each node, to look around in until Ctrl-C.
 
+use std::io;
 use std::process::ExitCode;
+
+use lab::{Lab, LabConfig, LabError, PodSpec, Program, ServiceSpec};
 
 /// What shells say for a program that could not be run.
 const CANNOT_RUN: u8 = 126;
@@ -21,8 +26,29 @@ fn main() -> ExitCode {
                 Err(failure) => failure,
             }
         }
-        _ => "lab-run is started by the lab, with `exec` or `reap`".to_owned(),
+        Some("up") => match up() {
+            Ok(()) => return ExitCode::SUCCESS,
+            Err(error) => error.to_string(),
+        },
+        _ => "usage: lab-run up (`exec` and `reap` are for the lab itself)".to_owned(),
     };
     eprintln!("lab-run: {failure}");
     ExitCode::from(CANNOT_RUN)
+}
+
+/// Shows how to enter everything, and holds it until standard input ends (or a signal does: the reaper cleans up).
+fn up() -> Result<(), LabError> {
+    let lab = Lab::start(LabConfig::default())?;
+    lab.add_service(ServiceSpec::new("default", "web").selector("app", "web").port("http", 80, 8080))?;
+    println!("{}", lab.name());
+    for (number, node) in lab.nodes().enumerate() {
+        let name = format!("web-{}", number + 1);
+        let pod = node.add_pod(PodSpec::new("default", &name).label("app", "web"))?;
+        pod.spawn(Program::new("lab-app").args(["http", "--name", &name]))?;
+        let (netns, ip) = (pod.netns().path().display(), pod.ip());
+        println!("{name} on {}: {ip}, nsenter --net={netns} curl -s http://10.96.1.0/", node.name());
+    }
+    println!("press Ctrl-D to end");
+    drop(io::read_to_string(io::stdin()));
+    Ok(())
 }

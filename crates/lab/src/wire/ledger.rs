@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use memchr::memmem::Finder;
 
+use super::WireError;
 use super::packet::{Packet, Segment, Transport};
 use super::stream::Stream;
 use crate::topology;
@@ -101,6 +102,13 @@ impl Ledger {
     pub(crate) fn sightings(&self, watch: usize) -> (&[Sighting], u64) {
         let watched = &self.watches[watch];
         (&watched.kept, watched.number)
+    }
+
+    pub(crate) fn check_complete(&self) -> Result<(), WireError> {
+        match self.stats {
+            WireStats { lost: 0, incomplete: 0, .. } => Ok(()),
+            WireStats { lost, incomplete, .. } => Err(WireError::Incomplete { lost, incomplete }),
+        }
     }
 
     pub(crate) fn enter(&mut self, at: SystemTime, node: &str, packet: &Packet<'_>) {
@@ -215,4 +223,50 @@ impl Traffic {
 
 fn between_pods(from: IpAddr, to: IpAddr) -> bool {
     topology::is_pod(from) && topology::is_pod(to)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn segment<'a>(sequence: u32, syn: bool, payload: &'a [u8]) -> Packet<'a> {
+        let segment = Segment { from: 5000, to: 15008, sequence, syn, end: false, payload };
+        let [from, to] = [1, 2].map(|node| topology::pod(node, 2).v4.into());
+        Packet { from, to, transport: Transport::Tcp(segment) }
+    }
+
+    #[test]
+    fn what_was_lost_is_never_taken_for_nothing() {
+        let mut ledger = Ledger::new();
+        ledger.check_complete().expect("nothing happened yet");
+        ledger.stats.lost = 1;
+        assert!(matches!(ledger.check_complete(), Err(WireError::Incomplete { lost: 1, incomplete: 0 })));
+    }
+
+    #[test]
+    fn a_connection_that_cannot_be_followed_any_more_makes_the_capture_incomplete() {
+        let mut ledger = Ledger::new();
+        let now = SystemTime::UNIX_EPOCH;
+        ledger.enter(now, "n1", &segment(0, true, b""));
+        let chunk = vec![0; 1 << 20];
+        for hole in 1..6 {
+            ledger.enter(now, "n1", &segment(hole << 21, false, &chunk));
+        }
+        assert!(ledger.check_complete().is_err());
+    }
+
+    #[test]
+    fn a_canary_across_segments_of_one_connection_is_one_sighting() {
+        let mut ledger = Ledger::new();
+        let watch = ledger.watch(What::Bytes(Box::new(Finder::new(b"canary").into_owned())));
+        let port = ledger.watch(What::Port(15008));
+        let now = SystemTime::UNIX_EPOCH;
+        for packet in [segment(9, true, b""), segment(10, false, b"..cana"), segment(16, false, b"ry..")] {
+            ledger.enter(now, "n1", &packet);
+        }
+        assert_eq!(ledger.sightings(watch).1, 1);
+        assert_eq!(ledger.sightings(port).1, 2, "the SYN carries nothing");
+        let expected = Traffic { packets: 3, payload: 10, first: Some(now), last: Some(now) };
+        assert_eq!(ledger.stats.pods_tcp_port(15008), expected);
+    }
 }
