@@ -56,7 +56,7 @@ pub trait Provider: Send + Sync + 'static {
     /// `network/ip`, and with a service all its workloads. Empty when there is none that it may see.
     fn lookup(&self, session: &Self::Session, type_url: &str, key: &str) -> Vec<Arc<Resource>>;
 
-    /// Changes whenever a snapshot or a lookup may have.
+    /// Changes after a snapshot or a lookup may have changed.
     fn watch(&self) -> watch::Receiver<u64>;
 }
 
