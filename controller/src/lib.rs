@@ -3,5 +3,11 @@
 //!
 //! Owns no data path: with the controller stopped, nodes go on with what they hold.
 
+pub mod admin;
+pub mod app;
+pub mod config;
+pub mod hub;
 pub mod index;
+pub mod proofs;
+pub mod serve;
 pub mod source;

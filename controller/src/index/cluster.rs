@@ -21,6 +21,11 @@ pub(crate) fn name_of(metadata: &Metadata) -> Name {
     (metadata.namespace.clone(), metadata.name.clone())
 }
 
+/// The object of that kind and name.
+pub(crate) fn key_of(kind: Kind, (namespace, name): &Name) -> Key {
+    Key { kind, namespace: namespace.clone(), name: name.clone() }
+}
+
 /// Whether `labels` has every pair of `selector`.
 pub(crate) fn selects(selector: &Labels, labels: &Labels) -> bool {
     selector.iter().all(|(key, value)| labels.get(key) == Some(value))
@@ -126,19 +131,25 @@ impl Cluster {
         }
     }
 
-    /// Every object that can have a result, in no useful order.
+    /// Every object that can have products.
     pub(crate) fn keys(&self) -> Vec<Key> {
-        let of = |kind: Kind, (namespace, name): &Name| Key {
-            kind,
-            namespace: namespace.clone(),
-            name: name.clone(),
-        };
         let mut keys = Vec::new();
-        keys.extend(self.authorizations.keys().map(|name| of(Kind::AuthorizationPolicy, name)));
-        keys.extend(self.slices.keys().map(|name| of(Kind::EndpointSlice, name)));
-        keys.extend(self.peers.keys().map(|name| of(Kind::PeerAuthentication, name)));
-        keys.extend(self.pods.keys().map(|name| of(Kind::Pod, name)));
-        keys.extend(self.services.keys().map(|name| of(Kind::Service, name)));
+        keys.extend(self.authorizations.keys().map(|name| key_of(Kind::AuthorizationPolicy, name)));
+        keys.extend(self.slices.keys().map(|name| key_of(Kind::EndpointSlice, name)));
+        keys.extend(self.peers.keys().map(|name| key_of(Kind::PeerAuthentication, name)));
+        keys.extend(self.pods.keys().map(|name| key_of(Kind::Pod, name)));
+        keys.extend(self.services.keys().map(|name| key_of(Kind::Service, name)));
+        keys
+    }
+
+    /// Every object, in order.
+    pub(crate) fn all_keys(&self) -> Vec<Key> {
+        let mut keys = self.keys();
+        let of_cluster = |kind, name: &String| Key { kind, namespace: String::new(), name: name.clone() };
+        keys.extend(self.namespaces.keys().map(|name| of_cluster(Kind::Namespace, name)));
+        keys.extend(self.nodes.keys().map(|name| of_cluster(Kind::Node, name)));
+        keys.extend(self.accounts.iter().map(|name| key_of(Kind::ServiceAccount, name)));
+        keys.sort();
         keys
     }
 

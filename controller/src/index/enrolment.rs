@@ -5,6 +5,7 @@
 use std::net::IpAddr;
 
 use model::Str;
+use model::identity::Identity;
 use model::workload::WorkloadUid;
 
 use super::Config;
@@ -24,12 +25,10 @@ pub struct Enrolment {
     pub uid: Str,
     /// The node that it runs on.
     pub node: Str,
-    /// Its namespace.
-    pub namespace: Str,
     /// Its name.
     pub name: Str,
-    /// Its service account.
-    pub service_account: Str,
+    /// Who it is. Its namespace is the identity's.
+    pub identity: Identity,
     /// Its addresses, as far as they are known.
     pub addresses: Vec<IpAddr>,
     /// Its workload.
@@ -70,12 +69,16 @@ pub(crate) fn of(config: &Config, cluster: &Cluster, pod: &Pod) -> (Option<Enrol
             format!("metadata.uid is also that of pod {}/{}; give each pod its own", other.0, other.1);
         return refused(verdict.enrol, message);
     }
+    let identity = match Identity::new(config.trust_domain.clone(), metadata.namespace.as_str(), account(pod))
+    {
+        Ok(identity) => identity,
+        Err(error) => return refused(verdict.enrol, format!("the pod can't have an identity: {error}")),
+    };
     let enrolment = Enrolment {
         uid: metadata.uid.as_str().into(),
         node: pod.spec.node_name.as_str().into(),
-        namespace: metadata.namespace.as_str().into(),
         name: metadata.name.as_str().into(),
-        service_account: account(pod).into(),
+        identity,
         addresses: addresses(pod).0,
         workload: uid(config, &name),
         verdict,

@@ -23,7 +23,7 @@ use model::store::Update;
 use model::workload::Workload;
 
 use crate::source::objects::{Event, Key, Kind, Labels, Object};
-use cluster::{Cluster, Name, name_of, pods_of, selects, within};
+use cluster::{Cluster, Name, key_of, name_of, pods_of, selects, within};
 
 pub use enrolment::{Enrolment, Verdict};
 pub use finding::{Finding, Outcome, Reason};
@@ -188,13 +188,14 @@ impl Index {
         reported
     }
 
-    /// Forgets proofs of pods that the source does not name. Only sound once the source has named all there are.
-    /// Returns whether there were any.
-    pub fn prune(&mut self) -> bool {
-        let before = self.proven.clone();
-        let enrolments = &self.enrolments;
-        self.proven.retain(|uid, node| enrolments.contains_key(&(node.into(), uid.into())));
-        self.proven != before
+    /// Forgets proofs of pods that are not there or not to be enrolled: the wish may have ended while nobody watched. Only
+    /// sound once the source has named all there is.
+    pub fn prune(&mut self) {
+        let wanted: BTreeSet<_> = (self.enrolments())
+            .filter(|(enrolment, _)| enrolment.verdict.enrol)
+            .map(|(enrolment, _)| (enrolment.uid.clone(), enrolment.node.clone()))
+            .collect();
+        self.proven.retain(|uid, node| wanted.contains(&(uid.into(), node.into())));
     }
 
     /// The proofs to keep over a restart.
@@ -207,6 +208,12 @@ impl Index {
     #[must_use]
     pub fn census(&self) -> BTreeMap<Kind, usize> {
         self.cluster.census()
+    }
+
+    /// Every object, by kind, namespace and name.
+    #[must_use]
+    pub fn keys(&self) -> Vec<Key> {
+        self.cluster.all_keys()
     }
 
     /// What there is to say about each object.
@@ -390,10 +397,6 @@ impl Index {
         };
         pods.filter(move |(_, pod)| selects(selector, &pod.metadata.labels)).map(|(name, _)| name)
     }
-}
-
-fn key_of(kind: Kind, (namespace, name): &Name) -> Key {
-    Key { kind, namespace: namespace.clone(), name: name.clone() }
 }
 
 /// What a proxy must be told to get from `before` to `after`: what is gone first, then what is.

@@ -161,12 +161,21 @@ fn proofs_outlive_a_restart_and_not_their_pods() {
     let mut mesh = Mesh::new(proven);
     mesh.apply(upserts(&format!("{SHOP_AMBIENT}{}", pod("shop", "p", "10.0.0.1"))));
     assert_eq!(mesh.workload("p").tunnel, TunnelProtocol::Hbone, "nobody is downgraded by a restart");
-    assert!(mesh.index.prune());
+    mesh.index.prune();
     assert_eq!(mesh.index.proven().entries().count(), 1);
-    assert!(!mesh.index.prune());
     assert_eq!(mesh.workload("p").tunnel, TunnelProtocol::Hbone);
     mesh.apply([Event::Delete(Key { kind: Kind::Pod, namespace: "shop".into(), name: "p".into() })]);
     assert_eq!(mesh.index.proven().entries().count(), 0);
+}
+
+#[test]
+fn a_wish_that_ended_unseen_ends_the_proof() {
+    let mut mesh = Mesh::new(Proven::restore([("uid-p".into(), "n1".into())]));
+    mesh.apply(upserts(&pod("shop", "p", "10.0.0.1")));
+    mesh.index.prune();
+    mesh.apply(upserts(SHOP_AMBIENT));
+    assert!(mesh.enrolment("p").verdict.enrol);
+    assert_eq!(mesh.workload("p").tunnel, TunnelProtocol::None);
 }
 
 #[test]

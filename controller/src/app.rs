@@ -1,0 +1,269 @@
+//! Puts the controller together and takes it apart again: state, source, readiness, serving, end. Holds no logic of its own.
+
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use daemon::admin::{metrics_routes, readiness_routes};
+use daemon::http::{bind_unix, serve_tcp, serve_unix};
+use daemon::logs::Logs;
+use daemon::metrics::{Metrics, register_process_metrics};
+use daemon::readiness::Readiness;
+use daemon::tasks::TaskGroup;
+use identity::authority::{Authority, AuthorityConfig};
+use identity::control::ServerTls;
+use identity::signer::{ServingName, Signer};
+use identity::{Clock, SystemClock};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::admin;
+use crate::config::{Config, Source};
+use crate::hub::{Handle, Hub};
+use crate::index::Index;
+use crate::proofs::Proofs;
+use crate::serve::published::{Published, Publisher};
+use crate::serve::{self, Discovery, Gate, JoinTokens};
+use crate::source::directory::{self, Batch};
+
+/// How often the authority does what time has made due.
+const MAINTENANCE: Duration = Duration::from_secs(3600);
+
+/// How long sessions may take to end: nodes hold theirs open for as long as we are there.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Batches that wait: the hub is quick, and the source merges what it could not hand over.
+const BATCHES: usize = 1;
+
+/// Addresses of this machine that the serving certificate names. A machine with more has a name.
+const MAX_OWN_ADDRESSES: usize = 64;
+
+/// A controller that serves.
+pub struct Controller {
+    address: SocketAddr,
+    metrics: SocketAddr,
+    readiness: Readiness,
+    tasks: TaskGroup,
+    stop: oneshot::Sender<()>,
+}
+
+impl Controller {
+    /// Starts everything, and returns when nodes are served: after the source was read once, because nodes would take
+    /// "not read yet" for "gone".
+    ///
+    /// # Errors
+    /// When a part can't start; the text says which and why.
+    pub async fn start(config: Config, logs: Option<Logs>) -> anyhow::Result<Self> {
+        let readiness = Readiness::new();
+        let (source_read, serving) = (readiness.latch("source"), readiness.latch("serving"));
+        let mut tasks = TaskGroup::new();
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let authority = open_authority(&config, clock.clone())?;
+        tasks.spawn_infallible("root maintenance", maintain(authority.clone()));
+
+        // Listening first: whoever asks for readiness learns what is waited for.
+        let metrics = Metrics::new();
+        register_process_metrics(&metrics);
+        let scraped = TcpListener::bind(config.metrics)
+            .await
+            .with_context(|| format!("can't listen on {}", config.metrics))?;
+        let metrics_address = scraped.local_addr()?;
+        let routes = metrics_routes(&metrics).merge(readiness_routes(&readiness));
+        tasks.spawn_infallible("metrics", serve_tcp(scraped, routes));
+
+        let (hub, published) = start_hub(&config, &mut tasks)?;
+        hub.1.await.context("the source ended before it was read")?;
+        drop(source_read);
+        let hub = hub.0;
+
+        let gate = Gate::new(JoinTokens::new(config.join_tokens.clone()));
+        let discovery = Discovery::new(gate.clone(), published.clone());
+        let issued = Arc::new(AtomicU64::new(0));
+        register_metrics(&metrics, &gate, &discovery, &published, &issued);
+        let socket = bind_unix(&config.state_dir.join("admin.sock"))?;
+        let parts = admin::Parts {
+            hub: hub.clone(),
+            discovery: discovery.clone(),
+            authority: authority.clone(),
+            metrics,
+            readiness: readiness.clone(),
+            logs,
+        };
+        tasks.spawn_infallible("admin", serve_unix(socket, admin::routes(parts)));
+
+        let listener = TcpListener::bind(config.listen)
+            .await
+            .with_context(|| format!("can't listen on {}", config.listen))?;
+        let address = listener.local_addr()?;
+        let names = serving_names(&config)?;
+        tracing::info!(%address, ?names, "serving nodes");
+        let tls = ServerTls::new(authority.clone(), names, clock).await.context("no serving certificate")?;
+        let parts =
+            serve::Parts { gate, published, signer: authority as Arc<dyn Signer>, hub, issued, discovery };
+        let (stop, stopped) = oneshot::channel::<()>();
+        let served = serve::serve(listener, tls, parts, async move { drop(stopped.await) });
+        tasks.spawn("serving", served);
+        drop(serving);
+        Ok(Self { address, metrics: metrics_address, readiness, tasks, stop })
+    }
+
+    /// Where nodes call.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where metrics and readiness are served.
+    #[must_use]
+    pub fn metrics(&self) -> SocketAddr {
+        self.metrics
+    }
+
+    /// What is not ready.
+    #[must_use]
+    pub fn readiness(&self) -> &Readiness {
+        &self.readiness
+    }
+
+    /// Serves until `until` resolves or a part ends, which none does by itself; then ends the rest in good order.
+    ///
+    /// # Errors
+    /// When a part ended by itself.
+    pub async fn run(mut self, until: impl Future<Output = ()>) -> anyhow::Result<()> {
+        let outcome = tokio::select! {
+            () = until => Ok(()),
+            ended = self.tasks.next() => match ended {
+                Some(ended) => Err(match ended.outcome {
+                    Ok(()) => anyhow::anyhow!("{} ended", ended.name),
+                    Err(error) => anyhow::anyhow!("{}: {error}", ended.name),
+                }),
+                None => Err(anyhow::anyhow!("nothing is left to run")),
+            },
+        };
+        // Whether someone still listens does not matter: all of it ends.
+        let _ = self.stop.send(());
+        let serving = async {
+            while let Some(ended) = self.tasks.next().await {
+                if ended.name == "serving" {
+                    return;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(GRACE, serving).await;
+        self.tasks.shutdown().await;
+        outcome
+    }
+}
+
+/// The authority lives in the state directory itself: its lock keeps a second controller out, and its `roots.pem` is the
+/// file that nodes verify us with.
+fn open_authority(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Arc<Authority>> {
+    let granted =
+        AuthorityConfig { ttl: config.cert_ttl, ..AuthorityConfig::new(&*config.index.trust_domain) };
+    Ok(Arc::new(Authority::open_or_create(&config.state_dir, granted, clock)?))
+}
+
+async fn maintain(authority: Arc<Authority>) {
+    let mut ticks = tokio::time::interval(MAINTENANCE);
+    loop {
+        ticks.tick().await;
+        if let Err(error) = authority.maintain() {
+            tracing::error!(%error, "the root could not be maintained; it is tried again in an hour");
+        }
+    }
+}
+
+type Started = ((Handle, oneshot::Receiver<()>), Published);
+
+fn start_hub(config: &Config, tasks: &mut TaskGroup) -> anyhow::Result<Started> {
+    let proofs = Proofs::new(&config.state_dir);
+    let index = Index::new(config.index.clone(), proofs.load()?);
+    let (publisher, published) = Publisher::new();
+    let (hub, handle, ready) = Hub::new(index, proofs, publisher);
+    tasks.spawn_infallible("hub", hub.run());
+    let Source::Directory(directory) = config.source.clone();
+    let (batches, received) = mpsc::channel(BATCHES);
+    tasks.spawn_infallible("source", directory::run(directory, batches));
+    tasks.spawn("source events", forward(received, handle.clone()));
+    Ok(((handle, ready), published))
+}
+
+async fn forward(mut batches: mpsc::Receiver<Batch>, hub: Handle) -> Result<(), crate::hub::Stopped> {
+    while let Some(batch) = batches.recv().await {
+        hub.batch(batch).await?;
+    }
+    Ok(())
+}
+
+fn register_metrics(
+    metrics: &Metrics,
+    gate: &Gate,
+    discovery: &Discovery,
+    published: &Published,
+    issued: &Arc<AtomicU64>,
+) {
+    let (gate, discovery, issued) = (gate.clone(), discovery.clone(), issued.clone());
+    let (addresses, policies) = (published.clone(), published.clone());
+    metrics.register_counter_fn(
+        "airglow_calls_refused",
+        "Calls of nodes or strangers that were refused",
+        move || gate.refusals(),
+    );
+    metrics.register_counter_fn("airglow_certificates_issued", "Certificates issued to nodes", move || {
+        issued.load(Ordering::Relaxed)
+    });
+    metrics.register_gauge_fn("airglow_discovery_sessions", "Connected discovery clients", move || {
+        discovery.sessions().len() as u64
+    });
+    metrics.register_gauge_fn("airglow_addresses", "Workloads and services that are published", move || {
+        addresses.now().addresses.len() as u64
+    });
+    metrics.register_gauge_fn("airglow_policies", "Policies that are published", move || {
+        policies.now().authorizations.len() as u64
+    });
+}
+
+/// What nodes may call us: names by convention, this machine's addresses, and what the settings add.
+fn serving_names(config: &Config) -> anyhow::Result<Vec<ServingName>> {
+    let root = &config.index.root_namespace;
+    let mut names = vec![ServingName::Dns("localhost".into())];
+    for service in ["airglow-controller", "istiod"] {
+        names.push(ServingName::Dns(format!("{service}.{root}.svc")));
+    }
+    let ip = config.listen.ip();
+    if ip.is_unspecified() {
+        names.extend(own_addresses()?.into_iter().map(ServingName::Ip));
+    } else {
+        names.push(ServingName::Ip(ip));
+    }
+    for name in &config.server_names {
+        if !names.contains(name) {
+            names.push(name.clone());
+        }
+    }
+    Ok(names)
+}
+
+fn own_addresses() -> anyhow::Result<Vec<IpAddr>> {
+    let interfaces = nix::ifaddrs::getifaddrs().context("can't list this machine's addresses")?;
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    for interface in interfaces {
+        let Some(address) = interface.address else { continue };
+        let v4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
+        // A link-local address means something else on every link.
+        let v6 = address
+            .as_sockaddr_in6()
+            .map(|a| a.ip())
+            .filter(|ip| !ip.is_unicast_link_local())
+            .map(IpAddr::V6);
+        if let Some(ip) = v4.or(v6).filter(|ip| !addresses.contains(ip))
+            && addresses.len() < MAX_OWN_ADDRESSES
+        {
+            addresses.push(ip);
+        }
+    }
+    Ok(addresses)
+}

@@ -1,0 +1,190 @@
+//! The controller's settings: environment variables to one valid value, with every mistake reported at once.
+//!
+//! Probes nothing: that a path exists is for those who open it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use daemon::config::{Mistakes, Parser, Vars};
+use daemon::logs::{FILTER_DEFAULT, Format};
+use identity::signer::ServingName;
+
+use crate::index;
+
+/// The validity of a certificate when the node asks for none: a night without a controller disturbs nobody.
+const CERT_TTL: Duration = Duration::from_secs(24 * 3600);
+
+/// The shortest validity: below, nodes would do little else than renew.
+const CERT_TTL_MIN: Duration = Duration::from_secs(60);
+
+/// The longest, as in `identity::authority`: whoever must live longer without a control plane plugs in their own signer.
+const CERT_TTL_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Everything that the controller needs to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where objects come from.
+    pub source: Source,
+    /// Where the authority, proofs and the admin socket live. Nobody else may read it.
+    pub state_dir: PathBuf,
+    /// Where nodes call.
+    pub listen: SocketAddr,
+    /// One file per node with its token.
+    pub join_tokens: PathBuf,
+    /// What the derivation is told.
+    pub index: index::Config,
+    /// The validity of a certificate when the node asks for none.
+    pub cert_ttl: Duration,
+    /// Names and addresses by which nodes call, besides those that are found out.
+    pub server_names: Vec<ServingName>,
+    /// Where metrics and readiness are served.
+    pub metrics: SocketAddr,
+    /// How log lines look, and which there are.
+    pub log: (Format, String),
+}
+
+/// Where objects come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A directory of manifests.
+    Directory(PathBuf),
+}
+
+/// Reads every setting, or says everything that is wrong.
+///
+/// # Errors
+/// With all mistakes.
+pub fn load(vars: &dyn Vars) -> Result<Config, Mistakes> {
+    let p = Parser::new(vars);
+    let source =
+        p.required_as::<SourceText>("AIRGLOW_SOURCE", "`dir:` and the path of a directory of manifests");
+    let state_dir = p.required("AIRGLOW_STATE_DIR");
+    let listen = p.or("AIRGLOW_LISTEN", SocketAddr::from(([0_u16; 8], 15012)));
+    let join_tokens = p.required("AIRGLOW_JOIN_TOKENS");
+    let index = index(&p);
+    let cert_ttl = p.or_within("AIRGLOW_CERT_TTL", CERT_TTL, CERT_TTL_MIN..=CERT_TTL_MAX);
+    let server_names = p.or("AIRGLOW_SERVER_NAMES", String::new());
+    let metrics = p.or("AIRGLOW_METRICS", SocketAddr::from(([0_u16; 8], 15014)));
+    let format = p.or_as("AIRGLOW_LOG_FORMAT", "`plain` or `json`", Format::Plain);
+    let filter = p.or("AIRGLOW_LOG", FILTER_DEFAULT.to_owned());
+    p.finish(|| {
+        Some(Config {
+            source: source?.0,
+            state_dir: state_dir?,
+            listen: listen?,
+            join_tokens: join_tokens?,
+            index: index?,
+            cert_ttl: cert_ttl?,
+            server_names: listed(&server_names?).map(serving_name).collect(),
+            metrics: metrics?,
+            log: (format?, filter?),
+        })
+    })
+}
+
+fn index(p: &Parser<'_>) -> Option<index::Config> {
+    let default = index::Config::default();
+    let trust_domain = p.or("AIRGLOW_TRUST_DOMAIN", default.trust_domain.to_string());
+    if let Some(domain) = &trust_domain
+        && let Err(error) = model::identity::Identity::new(domain.as_str(), "namespace", "account")
+    {
+        p.conflict("AIRGLOW_TRUST_DOMAIN", format!("no identity can have it: {error}"));
+    }
+    let cluster_id = p.or("AIRGLOW_CLUSTER_ID", default.cluster_id.to_string());
+    let root_namespace = p.or("AIRGLOW_ROOT_NAMESPACE", default.root_namespace);
+    let network = p.or("AIRGLOW_NETWORK", default.network);
+    let cluster_domain = p.or("AIRGLOW_CLUSTER_DOMAIN", default.cluster_domain);
+    let excluded = p.optional::<String>("AIRGLOW_EXCLUDED_NAMESPACES");
+    Some(index::Config {
+        trust_domain: trust_domain?.into(),
+        cluster_id: cluster_id?.into(),
+        root_namespace: root_namespace?,
+        network: network?,
+        cluster_domain: cluster_domain?,
+        excluded_namespaces: match excluded? {
+            Some(text) => listed(&text).map(str::to_owned).collect(),
+            None => default.excluded_namespaces,
+        },
+    })
+}
+
+/// The parts of a comma-separated list, without empty ones.
+fn listed(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|part| !part.is_empty())
+}
+
+fn serving_name(text: &str) -> ServingName {
+    text.parse().map_or_else(|_| ServingName::Dns(text.to_owned()), ServingName::Ip)
+}
+
+struct SourceText(Source);
+
+impl std::str::FromStr for SourceText {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let path = text.strip_prefix("dir:").filter(|path| !path.is_empty()).ok_or(())?;
+        Ok(Self(Source::Directory(path.into())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    const LEAST: [(&str, &str); 3] =
+        [("AIRGLOW_SOURCE", "dir:/m"), ("AIRGLOW_STATE_DIR", "/s"), ("AIRGLOW_JOIN_TOKENS", "/t")];
+
+    fn with(more: &[(&'static str, &'static str)]) -> Result<Config, Mistakes> {
+        let vars: BTreeMap<&str, &str> = LEAST.iter().chain(more).copied().collect();
+        load(&vars)
+    }
+
+    #[test]
+    fn defaults() {
+        let config = with(&[]).expect("the least there must be");
+        assert_eq!(config.source, Source::Directory("/m".into()));
+        assert_eq!(config.listen.to_string(), "[::]:15012");
+        assert_eq!(config.metrics.to_string(), "[::]:15014");
+        assert_eq!(config.index, index::Config::default());
+    }
+
+    #[test]
+    fn lists() {
+        let config = with(&[
+            ("AIRGLOW_SERVER_NAMES", "controller.example, 192.0.2.1,,fd00::1"),
+            ("AIRGLOW_EXCLUDED_NAMESPACES", "a,b"),
+        ])
+        .expect("valid");
+        let names = [
+            ServingName::Dns("controller.example".into()),
+            ServingName::Ip([192, 0, 2, 1].into()),
+            ServingName::Ip("fd00::1".parse().expect("a literal")),
+        ];
+        assert_eq!(config.server_names, names);
+        assert_eq!(config.index.excluded_namespaces, ["a".to_owned(), "b".to_owned()].into());
+    }
+
+    #[test]
+    fn mistakes_are_reported_together() {
+        let vars: BTreeMap<&str, &str> = [
+            ("AIRGLOW_SOURCE", "/m"),
+            ("AIRGLOW_TRUST_DOMAIN", "Not A Domain"),
+            ("AIRGLOW_CERT_TTL", "1s"),
+            ("AIRGLOW_LISTN", "x"),
+        ]
+        .into();
+        let text = load(&vars).expect_err("all of it is wrong").to_string();
+        for part in [
+            "AIRGLOW_SOURCE",
+            "AIRGLOW_STATE_DIR is not set",
+            "AIRGLOW_TRUST_DOMAIN",
+            "AIRGLOW_CERT_TTL",
+            "did you mean AIRGLOW_LISTEN",
+        ] {
+            assert!(text.contains(part), "{part} is not in:\n{text}");
+        }
+    }
+}

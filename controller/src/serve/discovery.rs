@@ -1,0 +1,121 @@
+//! Discovery: which resources a node may see. Workloads, services and policies are everyone's; enrolments are a node's own.
+//!
+//! Owns no session protocol (`xds`) and no resources (`published`).
+
+use std::sync::Arc;
+
+use api::discovery as wire;
+use api::discovery::aggregated_discovery_service_server::{
+    AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
+};
+use api::type_url;
+use model::Str;
+use tokio::sync::watch;
+use tonic::{Request, Response, Status, Streaming};
+use xds::{Provider, Resource, Resources, Server};
+
+use super::gate::Gate;
+use super::published::Published;
+use super::tokens::Caller;
+
+/// The order in which changes are sent: a policy before the workloads that name it, because a workload that names a policy
+/// which is not known is refused everything.
+const TYPES: [&str; 3] = [type_url::AUTHORIZATION, type_url::ADDRESS, type_url::POD_ENROLMENT];
+
+/// The largest request: a node that comes back names everything that it holds, at about 100 bytes each.
+const MAX_REQUEST_BYTES: usize = 64 << 20;
+
+/// The key under which a client says which node it is on.
+const NODE_NAME: &str = "NODE_NAME";
+
+/// What nodes may see.
+pub struct Nodes(Published);
+
+impl Provider for Nodes {
+    /// The node's name, proven.
+    type Session = Str;
+
+    fn open(&self, node: &xds::Node, call: &xds::server::Caller) -> Result<Str, Status> {
+        let caller =
+            call.extensions.get::<Caller>().ok_or_else(|| Status::unauthenticated("not authenticated"))?;
+        let claimed = node.metadata.get(NODE_NAME);
+        if claimed.is_some_and(|claimed| **claimed != *caller.node) {
+            tracing::warn!(node = %caller.node, claimed, "a node says that it is another one");
+            return Err(Status::permission_denied("not permitted"));
+        }
+        Ok(caller.node.clone())
+    }
+
+    fn snapshot(&self, node: &Str, type_url: &str) -> Resources {
+        let now = self.0.now();
+        match type_url {
+            type_url::ADDRESS => now.addresses.clone(),
+            type_url::AUTHORIZATION => now.authorizations.clone(),
+            type_url::POD_ENROLMENT => now.enrolments(node),
+            _ => Resources::default(),
+        }
+    }
+
+    fn lookup(&self, node: &Str, type_url: &str, key: &str) -> Vec<Arc<Resource>> {
+        match type_url {
+            type_url::ADDRESS => self.0.now().find_addresses(key),
+            _ => self.snapshot(node, type_url).get(key).cloned().into_iter().collect(),
+        }
+    }
+
+    fn watch(&self) -> watch::Receiver<u64> {
+        self.0.watch()
+    }
+}
+
+/// The discovery service: proves the caller, then leaves the rest to `xds`.
+#[derive(Clone)]
+pub struct Discovery {
+    gate: Gate,
+    server: Server<Nodes>,
+}
+
+impl Discovery {
+    /// Serves `published` to those that `gate` admits.
+    #[must_use]
+    pub fn new(gate: Gate, published: Published) -> Self {
+        Self { gate, server: Server::new(Nodes(published), TYPES.to_vec()) }
+    }
+
+    /// The service to be added to a tonic router.
+    #[must_use]
+    pub fn service(&self) -> AggregatedDiscoveryServiceServer<Self> {
+        AggregatedDiscoveryServiceServer::new(self.clone()).max_decoding_message_size(MAX_REQUEST_BYTES)
+    }
+
+    /// Who is connected, and what each has acknowledged.
+    #[must_use]
+    pub fn sessions(&self) -> Vec<xds::server::SessionStatus> {
+        self.server.sessions()
+    }
+}
+
+#[tonic::async_trait]
+impl AggregatedDiscoveryService for Discovery {
+    type StreamAggregatedResourcesStream =
+        <Server<Nodes> as AggregatedDiscoveryService>::StreamAggregatedResourcesStream;
+    type DeltaAggregatedResourcesStream =
+        <Server<Nodes> as AggregatedDiscoveryService>::DeltaAggregatedResourcesStream;
+
+    async fn stream_aggregated_resources(
+        &self,
+        request: Request<Streaming<wire::DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
+        self.gate.admit(&request).await?;
+        self.server.stream_aggregated_resources(request).await
+    }
+
+    async fn delta_aggregated_resources(
+        &self,
+        mut request: Request<Streaming<wire::DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        let caller = self.gate.admit(&request).await?;
+        request.extensions_mut().insert(caller);
+        self.server.delta_aggregated_resources(request).await
+    }
+}

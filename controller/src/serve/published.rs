@@ -1,0 +1,381 @@
+//! What nodes may be told, encoded once, as snapshots that sessions read without waiting.
+//!
+//! One writer ([`Publisher`]); readers take a whole, immutable [`Snapshot`]. Owns no session and no rights.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::encode;
+use arc_swap::ArcSwap;
+use imbl::{OrdMap, OrdSet};
+use model::Str;
+use model::identity::Identity;
+use model::policy::{PolicyName, PolicyScope};
+use model::store::Update;
+use model::workload::Workload;
+use tokio::sync::watch;
+use xds::{Resource, Resources};
+
+use crate::index::{Change, Enrolment};
+
+/// How long a policy that workloads named stays known after its removal. They are told to name it no more at once; a
+/// workload that names a policy which is not known is refused everything, so the policy goes when all have heard.
+const RETIREMENT: Duration = Duration::from_secs(30);
+
+/// Everything at one moment. Cloning is O(1).
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Workloads and services.
+    pub addresses: Resources,
+    /// Policies.
+    pub authorizations: Resources,
+    nodes: OrdMap<Str, Node>,
+    /// Alias to the names of what has it.
+    aliases: OrdMap<String, OrdSet<String>>,
+    /// Service to the workloads that back it.
+    backing: OrdMap<String, OrdSet<String>>,
+}
+
+/// What one node is told about its own pods.
+#[derive(Clone, Debug, Default)]
+struct Node {
+    enrolments: Resources,
+    pods: OrdMap<Str, Arc<Enrolment>>,
+}
+
+impl Snapshot {
+    /// What a node is told about its own pods.
+    #[must_use]
+    pub fn enrolments(&self, node: &str) -> Resources {
+        self.nodes.get(node).map(|node| node.enrolments.clone()).unwrap_or_default()
+    }
+
+    /// Whether a pod of that identity lives on the node.
+    #[must_use]
+    pub fn hosts(&self, node: &str, identity: &Identity) -> bool {
+        self.nodes.get(node).is_some_and(|node| node.pods.values().any(|pod| pod.identity == *identity))
+    }
+
+    /// What is called `key`, by name or alias; with a service, also its workloads.
+    #[must_use]
+    pub fn find_addresses(&self, key: &str) -> Vec<Arc<Resource>> {
+        let named = self.addresses.get(key).map(|resource| resource.name.clone());
+        let aliased = self.aliases.get(key).into_iter().flatten().cloned();
+        let mut names: OrdSet<String> = named.into_iter().chain(aliased).collect();
+        let backing: Vec<_> = names.iter().filter_map(|name| self.backing.get(name)).cloned().collect();
+        names.extend(backing.into_iter().flatten());
+        names.iter().filter_map(|name| self.addresses.get(name)).cloned().collect()
+    }
+
+    fn insert_address(&mut self, resource: Resource) {
+        self.remove_address(&resource.name);
+        for alias in &resource.aliases {
+            self.aliases.entry(alias.clone()).or_default().insert(resource.name.clone());
+        }
+        self.addresses.insert(resource);
+    }
+
+    fn remove_address(&mut self, name: &str) {
+        let Some(before) = self.addresses.remove(name) else { return };
+        for alias in &before.aliases {
+            remove_from(&mut self.aliases, alias, name);
+        }
+    }
+
+    fn enrol(&mut self, enrolment: &Enrolment) {
+        let node = self.nodes.entry(enrolment.node.clone()).or_default();
+        node.enrolments.insert(Resource::from(encode::enrolment(&wire(enrolment))));
+        node.pods.insert(enrolment.uid.clone(), Arc::new(enrolment.clone()));
+    }
+
+    fn forget(&mut self, name: &str, uid: &str) {
+        let Some(node) = self.nodes.get_mut(name) else { return };
+        node.enrolments.remove(uid);
+        node.pods.remove(uid);
+        if node.pods.is_empty() {
+            self.nodes.remove(name);
+        }
+    }
+}
+
+fn remove_from(sets: &mut OrdMap<String, OrdSet<String>>, key: &str, value: &str) {
+    let Some(set) = sets.get_mut(key) else { return };
+    set.remove(value);
+    if set.is_empty() {
+        sets.remove(key);
+    }
+}
+
+fn wire(enrolment: &Enrolment) -> api::Enrolment {
+    let Enrolment { uid, node: _, name, identity, addresses, workload, verdict } = enrolment.clone();
+    api::Enrolment { uid, name, identity, addresses, enrol: verdict.enrol, reason: verdict.reason, workload }
+}
+
+/// What sessions read. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Published {
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    changed: watch::Receiver<u64>,
+}
+
+impl Published {
+    /// The present moment.
+    #[must_use]
+    pub fn now(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    /// Changes with each snapshot.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.changed.clone()
+    }
+}
+
+/// The writer.
+#[derive(Debug)]
+pub struct Publisher {
+    next: Snapshot,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    changed: watch::Sender<u64>,
+    scopes: BTreeMap<PolicyName, PolicyScope>,
+    /// Which services each workload backs, as last published.
+    backed: BTreeMap<String, Vec<String>>,
+    /// Removed policies that may still be named, and when they go.
+    retiring: BTreeMap<PolicyName, Duration>,
+}
+
+impl Publisher {
+    /// Nothing is published yet.
+    #[must_use]
+    pub fn new() -> (Self, Published) {
+        let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
+        let (changed, watched) = watch::channel(0);
+        let publisher = Self {
+            next: Snapshot::default(),
+            snapshot: snapshot.clone(),
+            changed,
+            scopes: BTreeMap::new(),
+            backed: BTreeMap::new(),
+            retiring: BTreeMap::new(),
+        };
+        (publisher, Published { snapshot, changed: watched })
+    }
+
+    /// Publishes all of `changes` at once, `now` being counted from any fixed moment.
+    pub fn publish(&mut self, changes: Vec<Change>, now: Duration) {
+        if changes.is_empty() {
+            return;
+        }
+        for change in changes {
+            match change {
+                Change::Mesh(update) => self.update(*update, now),
+                Change::Enrolment(enrolment) => self.next.enrol(&enrolment),
+                Change::EnrolmentRemoved { node, uid } => self.next.forget(&node, &uid),
+            }
+        }
+        self.flush();
+    }
+
+    /// When there is something to do even if nothing changes.
+    #[must_use]
+    pub fn next_retirement(&self) -> Option<Duration> {
+        self.retiring.values().min().copied()
+    }
+
+    /// Takes out the policies whose time has come.
+    pub fn retire(&mut self, now: Duration) {
+        let due: Vec<_> = self.retiring.extract_if(.., |_, at| *at <= now).map(|(name, _)| name).collect();
+        if !due.is_empty() {
+            for name in due {
+                self.next.authorizations.remove(&name.to_string());
+            }
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        self.snapshot.store(Arc::new(self.next.clone()));
+        self.changed.send_modify(|sequence| *sequence = sequence.wrapping_add(1));
+    }
+
+    fn update(&mut self, update: Update, now: Duration) {
+        match update {
+            Update::Policy(policy) => {
+                self.retiring.remove(&policy.id);
+                self.next.authorizations.insert(Resource::from(encode::policy(&policy)));
+                self.scopes.insert(policy.id, policy.scope);
+            }
+            Update::PolicyRemoved(name) => match self.scopes.remove(&name) {
+                Some(PolicyScope::Selector) => {
+                    self.retiring.insert(name, now + RETIREMENT);
+                }
+                Some(PolicyScope::Global | PolicyScope::Namespace) | None => {
+                    self.next.authorizations.remove(&name.to_string());
+                }
+            },
+            // What can't be enforced is a refused resource on the wire; the index has none of those.
+            Update::PolicyUnenforceable(..) => {}
+            Update::Service(service) => self.next.insert_address(encode::service(&service).into()),
+            Update::ServiceRemoved(name) => self.next.remove_address(&name.to_string()),
+            Update::Workload(workload) => {
+                self.back(workload.uid.to_string(), services(&workload));
+                self.next.insert_address(encode::workload(&workload).into());
+            }
+            Update::WorkloadRemoved(uid) => {
+                self.back(uid.to_string(), Vec::new());
+                self.next.remove_address(&uid.0);
+            }
+        }
+    }
+
+    /// Keeps in step which workloads back which services.
+    fn back(&mut self, workload: String, services: Vec<String>) {
+        for service in self.backed.remove(&workload).unwrap_or_default() {
+            remove_from(&mut self.next.backing, &service, &workload);
+        }
+        for service in &services {
+            self.next.backing.entry(service.clone()).or_default().insert(workload.clone());
+        }
+        if !services.is_empty() {
+            self.backed.insert(workload, services);
+        }
+    }
+}
+
+fn services(workload: &Workload) -> Vec<String> {
+    workload.services.keys().map(ToString::to_string).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::index::{Config, Index, Proven};
+    use crate::source::objects::{Event, Key, Kind};
+    use crate::source::yaml;
+
+    struct Mesh {
+        index: Index,
+        publisher: Publisher,
+        published: Published,
+    }
+
+    impl Mesh {
+        fn of(text: &str) -> Self {
+            let (publisher, published) = Publisher::new();
+            let mut mesh =
+                Self { index: Index::new(Config::default(), Proven::default()), publisher, published };
+            let objects = yaml::parse(text).objects.into_iter();
+            mesh.apply(objects.map(|(object, _)| Event::Upsert(object)).collect(), 0);
+            mesh
+        }
+
+        fn apply(&mut self, events: Vec<Event>, now: u64) {
+            let changes = self.index.apply(events);
+            self.publisher.publish(changes, Duration::from_secs(now));
+        }
+
+        fn found(&self, key: &str) -> Vec<String> {
+            self.published.now().find_addresses(key).iter().map(|resource| resource.name.clone()).collect()
+        }
+
+        fn policies(&self) -> Vec<String> {
+            self.published.now().authorizations.iter().map(|resource| resource.name.clone()).collect()
+        }
+    }
+
+    const SHOP: &str = "
+apiVersion: v1
+kind: Service
+metadata: {namespace: shop, name: cart}
+spec: {clusterIP: 10.1.0.1, selector: {app: cart}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {namespace: shop, name: cart-1, uid: u1, labels: {app: cart}}
+spec: {nodeName: n1, serviceAccountName: carter}
+status: {podIP: 10.0.0.1}
+---
+apiVersion: v1
+kind: Pod
+metadata: {namespace: shop, name: other, uid: u2}
+spec: {nodeName: n2}
+status: {podIP: 10.0.0.2}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {namespace: shop, name: selecting}
+spec: {selector: {matchLabels: {app: cart}}}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {namespace: shop, name: all}
+";
+
+    fn gone(kind: Kind, name: &str) -> Vec<Event> {
+        vec![Event::Delete(Key { kind, namespace: "shop".into(), name: name.into() })]
+    }
+
+    #[test]
+    fn lookups() {
+        let mut mesh = Mesh::of(SHOP);
+        let (cart, pod) = ("shop/cart.shop.svc.cluster.local", "Kubernetes//Pod/shop/cart-1");
+        for key in [cart, "/10.1.0.1"] {
+            assert_eq!(mesh.found(key), [pod, cart], "a service comes with its workloads");
+        }
+        for key in [pod, "/10.0.0.1"] {
+            assert_eq!(mesh.found(key), [pod]);
+        }
+        assert!(mesh.found("/10.9.9.9").is_empty());
+        mesh.apply(gone(Kind::Pod, "cart-1"), 0);
+        assert_eq!(mesh.found(cart), [cart]);
+        assert!(mesh.found("/10.0.0.1").is_empty());
+        mesh.apply(gone(Kind::Service, "cart"), 0);
+        assert!(mesh.found("/10.1.0.1").is_empty());
+    }
+
+    #[test]
+    fn nodes_and_identities() {
+        let mut mesh = Mesh::of(SHOP);
+        let now = mesh.published.now();
+        let carter = Identity::new("cluster.local", "shop", "carter").expect("valid");
+        assert!(now.hosts("n1", &carter));
+        assert!(!now.hosts("n2", &carter));
+        let foreign = Identity::new("elsewhere", "shop", "carter").expect("valid");
+        assert!(!now.hosts("n1", &foreign), "another trust domain");
+        assert_eq!(
+            (now.enrolments("n1").len(), now.enrolments("n2").len(), now.enrolments("n3").len()),
+            (1, 1, 0)
+        );
+        mesh.apply(gone(Kind::Pod, "cart-1"), 0);
+        assert!(!mesh.published.now().hosts("n1", &carter));
+        assert!(now.hosts("n1", &carter), "a snapshot does not change");
+    }
+
+    #[test]
+    fn a_policy_that_is_named_outlives_its_removal() {
+        let mut mesh = Mesh::of(SHOP);
+        assert_eq!(mesh.policies(), ["shop/all", "shop/selecting"]);
+        mesh.apply(gone(Kind::AuthorizationPolicy, "all"), 0);
+        assert_eq!(mesh.policies(), ["shop/selecting"], "nobody names it");
+        mesh.apply(gone(Kind::AuthorizationPolicy, "selecting"), 0);
+        assert_eq!(mesh.policies(), ["shop/selecting"]);
+        assert_eq!(mesh.publisher.next_retirement(), Some(RETIREMENT));
+        mesh.publisher.retire(RETIREMENT - Duration::from_secs(1));
+        assert_eq!(mesh.policies(), ["shop/selecting"]);
+        mesh.publisher.retire(RETIREMENT);
+        assert!(mesh.policies().is_empty());
+        assert_eq!(mesh.publisher.next_retirement(), None);
+    }
+
+    #[test]
+    fn a_policy_that_comes_back_stays() {
+        let mut mesh = Mesh::of(SHOP);
+        mesh.apply(gone(Kind::AuthorizationPolicy, "selecting"), 0);
+        let again = yaml::parse(SHOP).objects.into_iter().map(|(object, _)| Event::Upsert(object));
+        mesh.apply(again.collect(), 1);
+        mesh.publisher.retire(RETIREMENT * 2);
+        assert_eq!(mesh.policies(), ["shop/all", "shop/selecting"]);
+    }
+}
