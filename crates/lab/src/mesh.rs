@@ -18,6 +18,7 @@ use crate::lab::Lab;
 use crate::node::Node;
 use crate::pod::Pod;
 use crate::process::{Process, Program};
+use crate::state::PodRecord;
 use crate::topology::CONTROL;
 use crate::wait::wait_until;
 use crate::{RunError, node_api};
@@ -121,12 +122,23 @@ impl Node {
         for pod in &pods {
             node_api::announce(inner, pod)?;
         }
+        self.retract_others(&pods)?;
         let admin_socket = site.dir.join("admin.sock");
         await_ready(&process, "ztunnel's readiness", || {
             listens(&process, &admin_socket)?;
             is_ready(&admin_socket)
         })?;
         Ok(process)
+    }
+
+    /// Pods that were removed while no ztunnel ran: a kubelet, too, repeats deletions until they are heard.
+    fn retract_others(&self, pods: &[PodRecord]) -> Result<(), LabError> {
+        let known = self.enrolment()?;
+        let uids = known.as_array().into_iter().flatten().filter_map(|pod| pod["uid"].as_str());
+        for uid in uids.filter(|uid| pods.iter().all(|pod| pod.uid != *uid)) {
+            node_api::retract(self.inner(), self.index(), uid)?;
+        }
+        Ok(())
     }
 
     /// The ztunnel that was started last.
