@@ -32,9 +32,11 @@ use crate::admin::{self, Sources};
 use crate::config::{Config, ControllerConfig};
 use crate::data::Shared;
 use crate::data::thread::Thread;
-use crate::discovery::Discovery;
+use crate::discovery::{Discovery, Wanted};
 use crate::flow::Flows;
 use crate::mesh::MeshState;
+use crate::node;
+use crate::node::api::PodStatus;
 use crate::node::manager::{Manager, Parts};
 use crate::node::report::Reporter;
 use crate::node::sandbox::Sandboxes;
@@ -64,41 +66,85 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
 async fn serve(config: Config, logs: Logs) -> anyhow::Result<()> {
     std::fs::create_dir_all(&config.run_dir)
         .with_context(|| format!("can't make {}", config.run_dir.display()))?;
-    let readiness = Readiness::new();
-    let metrics = Metrics::new();
-    register_process_metrics(&metrics);
     let access =
         if config.access_log { AccessLog::start(config.log.0, io::stdout())? } else { AccessLog::off() };
-    let drain = Drain::new();
+    let process = Process {
+        logs,
+        metrics: Metrics::new(),
+        readiness: Readiness::new(),
+        drain: Drain::new(),
+        access: access.clone(),
+    };
+    register_process_metrics(&process.metrics);
     let mut tasks = TaskGroup::new();
-
     let control = Control::connect(&config.controller)?;
-    let (certificates, driver) = certificates(&config.controller, &control)?;
-    tasks.spawn_infallible("certificates", driver.run());
+    let (shared, wanted) = data_side(&config, &process, &control, &mut tasks)?;
+    let (manager, pods_shown) = node_side(&config, &process, &control, (&shared, wanted), &mut tasks)?;
+    let (commands, received) = mpsc::channel(COMMANDS);
+    let node_api = node::api::listen(&config.run_dir.join("node.sock")).context("can't open the node API")?;
+    tasks.spawn_infallible("node API", node::api::serve(node_api, commands));
+    outside(&config, &process, &shared, pods_shown, &mut tasks)?;
 
+    tracing::info!(node = %config.data.node, threads = config.threads, "ztunnel has started");
+    tokio::select! {
+        () = manager.run(received, process.drain.clone()) => {}
+        Some(ended) = tasks.next() => ended.outcome.with_context(|| format!("the task {:?} ended", ended.name))?,
+    }
+    access.flush(FLUSH);
+    tracing::info!("ztunnel has stopped");
+    Ok(())
+}
+
+/// What makes this a process.
+struct Process {
+    logs: Logs,
+    metrics: Metrics,
+    readiness: Readiness,
+    drain: Drain,
+    access: AccessLog,
+}
+
+/// What the data threads share, fed by discovery and the CA.
+fn data_side(
+    config: &Config,
+    process: &Process,
+    control: &Control,
+    tasks: &mut TaskGroup,
+) -> anyhow::Result<(Arc<Shared>, watch::Receiver<Wanted>)> {
+    let (certificates, driver) = certificates(&config.controller, control)?;
+    tasks.spawn_infallible("certificates", driver.run());
     let flows = Flows::new();
     let (mesh, writer) = MeshState::new(Mesh::new(config.controller.root_namespace.clone()));
-    let latches = [type_url::ADDRESS, type_url::AUTHORIZATION, type_url::POD_ENROLMENT];
-    let latches = latches.map(|kind| (kind, readiness.latch(format!("discovery of {kind}"))));
-    let enrolment_ready = readiness.latch("enrolment of this node's pods");
+    let kinds = [type_url::ADDRESS, type_url::AUTHORIZATION, type_url::POD_ENROLMENT];
+    let latches = kinds.map(|kind| (kind, process.readiness.latch(format!("discovery of {kind}"))));
     let (discovery, wanted) =
         Discovery::new((Arc::clone(&mesh), writer), Arc::clone(&flows), BTreeMap::from(latches));
-    let (client, demand) = control.discovery(&config, discovery);
+    let (client, demand) = control.discovery(config, discovery);
     tasks.spawn_infallible("discovery", client.run());
-
     let shared = Arc::new(Shared {
         mesh,
         pods: Pods::default(),
         certificates,
         flows,
-        telemetry: Telemetry::new(&metrics, access.clone()),
+        telemetry: Telemetry::new(&process.metrics, process.access.clone()),
         demand: config.controller.on_demand.then_some(demand),
         settings: config.data.clone(),
     });
-    let threads = (0..config.threads).map(|index| Thread::start(index, Arc::clone(&shared)));
-    let threads = threads.collect::<io::Result<Vec<_>>>().context("can't start the data threads")?;
+    tasks.spawn_infallible("metrics of live connections", collect(Arc::clone(&shared)));
+    Ok((shared, wanted))
+}
 
-    let (commands, received) = mpsc::channel(COMMANDS);
+/// The data threads, and the manager that tells them what to serve.
+fn node_side(
+    config: &Config,
+    process: &Process,
+    control: &Control,
+    (shared, wanted): (&Arc<Shared>, watch::Receiver<Wanted>),
+    tasks: &mut TaskGroup,
+) -> anyhow::Result<(Manager, watch::Receiver<Arc<Vec<PodStatus>>>)> {
+    let latch = process.readiness.latch("enrolment of this node's pods");
+    let threads = (0..config.threads).map(|index| Thread::start(index, Arc::clone(shared)));
+    let threads = threads.collect::<io::Result<Vec<_>>>().context("can't start the data threads")?;
     let (pods, pods_shown) = watch::channel(Arc::default());
     let (reports, reported) = watch::channel(None);
     let reporter = Reporter {
@@ -110,50 +156,40 @@ async fn serve(config: Config, logs: Logs) -> anyhow::Result<()> {
     tasks.spawn_infallible("reports", reporter.run());
     let sandboxes =
         Sandboxes::open(config.run_dir.join("sandboxes")).context("can't read the known sandboxes")?;
-    let parts = Parts {
-        threads,
-        shared: Arc::clone(&shared),
-        sandboxes,
-        wanted,
-        pods,
-        reports,
-        latch: enrolment_ready,
-    };
+    let parts = Parts { threads, shared: Arc::clone(shared), sandboxes, wanted, pods, reports, latch };
     let manager = Manager::start(&config.capture, parts)?;
-    manager.register_metrics(&metrics);
+    manager.register_metrics(&process.metrics);
+    Ok((manager, pods_shown))
+}
 
-    let node_api =
-        crate::node::api::listen(&config.run_dir.join("node.sock")).context("can't open the node API")?;
-    tasks.spawn_infallible("node API", crate::node::api::serve(node_api, commands));
-    let admin = crate::node::api::listen(&config.run_dir.join("admin.sock"))
-        .context("can't open the admin socket")?;
+/// What others can ask this process.
+fn outside(
+    config: &Config,
+    process: &Process,
+    shared: &Arc<Shared>,
+    pods: watch::Receiver<Arc<Vec<PodStatus>>>,
+    tasks: &mut TaskGroup,
+) -> anyhow::Result<()> {
     let sources = Sources {
-        shared: Arc::clone(&shared),
-        pods: pods_shown,
-        metrics: metrics.clone(),
-        readiness: readiness.clone(),
-        logs: logs.clone(),
-        drain: drain.clone(),
+        shared: Arc::clone(shared),
+        pods,
+        metrics: process.metrics.clone(),
+        readiness: process.readiness.clone(),
+        logs: process.logs.clone(),
+        drain: process.drain.clone(),
         patience: config.drain_deadline,
     };
+    let admin =
+        node::api::listen(&config.run_dir.join("admin.sock")).context("can't open the admin socket")?;
     tasks.spawn_infallible("admin", serve_unix(admin, admin::routes(&sources)));
-    tasks.spawn_infallible("metrics", serve_tcp(shared_port(config.metrics)?, metrics_routes(&metrics)));
-    tasks.spawn_infallible(
-        "readiness",
-        serve_tcp(shared_port(config.readiness)?, readiness_routes(&readiness)),
-    );
-    tasks.spawn_infallible("metrics expiry", metrics.clone().expire_forever(EXPIRY_PERIOD));
-    tasks.spawn_infallible("metrics of live connections", collect(Arc::clone(&shared)));
+    let metrics = metrics_routes(&process.metrics);
+    tasks.spawn_infallible("metrics", serve_tcp(shared_port(config.metrics)?, metrics));
+    let readiness = readiness_routes(&process.readiness);
+    tasks.spawn_infallible("readiness", serve_tcp(shared_port(config.readiness)?, readiness));
+    tasks.spawn_infallible("metrics expiry", process.metrics.clone().expire_forever(EXPIRY_PERIOD));
     let terminate = Terminate::listen().context("can't listen for signals")?;
-    tasks.spawn_infallible("signals", terminate.drive(drain.clone(), config.drain_deadline));
-
-    tracing::info!(node = %config.data.node, threads = config.threads, "ztunnel has started");
-    tokio::select! {
-        () = manager.run(received, drain) => {}
-        Some(ended) = tasks.next() => ended.outcome.with_context(|| format!("the task {:?} ended", ended.name))?,
-    }
-    access.flush(FLUSH);
-    tracing::info!("ztunnel has stopped");
+    let signals = terminate.drive(process.drain.clone(), config.drain_deadline);
+    tasks.spawn_infallible("signals", signals);
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 //! Names and labels are Istio's, so that dashboards made for it work. Built once per connection from [`Facts`]; bytes are
 //! taken over from flows at intervals, so that the data path only counts.
 
+use std::fmt::Display;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
@@ -196,7 +197,7 @@ impl Telemetry {
     pub(crate) fn refused(&self, facts: &Facts, refusal: &Refusal) {
         self.series.row(labels(facts, refusal.flag())).failed.inc();
         let event = Event::Failed { code: refusal.code(), error: refusal };
-        self.record(facts, event, (0, 0), Duration::ZERO, None);
+        self.record(facts, event, Carried::default());
     }
 
     /// Takes over what live flows have carried since the last time. Called every second; the data path only counts.
@@ -210,7 +211,12 @@ impl Telemetry {
     pub(crate) fn closed(&self, flow: &Flow, outcome: &Result<(), Refusal>, tcp: Option<TcpFacts>) {
         self.take_over(flow);
         self.row(flow).closed.inc();
-        let carried = (flow.traffic.to_server(), flow.traffic.to_client());
+        let carried = Carried {
+            to_server: flow.traffic.to_server(),
+            to_client: flow.traffic.to_client(),
+            during: flow.opened.elapsed(),
+            tcp,
+        };
         let event = match outcome {
             Ok(()) => Event::Complete,
             Err(Refusal::Drained(_)) => Event::Drained,
@@ -219,7 +225,7 @@ impl Telemetry {
                 Event::Failed { code: refusal.code(), error: refusal }
             }
         };
-        self.record(&flow.facts, event, carried, flow.opened.elapsed(), tcp);
+        self.record(&flow.facts, event, carried);
     }
 
     fn take_over(&self, flow: &Flow) {
@@ -235,50 +241,50 @@ impl Telemetry {
         flow.series.get_or_init(|| self.series.row(labels(&flow.facts, "-")))
     }
 
-    fn record(
-        &self,
-        facts: &Facts,
-        event: Event<'_>,
-        carried: (u64, u64),
-        duration: Duration,
-        tcp: Option<TcpFacts>,
-    ) {
-        let (to_server, to_client) = carried;
+    fn record(&self, facts: &Facts, event: Event<'_>, carried: Carried) {
         let (bytes_sent, bytes_received) = match facts.reporter {
-            Reporter::Source => (to_server, to_client),
-            Reporter::Destination => (to_client, to_server),
+            Reporter::Source => (carried.to_server, carried.to_client),
+            Reporter::Destination => (carried.to_client, carried.to_server),
         };
-        fn shown<T: std::fmt::Display>(value: Option<&T>) -> Option<&dyn std::fmt::Display> {
-            value.map(|value| value as &dyn std::fmt::Display)
-        }
-        let proven = |party: &'_ Party| facts.transport != Transport::Plaintext && party.identity.is_some();
-        fn party<'a>(
-            party: &'a Party,
-            address: &'a dyn std::fmt::Display,
-            proven: bool,
-        ) -> access::Party<'a> {
-            let workload = party.workload.as_deref();
-            access::Party {
-                address: Some(address),
-                workload: shown(workload.map(|w| &w.name)),
-                namespace: shown(workload.map(Workload::namespace)),
-                identity: if proven { shown(party.identity.as_ref()) } else { None },
-                cluster: shown(workload.map(|w| &w.cluster_id)),
-            }
-        }
+        // Plaintext proves nothing, so the log names no identity for it.
+        let proven = facts.transport != Transport::Plaintext;
         self.access.record(&Entry {
             at: SystemTime::now(),
             event,
-            source: party(&facts.source, &facts.client, proven(&facts.source)),
-            destination: party(&facts.destination, &facts.app, proven(&facts.destination)),
+            source: party(&facts.source, &facts.client, proven),
+            destination: party(&facts.destination, &facts.app, proven),
             hbone_address: shown(facts.authority.as_ref()),
             service: shown(facts.service.as_ref().map(|service| &service.id.hostname)),
             direction: facts.reporter.direction(),
             bytes_sent,
             bytes_received,
-            duration,
-            tcp,
+            duration: carried.during,
+            tcp: carried.tcp,
         });
+    }
+}
+
+/// What a connection has carried when it ends.
+#[derive(Clone, Copy, Debug, Default)]
+struct Carried {
+    to_server: u64,
+    to_client: u64,
+    during: Duration,
+    tcp: Option<TcpFacts>,
+}
+
+fn shown<T: Display>(value: Option<&T>) -> access::Text<'_> {
+    value.map(|value| value as &dyn Display)
+}
+
+fn party<'a>(party: &'a Party, address: &'a dyn Display, proven: bool) -> access::Party<'a> {
+    let workload = party.workload.as_deref();
+    access::Party {
+        address: Some(address),
+        workload: shown(workload.map(|w| &w.name)),
+        namespace: shown(workload.map(Workload::namespace)),
+        identity: shown(party.identity.as_ref().filter(|_| proven)),
+        cluster: shown(workload.map(|w| &w.cluster_id)),
     }
 }
 

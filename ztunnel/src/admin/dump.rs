@@ -141,7 +141,6 @@ fn service(mesh: &Mesh, s: &Service) -> Value {
     let (hosts, blocks): (Vec<_>, Vec<_>) = s.vips.iter().partition(|vip| full(&vip.block));
     let endpoints: BTreeMap<String, Value> = mesh
         .endpoints(&s.id)
-        .into_iter()
         .map(|endpoint| {
             let uid = endpoint.workload.uid.to_string();
             let ports: BTreeMap<u16, u16> =

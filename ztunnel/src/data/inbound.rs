@@ -4,7 +4,7 @@
 //! tunnel reaches the pod whose listener it came in by, and nothing else.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use hbone::{Incoming, ServerConnection};
@@ -26,6 +26,14 @@ use crate::refusal::Refusal;
 use crate::tcp_info;
 use crate::telemetry::{Facts, Party, Reporter, Transport};
 
+/// The two ends of a tunnel's TCP connection.
+#[derive(Clone, Copy, Debug)]
+struct Ends {
+    client: ClientAddr,
+    /// The pod's address that was connected to.
+    local: IpAddr,
+}
+
 /// Serves one tunnel until it ends, or until the pod's phase says that it must.
 pub(crate) async fn handle(
     context: Arc<PodContext>,
@@ -34,10 +42,12 @@ pub(crate) async fn handle(
     mut phase: watch::Receiver<Phase>,
 ) {
     let client = ClientAddr(canonical(client));
+    let Ok(local) = tunnel.local_addr().map(canonical) else { return };
+    let ends = Ends { client, local: local.ip() };
     let (mut connection, peer) = match accept(&context, tunnel).await {
         Ok(accepted) => accepted,
         Err(refusal) => {
-            let facts = facts(&context, client, None);
+            let facts = facts(&context, ends, None);
             context.shared.telemetry.refused(&facts, &refusal);
             return;
         }
@@ -49,7 +59,7 @@ pub(crate) async fn handle(
             incoming = connection.next() => match incoming {
                 Some(Ok(incoming)) => {
                     let (context, peer) = (Arc::clone(&context), Arc::clone(&peer));
-                    streams.spawn(async move { serve(&context, incoming, client, &peer).await });
+                    streams.spawn(async move { serve(&context, incoming, ends, &peer).await });
                 }
                 Some(Err(error)) => {
                     tracing::debug!(%client, %peer, %error, "a tunnel ended");
@@ -95,11 +105,11 @@ async fn accept(context: &PodContext, tunnel: TcpStream) -> Result<(ServerConnec
 }
 
 /// One CONNECT, from its authority to its last byte.
-async fn serve(context: &PodContext, incoming: Incoming, client: ClientAddr, peer: &Identity) {
+async fn serve(context: &PodContext, incoming: Incoming, ends: Ends, peer: &Identity) {
     let telemetry = &context.shared.telemetry;
-    let mut facts = facts(context, client, Some(peer));
+    let mut facts = facts(context, ends, Some(peer));
     facts.authority = Some(incoming.authority.as_str().into());
-    let app = match destination(context, incoming.authority.as_str(), &mut facts).await {
+    let app = match destination(context, incoming.authority.as_str(), ends, &mut facts).await {
         Ok(app) => app,
         Err(refusal) => {
             telemetry.refused(&facts, &refusal);
@@ -138,15 +148,19 @@ async fn serve(context: &PodContext, incoming: Incoming, client: ClientAddr, pee
 }
 
 /// Where the application is that the authority names: always this pod.
-async fn destination(context: &PodContext, authority: &str, facts: &mut Facts) -> Result<AppAddr, Refusal> {
+async fn destination(
+    context: &PodContext,
+    authority: &str,
+    ends: Ends,
+    facts: &mut Facts,
+) -> Result<AppAddr, Refusal> {
     let shared = &context.shared;
     let pod = &context.pod;
     let workload: Option<Arc<Workload>> = shared.mesh.local_workload(&pod.workload).await;
     let workload = workload.ok_or_else(|| Refusal::WorkloadUnknown(pod.workload.clone()))?;
     facts.destination.workload = Some(Arc::clone(&workload));
-    let local = pod.addresses.first().copied().unwrap_or(facts.client.0.ip());
     let parsed = authority.parse().map_err(Refusal::NotAnAuthority)?;
-    Ok(route::inbound_authority(&shared.mesh.snapshot(), &workload, local, &parsed)?)
+    Ok(route::inbound_authority(&shared.mesh.snapshot(), &workload, ends.local, &parsed)?)
 }
 
 async fn connect(context: &PodContext, facts: Facts) -> Result<(Registered, TcpStream), Refusal> {
@@ -168,13 +182,13 @@ fn answer(flow: &Registered) -> HeaderMap {
     headers
 }
 
-fn facts(context: &PodContext, client: ClientAddr, peer: Option<&Identity>) -> Facts {
+fn facts(context: &PodContext, ends: Ends, peer: Option<&Identity>) -> Facts {
+    let Ends { client, local } = ends;
     let mesh = context.shared.mesh.snapshot();
     let source = NetworkAddress { network: context.shared.settings.network.clone(), ip: client.0.ip() };
     let workload = mesh.workload_by_address(&source);
     // A workload that is not who the peer has proven to be is another one that had the address before or after.
     let workload = workload.filter(|workload| peer.is_none_or(|peer| workload.identity == *peer));
-    let local = context.pod.addresses.first().copied().unwrap_or(client.0.ip());
     Facts {
         reporter: Reporter::Destination,
         transport: Transport::Hbone,

@@ -25,9 +25,6 @@ use crate::mesh::MeshState;
 use crate::pod::{Pod, Pods};
 use crate::telemetry::Telemetry;
 
-/// Ports that ztunnel itself listens on in a pod's namespace. A connection that names one of them is never carried.
-pub(crate) const OWN_PORTS: [u16; 4] = [15001, 15006, 15008, 15053];
-
 /// How long one TCP connect may take before another endpoint is tried: three SYNs (1 + 2 + 4 s) and their answers.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
 

@@ -6,12 +6,12 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use model::address::{AppAddr, ClientAddr, NetworkAddress, OriginalDst, canonical};
+use model::address::{AppAddr, ClientAddr, NetworkAddress, OriginalDst, PROXY_PORTS, canonical};
 use model::route::{self, Query, Route, Target};
 use model::workload::{TunnelProtocol, Workload, WorkloadUid};
 use tokio::net::TcpStream;
 
-use super::{OWN_PORTS, PodContext, local, relay, upstream};
+use super::{PodContext, local, relay, upstream};
 use crate::flow::{Registered, Traffic};
 use crate::refusal::Refusal;
 use crate::tcp_info;
@@ -161,7 +161,7 @@ impl Attempt<'_> {
     async fn reach(&mut self, target: Target, waypoint: bool) -> Result<Connected, Refusal> {
         self.describe(&target);
         let context = self.context;
-        if OWN_PORTS.contains(&target.app.0.port()) && !waypoint {
+        if PROXY_PORTS.contains(&target.app.0.port()) && !waypoint {
             return Err(Refusal::OwnPort(target.app.0));
         }
         let outstanding = context.balance.connecting(&target.workload.uid);

@@ -5,10 +5,10 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use model::address::{AppAddr, ClientAddr, NetworkAddress, OriginalDst, canonical};
+use model::address::{AppAddr, ClientAddr, NetworkAddress, OriginalDst, PROXY_PORTS, canonical};
 use tokio::net::TcpStream;
 
-use super::{OWN_PORTS, PodContext, relay, upstream};
+use super::{PodContext, relay, upstream};
 use crate::flow::{Registered, Traffic};
 use crate::refusal::Refusal;
 use crate::tcp_info;
@@ -45,7 +45,7 @@ async fn connect(context: &PodContext, facts: &Facts) -> Result<(Registered, Tcp
         return Err(Refusal::PodRefused(reason.clone()));
     }
     let OriginalDst(dialled) = facts.dialled;
-    if !pod.owns(dialled.ip()) || OWN_PORTS.contains(&dialled.port()) {
+    if !pod.owns(dialled.ip()) || PROXY_PORTS.contains(&dialled.port()) {
         return Err(Refusal::OwnPort(dialled));
     }
     let shared = &context.shared;

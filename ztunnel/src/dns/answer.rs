@@ -34,11 +34,13 @@ pub(crate) fn answer(mesh: &Mesh, client: &Workload, domain: &str, question: &Me
     if question.metadata.op_code != OpCode::Query || query.query_class != DNSClass::IN {
         return Answer::Forward;
     }
-    let family = match query.query_type {
-        RecordType::A => Family::V4,
-        RecordType::AAAA => Family::V6,
+    let family = if query.query_type == RecordType::A {
+        Family::V4
+    } else if query.query_type == RecordType::AAAA {
+        Family::V6
+    } else {
         // Other types are the resolver's: it knows the cluster's SRV and PTR records.
-        _ => return Answer::Forward,
+        return Answer::Forward;
     };
     let asked = query.name.to_ascii().to_ascii_lowercase();
     let asked = asked.trim_end_matches('.');
@@ -185,7 +187,7 @@ fn addresses(mesh: &Mesh, client: &Workload, service: &Service, family: Family) 
             .filter_map(|endpoint| endpoint.workload.addresses.iter().find(|ip| family.has(ip)).copied())
             .filter(|_| offered)
             .collect();
-        if addresses.is_empty() && mesh.endpoints(&service.id).into_iter().next().is_none() {
+        if addresses.is_empty() && mesh.endpoints(&service.id).next().is_none() {
             return None;
         }
         fastrand::shuffle(&mut addresses);
@@ -201,4 +203,138 @@ fn addresses(mesh: &Mesh, client: &Workload, service: &Service, family: Family) 
 
 fn is_host(block: &ipnet::IpNet) -> bool {
     block.prefix_len() == block.max_prefix_len()
+}
+
+#[cfg(test)]
+mod tests {
+    use model::identity::Identity;
+    use model::service::{AppProtocol, LoadBalancing, ServiceName, ServicePort, Vip};
+    use model::store::Update;
+    use model::workload::{Health, Locality, NetworkMode, TunnelProtocol, WorkloadType, WorkloadUid};
+
+    use super::*;
+
+    fn workload(name: &str, namespace: &str, ips: &[&str], services: &[&str]) -> Workload {
+        let service = |host: &&str| {
+            let id = ServiceName { namespace: namespace.into(), hostname: (*host).into() };
+            (id, Vec::new())
+        };
+        Workload {
+            uid: WorkloadUid(format!("Kubernetes//Pod/{namespace}/{name}").into()),
+            name: name.into(),
+            identity: Identity::new("cluster.local", namespace, "default").unwrap(),
+            addresses: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
+            network: "".into(),
+            tunnel: TunnelProtocol::Hbone,
+            native_tunnel: false,
+            node: "n1".into(),
+            canonical_name: name.into(),
+            canonical_revision: "latest".into(),
+            workload_type: WorkloadType::Pod,
+            workload_name: name.into(),
+            cluster_id: "Kubernetes".into(),
+            hostname: "".into(),
+            services: services.iter().map(service).collect(),
+            authorization_policies: Vec::new(),
+            health: Health::Healthy,
+            locality: Locality::default(),
+            network_mode: NetworkMode::Standard,
+            waypoint: None,
+            network_gateway: None,
+            application_tunnel: None,
+            capacity: 1,
+        }
+    }
+
+    fn service(namespace: &str, host: &str, vips: &[&str]) -> Service {
+        Service {
+            id: ServiceName { namespace: namespace.into(), hostname: host.into() },
+            name: host.split('.').next().unwrap().into(),
+            vips: vips.iter().map(|ip| Vip { network: "".into(), block: ip.parse().unwrap() }).collect(),
+            ports: vec![ServicePort { port: 80, target_port: Some(8080), protocol: AppProtocol::Unknown }],
+            subject_alt_names: Vec::new(),
+            waypoint: None,
+            weighted_waypoints: Vec::new(),
+            load_balancing: LoadBalancing::default(),
+            ip_families: IpFamilies::Automatic,
+            canonical: true,
+            ingress_use_waypoint: false,
+            visibility: Visibility::Public,
+        }
+    }
+
+    fn mesh() -> (Mesh, Workload) {
+        let client = workload("client", "shop", &["10.0.0.9"], &[]);
+        let mut mesh = Mesh::default();
+        let headless = "db.shop.svc.cluster.local";
+        mesh.apply([
+            Update::Workload(client.clone()),
+            Update::Service(service("shop", "cart.shop.svc.cluster.local", &["10.96.0.1/32", "fd00::1/128"])),
+            Update::Service(service("shop", headless, &[])),
+            Update::Workload(workload("db-0", "shop", &["10.0.0.1", "fd01::1"], &[headless])),
+            Update::Workload(workload("db-1", "shop", &["10.0.0.2"], &[headless])),
+            Update::Service(service("bank", "api.example.com", &["240.0.0.1/32"])),
+            Update::Service(service("bank", "*.example.org", &["240.0.0.2/32"])),
+        ]);
+        (mesh, client)
+    }
+
+    /// Asks and writes the answers down: addresses sorted, `forward`, or `empty`.
+    fn check(name: &str, kind: RecordType, expected: &str) {
+        let (mesh, client) = mesh();
+        let mut question = Message::query();
+        question.add_query(hickory_proto::op::Query::query(Name::from_ascii(name).unwrap(), kind));
+        let said = match answer(&mesh, &client, "cluster.local", &question) {
+            Answer::Forward => "forward".to_owned(),
+            Answer::Reply(reply) => {
+                assert_eq!(reply.metadata.response_code, ResponseCode::NoError);
+                let mut data: Vec<String> =
+                    reply.answers.iter().map(|record| record.data.to_string()).collect();
+                data.sort();
+                if data.is_empty() { "empty".to_owned() } else { data.join(" ") }
+            }
+        };
+        assert_eq!(said, expected, "{name} {kind}");
+    }
+
+    #[test]
+    fn mesh_names_are_answered_in_all_their_forms() {
+        check("cart.shop.svc.cluster.local.", RecordType::A, "10.96.0.1");
+        check("Cart.Shop.svc.cluster.local.", RecordType::AAAA, "fd00::1");
+        check("cart.", RecordType::A, "10.96.0.1");
+        check("cart.shop.", RecordType::A, "10.96.0.1");
+        check("cart.shop.svc.", RecordType::A, "10.96.0.1");
+        check("api.example.com.", RecordType::A, "240.0.0.1");
+        check("api.example.com.", RecordType::AAAA, "empty");
+        check("anything.example.org.", RecordType::A, "240.0.0.2");
+    }
+
+    #[test]
+    fn headless_services_answer_with_their_endpoints() {
+        check("db.shop.svc.cluster.local.", RecordType::A, "10.0.0.1 10.0.0.2");
+        check("db.shop.svc.cluster.local.", RecordType::AAAA, "fd01::1");
+    }
+
+    #[test]
+    fn a_search_domain_is_taken_off_again() {
+        check("api.example.com.shop.svc.cluster.local.", RecordType::A, "240.0.0.1 api.example.com.");
+    }
+
+    #[test]
+    fn everything_else_is_the_resolvers() {
+        check("kubernetes.default.svc.cluster.local.", RecordType::A, "forward");
+        check("example.net.", RecordType::A, "forward");
+        check("cart.shop.svc.cluster.local.", RecordType::SRV, "forward");
+        check("pod-1.db.shop.svc.cluster.local.", RecordType::A, "forward");
+    }
+
+    #[test]
+    fn udp_answers_respect_what_the_client_takes() {
+        let mut question = Message::query();
+        assert_eq!(udp_limit(&question), 512);
+        let mut edns = Edns::new();
+        edns.set_max_payload(4096);
+        question.set_edns(edns);
+        assert_eq!(udp_limit(&question), 1232);
+    }
 }

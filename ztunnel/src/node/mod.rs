@@ -4,7 +4,9 @@
 //! connections: the data threads are handed sockets.
 
 pub(crate) mod api;
+mod capture;
 pub(crate) mod goal;
 pub(crate) mod manager;
 pub(crate) mod report;
 pub(crate) mod sandbox;
+mod status;

@@ -1,0 +1,288 @@
+//! The manager's acts: capturing pods, serving them, and letting them go.
+//!
+//! Each act is whole or is done again by the next look. When they are due is `manager`'s.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use api::Enrolment;
+use ebpf::{Kind, Netns, Node, NodeConfig, socket};
+use model::Str;
+
+use super::goal::{Goal, goal};
+use super::manager::{Enrolled, Manager, Stage, Step, wait};
+use super::sandbox::Sandbox;
+use super::status::proof;
+use crate::config::CaptureConfig;
+use crate::data::thread::Sockets;
+use crate::pod::Pod;
+
+/// How long a pod that leaves the mesh still takes tunnels. Peers hear of it in the same moment as we do, so this only
+/// has to cover the slowest of them.
+const LINGER: Duration = Duration::from_secs(3);
+
+/// How long the connections of a pod that is gone have for a last word to their peers.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+impl Manager {
+    /// Makes sure that a pod is captured and served as it should be.
+    pub(super) async fn ensure(
+        &mut self,
+        sandbox: &Sandbox,
+        verdict: &Enrolment,
+        refused: Option<String>,
+    ) -> anyhow::Result<()> {
+        let Some(enrolled) = self.enrolled.get_mut(&sandbox.uid) else {
+            return self.enrol(sandbox, verdict, refused).await;
+        };
+        let pod = &enrolled.pod;
+        let same = enrolled.sandbox == *sandbox
+            && pod.identity == verdict.identity
+            && pod.workload == verdict.workload
+            && pod.refused == refused;
+        match enrolled.stage {
+            Stage::In | Stage::Lingering if same && !enrolled.broken => {
+                enrolled.stage = Stage::In;
+                Ok(())
+            }
+            Stage::In | Stage::Lingering | Stage::Ending => {
+                // Its new listeners take new connections; those of before go on under the identity they began with.
+                let before = enrolled.pod.generation;
+                self.enrol(sandbox, verdict, refused).await?;
+                for thread in &self.threads {
+                    drop(thread.leave(Some(before)).await);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    async fn enrol(
+        &mut self,
+        sandbox: &Sandbox,
+        verdict: &Enrolment,
+        refused: Option<String>,
+    ) -> anyhow::Result<()> {
+        let netns = Arc::new(Netns::open(&sandbox.netns)?);
+        let captured = ebpf::Sandbox {
+            uid: sandbox.uid.clone(),
+            netns: Arc::clone(&netns),
+            addresses: sandbox.addresses.iter().map(|ip| ip.to_canonical()).collect(),
+        };
+        self.node.prepare(&captured)?;
+        self.shared.certificates.want(verdict.identity.clone());
+        let sockets = (0..self.threads.len()).map(|index| open(&netns, index == 0));
+        let sockets =
+            sockets.collect::<io::Result<Vec<_>>>().context("can't listen in the pod's namespace")?;
+        self.node.capture(&captured, first_of_each(&sockets)?)?;
+        self.generations += 1;
+        let pod = Arc::new(Pod {
+            generation: self.generations,
+            uid: sandbox.uid.as_str().into(),
+            workload: verdict.workload.clone(),
+            identity: verdict.identity.clone(),
+            addresses: captured.addresses.clone(),
+            netns,
+            refused,
+        });
+        for (thread, sockets) in self.threads.iter().zip(sockets) {
+            thread.serve(Arc::clone(&pod), sockets).await;
+        }
+        tracing::info!(pod = %pod.workload, identity = %pod.identity, refused = ?pod.refused, "pod enrolled");
+        let enrolled = Enrolled { pod, sandbox: sandbox.clone(), captured, stage: Stage::In, broken: false };
+        self.enrolled.insert(sandbox.uid.clone(), enrolled);
+        self.publish_pods();
+        Ok(())
+    }
+
+    /// Begins to let a pod go: peers hear of it now, so tunnels to it are taken for a little longer.
+    pub(super) fn release(&mut self, uid: &str) {
+        let Some(enrolled) = self.enrolled.get_mut(uid).filter(|enrolled| enrolled.stage == Stage::In) else {
+            return;
+        };
+        enrolled.stage = Stage::Lingering;
+        let generation = enrolled.pod.generation;
+        tracing::info!(pod = %enrolled.pod.workload, "pod leaves the mesh");
+        self.steps.spawn(async move {
+            tokio::time::sleep(LINGER).await;
+            Step::Lingered(generation)
+        });
+    }
+
+    pub(super) async fn step(&mut self, step: Step) {
+        let (Step::Lingered(generation) | Step::Ended(generation)) = step;
+        let Some(uid) = self.uid_of(generation) else { return };
+        let Some(enrolled) = self.enrolled.get_mut(&uid) else { return };
+        match (step, enrolled.stage) {
+            (Step::Lingered(_), Stage::Lingering) => {
+                if let Err(error) = self.node.stop_new(&uid) {
+                    tracing::error!(pod = %enrolled.pod.workload, %error, "can't stop the capture of a pod; trying again");
+                    enrolled.stage = Stage::In;
+                    return;
+                }
+                enrolled.stage = Stage::Ending;
+                self.publish_pods();
+                self.end(generation).await;
+            }
+            (Step::Ended(_), Stage::Ending) => {
+                if let Err(error) = self.node.remove(&enrolled.captured) {
+                    tracing::warn!(pod = %enrolled.pod.workload, %error, "something of ours may be left in a pod");
+                }
+                let gone = self.enrolled.remove(&uid);
+                self.forget_identity(gone);
+                self.reconcile().await;
+            }
+            // The pod came back meanwhile.
+            (Step::Lingered(_) | Step::Ended(_), _) => {}
+        }
+    }
+
+    /// Lets the connections of a pod that is not captured any more end.
+    async fn end(&mut self, generation: u64) {
+        let mut ends = Vec::new();
+        for thread in &self.threads {
+            ends.push(thread.leave(Some(generation)).await);
+        }
+        self.steps.spawn(async move {
+            wait(ends).await;
+            Step::Ended(generation)
+        });
+    }
+
+    /// Pods whose sandbox is gone: nothing can reach them any more, so nothing is waited for.
+    pub(super) async fn forget_gone(&mut self) {
+        let gone =
+            self.enrolled.keys().filter(|uid| self.sandboxes.get(uid).is_none()).cloned().collect::<Vec<_>>();
+        for uid in gone {
+            let Some(enrolled) = self.enrolled.remove(&uid) else { continue };
+            let generation = enrolled.pod.generation;
+            for thread in &self.threads {
+                drop(thread.leave(Some(generation)).await);
+            }
+            let threads = self.threads.clone();
+            tokio::spawn(async move {
+                // Tunnels are told to go away before they are cut, so that peers do not wait for an answer in vain.
+                tokio::time::sleep(FAREWELL).await;
+                for thread in threads {
+                    thread.cut(Some(generation)).await;
+                }
+            });
+            if let Err(error) = self.node.forget(&uid) {
+                tracing::warn!(pod = %enrolled.pod.workload, %error, "can't remove what is pinned for a pod that is gone");
+            }
+            tracing::info!(pod = %enrolled.pod.workload, "pod is gone");
+            self.forget_identity(Some(enrolled));
+            self.publish_pods();
+        }
+    }
+
+    /// A certificate is kept while a pod of this node has its identity.
+    fn forget_identity(&self, gone: Option<Enrolled>) {
+        let Some(gone) = gone else { return };
+        if !self.enrolled.values().any(|enrolled| enrolled.pod.identity == gone.pod.identity) {
+            self.shared.certificates.forget(&gone.pod.identity);
+        }
+    }
+
+    fn uid_of(&self, generation: u64) -> Option<String> {
+        let found = self.enrolled.iter().find(|(_, enrolled)| enrolled.pod.generation == generation);
+        found.map(|(uid, _)| uid.clone())
+    }
+
+    fn publish_pods(&self) {
+        let served = self.enrolled.values().filter(|enrolled| enrolled.stage != Stage::Ending);
+        self.shared.pods.publish(served.map(|enrolled| Arc::clone(&enrolled.pod)));
+    }
+
+    /// What the kernel shows of the pods that are enrolled; what is amiss is mended at once.
+    pub(super) fn look(&mut self, wanted: &BTreeMap<Str, Enrolment>) -> BTreeMap<String, Result<(), String>> {
+        let captured: Vec<&ebpf::Sandbox> =
+            self.enrolled.values().map(|enrolled| &enrolled.captured).collect();
+        let observed = match self.node.observe(captured) {
+            Ok(observed) => observed,
+            Err(error) => {
+                tracing::error!(%error, "the kernel can't be asked what is captured");
+                return BTreeMap::new();
+            }
+        };
+        let mut facts = BTreeMap::new();
+        for pod in &observed {
+            match self.enrolled.get_mut(&pod.uid) {
+                Some(enrolled) if enrolled.stage == Stage::Ending => {}
+                Some(enrolled) => {
+                    let proof = proof(pod);
+                    if let Err(problem) = &proof {
+                        // Its listeners are made again; connections that are open go on.
+                        tracing::warn!(pod = %enrolled.pod.workload, problem, "the capture of a pod is not whole; it is made again");
+                        enrolled.broken = true;
+                        self.repairs.inc();
+                    }
+                    facts.insert(pod.uid.clone(), proof);
+                }
+                None => self.release_stray(&pod.uid, wanted),
+            }
+        }
+        facts
+    }
+
+    /// Something that an earlier process captured. It stays captured, and so refused, unless nobody wants it captured.
+    fn release_stray(&self, uid: &str, wanted: &BTreeMap<Str, Enrolment>) {
+        let released = match self.sandboxes.get(uid) {
+            None => self.node.forget(uid).map_err(anyhow::Error::from),
+            Some(sandbox) if matches!(goal(sandbox, wanted.get(uid)), Goal::Leave(_)) => {
+                Netns::open(&sandbox.netns).map_err(anyhow::Error::from).and_then(|netns| {
+                    let netns = Arc::new(netns);
+                    let addresses = sandbox.addresses.iter().map(|ip| ip.to_canonical()).collect();
+                    Ok(self.node.remove(&ebpf::Sandbox { uid: uid.to_owned(), netns, addresses })?)
+                })
+            }
+            Some(_) => return,
+        };
+        match released {
+            Ok(()) => tracing::info!(%uid, "removed what an earlier process had left in a pod"),
+            Err(error) => {
+                tracing::warn!(%uid, error = format!("{error:#}"), "can't remove what an earlier process left in a pod")
+            }
+        }
+    }
+}
+
+/// Attaches to the node, or takes over what an earlier process attached.
+pub(super) fn attach(config: &CaptureConfig) -> anyhow::Result<Node> {
+    let cgroup = match &config.cgroup {
+        Some(cgroup) => cgroup.clone(),
+        None => ebpf::cgroup::mount()?,
+    };
+    let config = NodeConfig {
+        cgroup,
+        kubepods: config.kubepods.clone(),
+        kubelet: None,
+        pins: config.pins.clone(),
+        own_cgroup: ebpf::cgroup::own()?,
+        host: Arc::new(Netns::current()?),
+    };
+    Node::attach(&config).context("can't capture traffic on this node")
+}
+
+/// One thread's sockets in a pod.
+fn open(netns: &Netns, with_dns: bool) -> io::Result<Sockets> {
+    let listen = |kind| socket::listen(netns, kind);
+    let dns: Option<OwnedFd> = with_dns.then(|| listen(Kind::Dns)).transpose()?;
+    Ok(Sockets {
+        outbound: listen(Kind::Outbound)?.into(),
+        plaintext: listen(Kind::Plaintext)?.into(),
+        hbone: listen(Kind::Hbone)?.into(),
+        dns: dns.map(Into::into),
+    })
+}
+
+/// The listeners for the kernel's map: it chooses within their SO_REUSEPORT groups.
+fn first_of_each(sockets: &[Sockets]) -> anyhow::Result<[BorrowedFd<'_>; 4]> {
+    let first = sockets.first().context("no data thread to serve the pod")?;
+    let dns = first.dns.as_ref().context("no DNS socket for the pod")?;
+    Ok([first.outbound.as_fd(), first.plaintext.as_fd(), first.hbone.as_fd(), dns.as_fd()])
+}

@@ -1,0 +1,147 @@
+//! Where enrolment stands: for people, for metrics and for the controller.
+//!
+//! A pod is enrolled when the kernel shows that it is. Reads; changes nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use api::{Enrolment, PodReport, PodState};
+use daemon::metrics::Metrics;
+use ebpf::{Kind, LinkState, Observed};
+use model::Str;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+
+use super::api::PodStatus;
+use super::goal::{Goal, goal};
+use super::manager::Manager;
+use super::sandbox::Sandbox;
+
+const ENROLLED: &str = "enrolled";
+const FAILED: &str = "failed";
+const LEAVING: &str = "leaving";
+const NOT_WANTED: &str = "not wanted";
+const PENDING: &str = "pending";
+const STATES: [&str; 5] = [ENROLLED, FAILED, LEAVING, NOT_WANTED, PENDING];
+
+/// The label of `airglow_pod_enrolled`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StateLabel {
+    state: &'static str,
+}
+
+impl Manager {
+    /// `airglow_pod_enrolled{state}` and how often something had to be repaired.
+    pub(crate) fn register_metrics(&self, metrics: &Metrics) {
+        metrics.register(
+            "airglow_enrolment_repairs",
+            "Pods whose capture had to be repaired",
+            self.repairs.clone(),
+        );
+        let states: Family<StateLabel, Gauge> = Family::default();
+        metrics.register("airglow_pod_enrolled", "Pods of this node by enrolment state", states.clone());
+        let mut shown = self.pods.subscribe();
+        tokio::spawn(async move {
+            while shown.changed().await.is_ok() {
+                let pods = shown.borrow_and_update().clone();
+                for state in STATES {
+                    let count = pods.iter().filter(|pod| pod.state == state).count();
+                    states.get_or_create(&StateLabel { state }).set(i64::try_from(count).unwrap_or(i64::MAX));
+                }
+            }
+        });
+    }
+
+    /// Tells the admin socket and the controller where things stand.
+    pub(super) fn publish(
+        &self,
+        wanted: Option<&BTreeMap<Str, Enrolment>>,
+        observed: &BTreeMap<String, Result<(), String>>,
+    ) {
+        let mut shown = Vec::new();
+        let mut reports = Vec::new();
+        for sandbox in self.sandboxes.all() {
+            let verdict = wanted.and_then(|wanted| wanted.get(sandbox.uid.as_str()));
+            let (state, message) = self.status(sandbox, wanted.is_some(), verdict, observed);
+            let pod = format!("{}/{}", sandbox.namespace, sandbox.name);
+            if verdict.is_some_and(|verdict| verdict.enrol) {
+                let state = match state {
+                    ENROLLED => PodState::Enrolled,
+                    FAILED => PodState::Failed,
+                    _ => PodState::Pending,
+                };
+                reports.push(PodReport {
+                    uid: sandbox.uid.as_str().into(),
+                    state,
+                    message: message.as_str().into(),
+                });
+            }
+            shown.push(PodStatus { uid: sandbox.uid.clone(), pod, state, message });
+        }
+        self.pods.send_if_modified(|pods| replace_if_new(pods, shown));
+        if wanted.is_some() {
+            self.reports.send_if_modified(|known| {
+                let new = known.as_deref() != Some(&reports);
+                if new {
+                    *known = Some(Arc::new(reports));
+                }
+                new
+            });
+        }
+    }
+
+    fn status(
+        &self,
+        sandbox: &Sandbox,
+        spoken: bool,
+        verdict: Option<&Enrolment>,
+        observed: &BTreeMap<String, Result<(), String>>,
+    ) -> (&'static str, String) {
+        if !spoken {
+            return (PENDING, "the controller has not said yet which pods should be enrolled".to_owned());
+        }
+        if let Some(failure) = self.failures.get(&sandbox.uid) {
+            return (FAILED, failure.clone());
+        }
+        let enrolled = self.enrolled.get(&sandbox.uid);
+        match (goal(sandbox, verdict), enrolled.map(|enrolled| enrolled.stage)) {
+            (Goal::Leave(_), Some(_)) => (LEAVING, "its last captured connections are ending".to_owned()),
+            (Goal::Leave(reason), None) => (NOT_WANTED, reason),
+            (Goal::Refuse(reason), _) => (FAILED, format!("captured and refused: {reason}")),
+            (Goal::Serve, _) => match observed.get(&sandbox.uid) {
+                Some(Ok(())) => (ENROLLED, String::new()),
+                Some(Err(problem)) => (FAILED, problem.clone()),
+                None => (PENDING, "its capture is being made".to_owned()),
+            },
+        }
+    }
+}
+
+/// Whether the kernel shows a pod as wholly captured.
+pub(super) fn proof(pod: &Observed) -> Result<(), String> {
+    let missing = match &pod.network {
+        None => return Err("its network namespace can't be looked into".to_owned()),
+        Some(network) => &network.missing,
+    };
+    if !missing.is_empty() {
+        return Err(format!("missing in its network namespace: {}", missing.join(", ")));
+    }
+    if let Some(kind) = Kind::ALL.into_iter().zip(&pod.listeners).find(|(_, listener)| listener.is_none()) {
+        return Err(format!("no listener for {:?} connections", kind.0));
+    }
+    match pod.link {
+        LinkState::Attached if pod.mapped && pod.entered => Ok(()),
+        LinkState::Attached => Err("its addresses or its namespace are not in the kernel's maps".to_owned()),
+        LinkState::Absent | LinkState::Orphaned => Err("its sk_lookup program is not attached".to_owned()),
+        LinkState::Outdated => Err("its sk_lookup program is another version's".to_owned()),
+    }
+}
+
+fn replace_if_new(pods: &mut Arc<Vec<PodStatus>>, shown: Vec<PodStatus>) -> bool {
+    let new = **pods != shown;
+    if new {
+        *pods = Arc::new(shown);
+    }
+    new
+}
