@@ -4,6 +4,7 @@ mod directory;
 mod enrolment;
 mod index_property;
 mod policies;
+mod serve;
 mod services;
 mod support;
 mod workloads;
