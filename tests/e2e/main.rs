@@ -1,0 +1,6 @@
+//! The whole mesh: controller, ztunnels, real eBPF and TLS between network namespaces, ordinary programs as applications.
+//!
+//! Needs root and fails without. Every test has a lab of its own, so that they run side by side.
+
+mod first_light;
+mod mesh;

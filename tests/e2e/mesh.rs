@@ -1,0 +1,128 @@
+//! A lab with the mesh in it, and what the tests say about it.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use lab::{Env, Lab, LabConfig, Node, Output, Pod, PodSpec, Process, Program, ServiceSpec};
+use serde_json::Value;
+
+/// For what takes milliseconds on an idle machine. Never a measurement: only the bound after which a test gives up.
+pub(crate) const SOON: Duration = Duration::from_secs(30);
+
+/// The label that puts a namespace into the mesh.
+pub(crate) const AMBIENT: &str = "istio.io/dataplane-mode";
+
+/// Two nodes, a controller and a ztunnel on each node.
+pub(crate) struct Mesh {
+    pub(crate) lab: Lab,
+}
+
+impl Mesh {
+    pub(crate) fn start() -> Self {
+        Self::start_with(LabConfig::default(), &Env::new())
+    }
+
+    /// `changes` are set over each ztunnel's environment.
+    pub(crate) fn start_with(config: LabConfig, changes: &Env) -> Self {
+        let lab = Lab::start(config).expect("a lab (root is needed)");
+        lab.start_controller(Env::new()).expect("a controller");
+        for node in lab.nodes() {
+            node.start_ztunnel(changes.clone()).expect("a ztunnel");
+        }
+        Self { lab }
+    }
+
+    pub(crate) fn node(&self, index: usize) -> Node {
+        self.lab.node(index)
+    }
+
+    /// A pod of namespace `shop` with a service account of its own name.
+    pub(crate) fn pod(&self, node: usize, name: &str) -> Pod {
+        self.pod_in("shop", node, name)
+    }
+
+    pub(crate) fn pod_in(&self, namespace: &str, node: usize, name: &str) -> Pod {
+        let spec = PodSpec::new(namespace, name).service_account(name).label("app", name);
+        self.node(node).add_pod(spec).expect("a pod")
+    }
+
+    /// A service of the pods that are labelled `app: <name>`.
+    pub(crate) fn service(&self, namespace: &str, name: &str, port: u16, target: u16) -> lab::Service {
+        let spec = ServiceSpec::new(namespace, name).selector("app", name).port("tcp", port, target);
+        self.lab.add_service(spec).expect("a service")
+    }
+
+    /// Puts a namespace into the mesh and waits until all of its pods are proven to be in it.
+    pub(crate) fn enrol(&self, namespace: &str, pods: &[&Pod]) {
+        self.lab.label_namespace(namespace, AMBIENT, Some("ambient")).expect("a label");
+        for pod in pods {
+            pod.wait_for_state("enrolled", SOON).expect("enrolment");
+        }
+        self.settled(pods);
+    }
+
+    /// Waits until every ztunnel has heard that these pods take tunnels.
+    pub(crate) fn settled(&self, pods: &[&Pod]) {
+        for node in self.lab.nodes() {
+            lab::wait_until(&format!("{} hears that the pods are enrolled", node.name()), SOON, || {
+                let dump = admin(&node, "/config_dump");
+                let workloads = dump["workloads"].as_array().cloned().unwrap_or_default();
+                for pod in pods {
+                    let known = workloads
+                        .iter()
+                        .find(|w| w["name"] == pod.name() && w["namespace"] == pod.namespace());
+                    match known.map(|w| w["protocol"].clone()) {
+                        Some(Value::String(protocol)) if protocol == "HBONE" => {}
+                        other => return Err(format!("{} is {other:?}", pod.name())),
+                    }
+                }
+                Ok(())
+            })
+            .expect("settled");
+        }
+    }
+}
+
+/// What a node's ztunnel answers to a GET on its admin socket.
+pub(crate) fn admin(node: &Node, path: &str) -> Value {
+    let socket = node.run_dir().join("admin.sock");
+    let url = format!("http://ztunnel{path}");
+    let socket = socket.display().to_string();
+    let output =
+        std::process::Command::new("curl").args(["-sS", "-m", "10", "--unix-socket", &socket, &url]).output();
+    let output = output.expect("curl runs");
+    serde_json::from_slice(&output.stdout).unwrap_or(Value::Null)
+}
+
+/// Starts the lab's own program in server mode and waits until it listens.
+pub(crate) fn serve(pod: &Pod, args: &[&str]) -> Process {
+    let server = pod.spawn(Program::new("lab-app").args(args)).expect("a server");
+    server.wait_for_line("listening on", SOON).expect("a server that listens");
+    server
+}
+
+/// Runs a client of the lab's to its end, which must be good, and returns what it printed last.
+pub(crate) fn client(pod: &Pod, args: &[&str]) -> Value {
+    let output = pod.run_within(Program::new("lab-app").args(args), SOON).expect("a client that ends");
+    assert!(output.success(), "{} {args:?}: {output:?}", pod.name());
+    let last = output.stdout.lines().last().unwrap_or_default();
+    serde_json::from_str(last).unwrap_or_else(|error| panic!("{args:?} printed {last:?}: {error}"))
+}
+
+/// What an HTTP server answered to curl.
+pub(crate) fn get(pod: &Pod, url: &str) -> Value {
+    let output = curl(pod, &[url]);
+    assert!(output.success(), "{} -> {url}: {output:?}", pod.name());
+    serde_json::from_str(&output.stdout).unwrap_or_else(|error| panic!("{output:?}: {error}"))
+}
+
+pub(crate) fn curl(pod: &Pod, args: &[&str]) -> Output {
+    let words: Vec<&str> = ["curl", "-sS", "-m", "10"].into_iter().chain(args.iter().copied()).collect();
+    pod.run(words.as_slice()).expect("curl ends")
+}
+
+/// Whether the HTTP server saw the connection come from one of the pod's own addresses.
+pub(crate) fn comes_from(answer: &Value, pod: &Pod) -> bool {
+    let seen: SocketAddr = answer["client"].as_str().and_then(|text| text.parse().ok()).expect("an address");
+    pod.ips().contains(&seen.ip().to_canonical())
+}
