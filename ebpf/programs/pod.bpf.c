@@ -42,6 +42,15 @@ static __always_inline int is_probe(const struct arrival *a)
 	return bpf_map_lookup_elem(&probes, &tuple) != 0;
 }
 
+/*
+ * Between the pod's own addresses. The arriving interface does not tell: for a local address the kernel names the
+ * device that has it, not lo. A spoofed source gets no further than this, because the answer goes to the pod itself.
+ */
+static __always_inline int is_within_pod(const struct arrival *a)
+{
+	return is_address_of(&a->remote, slot) || is_loopback(&a->remote);
+}
+
 /* -1: not ours, the kernel's own look-up decides. */
 static __always_inline int kind_of(__u32 protocol, const struct arrival *a)
 {
@@ -49,7 +58,9 @@ static __always_inline int kind_of(__u32 protocol, const struct arrival *a)
 
 	if (protocol == IPPROTO_UDP)
 		return a->from_lo && a->local_port == DNS_PORT && !own ? DNS : -1;
-	/* On lo: the pod talks to itself, or the proxy to the application; anything else was marked in connect. */
+	if (own && is_within_pod(a))
+		return -1;
+	/* By the capture route: the proxy on its way to the application, or what was marked in connect. */
 	if (a->from_lo)
 		return own ? -1 : OUTBOUND;
 	if (is_probe(a))

@@ -6,7 +6,8 @@ use aya::programs::ProgramType;
 use aya::sys::{BpfHelper, is_helper_supported, is_map_supported, is_program_supported};
 
 /// Effective capabilities without which nothing works: number of linux/capability.h, name, what for.
-const CAPABILITIES: [(u32, &str); 3] = [
+const CAPABILITIES: [(u32, &str); 4] = [
+    (10, "CAP_NET_BIND_SERVICE (source ports of DNS queries)"),
     (12, "CAP_NET_ADMIN (transparent sockets, routing rules)"),
     (13, "CAP_NET_RAW (replies to DNS queries)"),
     (21, "CAP_SYS_ADMIN (entering pods' namespaces, BPF)"),

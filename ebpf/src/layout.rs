@@ -3,12 +3,19 @@
 //! `build.rs` reads this very file and hands the constants to clang, so that there is one place to change them.
 //! It holds no logic and no types.
 
-/// Socket mark of the proxy's own sockets inside a pod: looked up in the main table, exempt from DNS capture.
+/// Socket mark of the proxy's own sockets inside a pod. No rule looks at it: it tells them from the applications'.
 pub const MARK_PROXY: u32 = 0x539;
 /// Socket mark of a captured outbound connection: looked up in [`TABLE`], so that it arrives on `lo`.
 pub const MARK_CAPTURE: u32 = 0x53a;
 /// Socket mark of the proxy's connections to the application: brings the replies back over `lo`.
 pub const MARK_RETURN: u32 = 0x53b;
+
+/// First source port of the proxy's own DNS queries in a pod. Queries from these ports are not captured, and neither
+/// is the kernel led to take their answers for spoofed: a mark would do for the first, but answers carry none.
+/// Privileged ports, because no application is given one of them by chance, whatever its range of ephemeral ports.
+pub const DNS_SOURCE_FIRST: u16 = 512;
+/// Last source port of the proxy's own DNS queries in a pod: 512 sockets at once, each good for any number of queries.
+pub const DNS_SOURCE_LAST: u16 = 1023;
 
 /// The routing table of the pod that holds one local default route per family.
 pub const TABLE: u32 = 100;

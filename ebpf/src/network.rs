@@ -6,7 +6,9 @@ use std::net::IpAddr;
 
 use thiserror::Error;
 
-use crate::layout::{FAMILY_V4, FAMILY_V6, MARK_CAPTURE, MARK_PROXY, MARK_RETURN, TABLE};
+use crate::layout::{
+    DNS_SOURCE_FIRST, DNS_SOURCE_LAST, FAMILY_V4, FAMILY_V6, MARK_CAPTURE, MARK_RETURN, TABLE,
+};
 use crate::netlink::{Body, CREATE_EXCLUSIVE, Netlink, attribute, number16, number32};
 use crate::record::SYSCTL_COUNT;
 
@@ -77,6 +79,7 @@ const FRA_FWMARK: u16 = 10;
 const FRA_TABLE: u16 = 15;
 const FRA_FWMASK: u16 = 16;
 const FRA_IP_PROTO: u16 = 22;
+const FRA_SPORT_RANGE: u16 = 23;
 const FRA_DPORT_RANGE: u16 = 24;
 const FR_ACT_TO_TBL: u8 = 1;
 const RTA_OIF: u16 = 4;
@@ -101,8 +104,12 @@ const DNS_PORT: u16 = 53;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Selector {
     Mark(u32),
-    DnsOverUdp,
+    /// UDP to port 53, from these ports.
+    Dns(Option<Ports>),
 }
+
+/// A range of ports, both ends included.
+type Ports = (u16, u16);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Rule {
@@ -111,12 +118,17 @@ struct Rule {
     priority: u32,
 }
 
-/// In the order in which the kernel tries them. The first exempts the proxy's own DNS queries from the last.
+/// In the order in which the kernel tries them. The first exempts the proxy's own DNS queries from the last, and their
+/// answers too: whether a source is spoofed the kernel judges by routing the answer back, without the query's mark.
 const RULES: [Rule; 4] = [
-    Rule { selector: Selector::Mark(MARK_PROXY), table: TABLE_MAIN, priority: 9 },
+    Rule {
+        selector: Selector::Dns(Some((DNS_SOURCE_FIRST, DNS_SOURCE_LAST))),
+        table: TABLE_MAIN,
+        priority: 9,
+    },
     Rule { selector: Selector::Mark(MARK_CAPTURE), table: TABLE, priority: 10 },
     Rule { selector: Selector::Mark(MARK_RETURN), table: TABLE, priority: 10 },
-    Rule { selector: Selector::DnsOverUdp, table: TABLE, priority: 11 },
+    Rule { selector: Selector::Dns(None), table: TABLE, priority: 11 },
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -303,9 +315,11 @@ impl Rule {
             Selector::Mark(mark) => {
                 body.with(FRA_FWMARK, &mark.to_ne_bytes()).with(FRA_FWMASK, &u32::MAX.to_ne_bytes())
             }
-            Selector::DnsOverUdp => {
-                let ports: Vec<u8> = [DNS_PORT, DNS_PORT].into_iter().flat_map(u16::to_ne_bytes).collect();
-                body.with(FRA_IP_PROTO, &[libc::IPPROTO_UDP as u8]).with(FRA_DPORT_RANGE, &ports)
+            Selector::Dns(from) => {
+                let body = body
+                    .with(FRA_IP_PROTO, &[libc::IPPROTO_UDP as u8])
+                    .with(FRA_DPORT_RANGE, &port_range((DNS_PORT, DNS_PORT)));
+                from.into_iter().fold(body, |body, ports| body.with(FRA_SPORT_RANGE, &port_range(ports)))
             }
         }
     }
@@ -313,24 +327,29 @@ impl Rule {
     fn is(self, found: &[u8], family: Family) -> bool {
         let value = |kind| attribute(found, ROUTE_HEAD, kind);
         let number = |kind| value(kind).and_then(|value| number32(value, 0));
-        let ports = value(FRA_DPORT_RANGE).and_then(|ports| Some((number16(ports, 0)?, number16(ports, 2)?)));
-        found.first() == Some(&family.number())
+        let ports = |kind| value(kind).and_then(|ports| Some((number16(ports, 0)?, number16(ports, 2)?)));
+        let selected = match self.selector {
+            Selector::Mark(mark) => number(FRA_FWMARK) == Some(mark) && ports(FRA_DPORT_RANGE).is_none(),
+            Selector::Dns(from) => {
+                value(FRA_IP_PROTO) == Some(&[libc::IPPROTO_UDP as u8])
+                    && ports(FRA_DPORT_RANGE) == Some((DNS_PORT, DNS_PORT))
+                    && ports(FRA_SPORT_RANGE) == from
+            }
+        };
+        selected
+            && found.first() == Some(&family.number())
             && number(FRA_PRIORITY) == Some(self.priority)
             && number(FRA_TABLE) == Some(self.table)
-            && match self.selector {
-                Selector::Mark(mark) => number(FRA_FWMARK) == Some(mark) && ports.is_none(),
-                Selector::DnsOverUdp => {
-                    value(FRA_IP_PROTO) == Some(&[libc::IPPROTO_UDP as u8])
-                        && ports == Some((DNS_PORT, DNS_PORT))
-                }
-            }
     }
 
     fn to_string(self, family: Family) -> String {
         let Self { selector, table, priority } = self;
         let selector = match selector {
             Selector::Mark(mark) => format!("fwmark {mark:#x}"),
-            Selector::DnsOverUdp => format!("ipproto udp dport {DNS_PORT}"),
+            Selector::Dns(None) => format!("ipproto udp dport {DNS_PORT}"),
+            Selector::Dns(Some((first, last))) => {
+                format!("ipproto udp sport {first}-{last} dport {DNS_PORT}")
+            }
         };
         format!("ip {} rule {selector} lookup {table} pref {priority}", family.flag())
     }
@@ -350,6 +369,11 @@ impl Family {
             Self::V6 => "-6",
         }
     }
+}
+
+/// `struct fib_rule_port_range`
+fn port_range((first, last): Ports) -> Vec<u8> {
+    [first, last].into_iter().flat_map(u16::to_ne_bytes).collect()
 }
 
 /// Zeroes but for the family: matches everything in a dump.
@@ -437,7 +461,7 @@ mod tests {
         assert_eq!(
             names,
             [
-                "ip -4 rule fwmark 0x539 lookup 254 pref 9",
+                "ip -4 rule ipproto udp sport 512-1023 dport 53 lookup 254 pref 9",
                 "ip -4 rule fwmark 0x53a lookup 100 pref 10",
                 "ip -4 rule fwmark 0x53b lookup 100 pref 10",
                 "ip -4 rule ipproto udp dport 53 lookup 100 pref 11",

@@ -1,6 +1,7 @@
 //! The proxy's sockets in pods' namespaces: listeners, connections to the application and to the network, DNS, and the
 //! cutting of connections. Every socket comes back non-blocking and close-on-exec; nothing here waits.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
@@ -12,7 +13,7 @@ pub use crate::diag::{Connection, Tuple, connections, destroy, destroy_uncapture
 pub use crate::dns::{DnsQuery, DnsReplier, receive_query};
 
 use crate::Kind;
-use crate::layout::{MARK_CAPTURE, MARK_PROXY, MARK_RETURN};
+use crate::layout::{DNS_SOURCE_FIRST, DNS_SOURCE_LAST, MARK_CAPTURE, MARK_PROXY, MARK_RETURN};
 use crate::netns::Netns;
 
 /// Connections waiting to be accepted, per listener. The kernel's own default for the largest queue (somaxconn): the
@@ -32,14 +33,16 @@ pub fn listen(netns: &Netns, kind: Kind) -> io::Result<OwnedFd> {
 }
 
 /// A TCP socket for connecting to an application of the pod as if `client` did: the application sees the client's
-/// address. Connect it to `app`.
+/// address. Connect it to `app`. For a pod that reaches itself through the mesh `client` is the address of `app`, also
+/// if the connection came from another address of the pod.
 pub fn to_app(netns: &Netns, client: IpAddr, app: SocketAddr) -> io::Result<Socket> {
     netns.run(|| {
         let socket = open(app, Type::STREAM, MARK_RETURN)?;
-        socket.bind_device(Some(b"lo"))?;
         let client = client.to_canonical();
-        // A pod that reaches itself through the mesh: its own address is what the kernel chooses anyway.
+        // Between own addresses the kernel delivers without our route, and names the device that has the address: a
+        // socket bound to lo would never hear the answer. The source that the kernel chooses is the right one.
         if client != app.ip().to_canonical() {
+            socket.bind_device(Some(b"lo"))?;
             transparent(&socket, app)?;
             bind_source(&socket, client, app)?;
         }
@@ -49,20 +52,42 @@ pub fn to_app(netns: &Netns, client: IpAddr, app: SocketAddr) -> io::Result<Sock
 
 /// A TCP socket for connecting to the network from the pod, with its address and its routes. Connect it to `to`.
 pub fn to_network(netns: &Netns, source: IpAddr, to: SocketAddr) -> io::Result<Socket> {
-    network_socket(netns, source, to, Type::STREAM)
-}
-
-/// A UDP socket for asking a resolver from the pod, exempt from the capture of DNS. Connect it to `to`.
-pub fn to_resolver(netns: &Netns, source: IpAddr, to: SocketAddr) -> io::Result<Socket> {
-    network_socket(netns, source, to, Type::DGRAM)
-}
-
-fn network_socket(netns: &Netns, source: IpAddr, to: SocketAddr, kind: Type) -> io::Result<Socket> {
     netns.run(|| {
-        let socket = open(to, kind, MARK_PROXY)?;
+        let socket = open(to, Type::STREAM, MARK_PROXY)?;
         bind_source(&socket, source.to_canonical(), to)?;
         Ok(socket)
     })?
+}
+
+/// A UDP socket for asking a resolver from the pod, exempt from the capture of DNS. Connect it to `to`.
+/// It is bound to one of few ports: share it among queries, and draw their ids at random.
+///
+/// # Errors
+/// `AddrInUse` when all those ports are taken.
+pub fn to_resolver(netns: &Netns, source: IpAddr, to: SocketAddr) -> io::Result<Socket> {
+    let any =
+        if to.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
+    let source = Some(source.to_canonical()).filter(|source| source.is_ipv4() == to.is_ipv4()).unwrap_or(any);
+    netns.run(|| {
+        let socket = open(to, Type::DGRAM, MARK_PROXY)?;
+        bind_dns_port(&socket, source)?;
+        Ok(socket)
+    })?
+}
+
+/// Takes a free port of ours, beginning at a random one: whoever forges answers has to guess it.
+fn bind_dns_port(socket: &Socket, source: IpAddr) -> io::Result<()> {
+    let count = u64::from(DNS_SOURCE_LAST - DNS_SOURCE_FIRST + 1);
+    // The keys of a RandomState come from the kernel's random numbers.
+    let start = RandomState::new().build_hasher().finish();
+    for attempt in 0..count {
+        let port = DNS_SOURCE_FIRST + (start.wrapping_add(attempt) % count) as u16;
+        match socket.bind(&SocketAddr::new(source, port).into()) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            bound => return bound,
+        }
+    }
+    Err(io::Error::from(io::ErrorKind::AddrInUse))
 }
 
 fn open_listener(kind: Kind) -> io::Result<Socket> {
