@@ -189,7 +189,11 @@ where
         let flushed = self.control.flush(cx);
         self.status.peer_max.store(self.connection.max_concurrent_send_streams(), Ordering::Relaxed);
         if let Poll::Ready(result) = polled {
-            return Poll::Ready(result.map_err(|error| tunnel_error(&error, self.control.failure())));
+            // The engine takes a cut connection for a closed one.
+            let cut = self.control.failure().map_or(Ok(()), |error| Err(error.into()));
+            return Poll::Ready(
+                result.map_err(|error| tunnel_error(&error, self.control.failure())).and(cut),
+            );
         }
         flushed?;
         let snapshot = self.control.snapshot();

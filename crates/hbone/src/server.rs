@@ -248,7 +248,9 @@ where
                 Poll::Ready(Some(Err(tunnel_error(&error, self.control.failure()))))
             }
             Poll::Ready(Some(Ok(request))) => Poll::Ready(Some(Ok(request))),
-            Poll::Ready(None) => Poll::Ready(None),
+            // The engine takes a cut connection for a closed one; with streams in it that makes a difference.
+            Poll::Ready(None) if self.in_hand.is_empty() => Poll::Ready(None),
+            Poll::Ready(None) => Poll::Ready(self.control.failure().map(|error| Err(error.into()))),
             Poll::Pending => match flushed {
                 Ok(()) => Poll::Pending,
                 Err(error) => Poll::Ready(Some(Err(error.into()))),
@@ -291,7 +293,7 @@ where
                     Phase::Open => self.drain(),
                     // It was told, and did not go.
                     Phase::Draining | Phase::Refusing(..) | Phase::Ended => {
-                        self.refuse(TunnelError::Closed(Reason::NO_ERROR), Reason::NO_ERROR);
+                        self.refuse(TunnelError::Idle, Reason::NO_ERROR);
                     }
                 }
                 Poll::Ready(Health::Changed)

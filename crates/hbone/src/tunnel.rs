@@ -32,6 +32,9 @@ pub enum TunnelError {
     /// The peer closed it with this reason.
     #[error("the peer closed the tunnel: {0}")]
     Closed(Reason),
+    /// We closed it, because nobody used it and the peer ignored our goodbye.
+    #[error("tunnel closed: no stream for too long, and the peer did not take its leave")]
+    Idle,
     /// The connection under it failed.
     #[error(transparent)]
     Records(#[from] RecordError),

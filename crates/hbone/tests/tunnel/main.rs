@@ -3,6 +3,8 @@
     clippy::unwrap_used,
     reason = "a test that cannot set up its peers has failed, and the line says where"
 )]
+mod hostile;
 mod pool;
+mod raw;
 mod streams;
 mod support;
