@@ -45,7 +45,36 @@ impl Default for LabConfig {
     }
 }
 
-/// A cluster of network namespaces. Dropping it ends all its processes and removes all that it made, also while handles to
+/// A cluster of network namespaces.
+///
+/// ```no_run
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use lab::{Env, Lab, LabConfig, PodSpec, ServiceSpec};
+/// # use std::time::Duration;
+///
+/// let lab = Lab::start(LabConfig::default())?;
+/// lab.add_service(ServiceSpec::new("shop", "web").selector("app", "web").port("http", 80, 8080))?;
+/// let web = lab.node(1).add_pod(PodSpec::new("shop", "web-0").label("app", "web"))?;
+/// let server = web.spawn(["lab-app", "http", "--name", "web-0"])?;
+/// server.wait_for_line("listening on", Duration::from_secs(5))?;
+/// let client = lab.node(0).add_pod(PodSpec::new("shop", "client"))?;
+///
+/// lab.start_controller(Env::new())?;
+/// for node in lab.nodes() {
+///     node.start_ztunnel(Env::new())?;
+/// }
+/// lab.label_namespace("shop", "istio.io/dataplane-mode", Some("ambient"))?;
+/// client.wait_for_state("enrolled", Duration::from_secs(5))?;
+/// web.wait_for_state("enrolled", Duration::from_secs(5))?;
+///
+/// let canary = lab.wire().watch("canary");
+/// assert!(client.run(["curl", "-sS", "http://web/canary"])?.success());
+/// assert_eq!(canary.sightings()?, []);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Dropping it ends all its processes and removes all that it made, also while handles to
 /// its parts are still held.
 #[derive(Debug)]
 pub struct Lab {

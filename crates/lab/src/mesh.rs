@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -45,7 +44,7 @@ impl Lab {
         ])
     }
 
-    /// Starts the controller and waits until it accepts connections. `changes` are set over [`Self::controller_env`].
+    /// Starts the controller and waits until it is ready. `changes` are set over [`Self::controller_env`].
     pub fn start_controller(&self, changes: Env) -> Result<Process, RunError> {
         let inner = self.inner();
         let mut known = inner.controller.lock();
@@ -56,17 +55,10 @@ impl Lab {
         environment.extend(changes);
         let number = inner.next_number();
         let process = start(inner, &inner.control, ("controller", "controller"), (number, environment))?;
-        let address = SocketAddr::new(IpAddr::V4(CONTROL.v4), CONTROLLER_PORT);
-        let roots = roots(inner);
+        let admin_socket = inner.run.dir.join("controller").join("admin.sock");
         await_ready(&process, "the controller's readiness", || {
-            if !roots.is_file() {
-                return Err(format!("{} does not exist yet", roots.display()));
-            }
-            let connected = inner.control.netns.run(|| TcpStream::connect_timeout(&address, READY_WITHIN));
-            connected
-                .map_err(|error| error.to_string())?
-                .map(drop)
-                .map_err(|error| format!("{address}: {error}"))
+            listens(&process, &admin_socket)?;
+            is_ready(&admin_socket)
         })?;
         *known = Some(process.clone());
         Ok(process)

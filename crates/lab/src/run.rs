@@ -4,6 +4,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
@@ -48,9 +49,15 @@ impl Run {
             if !run.lock().exists() {
                 continue; // A sweep found the run before its lock was taken.
             }
-            for dir in ["netns", "manifests", "staging", "tokens", "pods", "controller"] {
+            for dir in ["netns", "manifests", "staging", "pods"] {
                 let dir = run.dir.join(dir);
                 fs::create_dir(&dir).map_err(cannot(format!("create {}", dir.display())))?;
+            }
+            // Tokens and the authority's keys; those who read them insist on it.
+            for dir in ["tokens", "controller"] {
+                let dir = run.dir.join(dir);
+                let made = fs::DirBuilder::new().mode(0o700).create(&dir);
+                made.map_err(cannot(format!("create {}", dir.display())))?;
             }
             return Ok((run, lock));
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
 
-use lab::{DNS_VIP, LabConfig, LabError, PodSpec, ServiceSpec, Slice};
+use lab::{DNS_VIP, LabConfig, LabError, PodSpec, Program, ServiceSpec, Slice, Tuning};
 
 use crate::{SOON, client, get, serve, start, with_client};
 
@@ -162,6 +162,16 @@ fn without_ipv6_there_is_none() {
     let other = lab.node(1).add_pod(PodSpec::new("shop", "b")).expect("a pod");
     serve(&other, &["http", "--listen", "0.0.0.0:8080"]);
     get(&pod, &format!("http://{}:8080/", other.ip()));
+}
+
+#[test]
+fn bench_settings_reach_every_pod() {
+    let lab = start(LabConfig { tuning: Tuning::bench(), capture: false, ..LabConfig::default() });
+    let pod = lab.node(1).add_pod(PodSpec::new("shop", "a")).expect("a pod");
+    let settings = ["tcp_congestion_control", "tcp_max_tw_buckets", "ip_local_port_range"];
+    let paths = settings.map(|name| format!("/proc/sys/net/ipv4/{name}"));
+    let seen = pod.run(Program::new("cat").args(&paths)).expect("cat").stdout;
+    assert_eq!(seen, "reno\n64\n10000\t65001\n");
 }
 
 #[test]
