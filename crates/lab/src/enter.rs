@@ -42,7 +42,7 @@ impl Entry {
         args
     }
 
-    /// Reads back what [`Self::to_args`] wrote (without the word `exec`), and the program that follows.
+    /// Reads back the arguments of `lab-run exec` (without that word), and the program that follows.
     pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Option<(Self, Vec<OsString>)> {
         let mut args = args.into_iter();
         let mut entry = Self::default();
