@@ -75,7 +75,7 @@ pub(crate) fn load(vars: &dyn Vars) -> Result<Config, Mistakes> {
     let network = p.or("AIRGLOW_NETWORK", String::new());
     let cluster_domain = p.or("AIRGLOW_CLUSTER_DOMAIN", "cluster.local".to_owned());
     let local = p.or_as("AIRGLOW_LOCAL_PATH", "`direct` or `tunnel`", LocalPath::Direct);
-    let local_congestion = p.optional::<String>("AIRGLOW_LOCAL_CONGESTION");
+    let local_congestion = p.or("AIRGLOW_LOCAL_CONGESTION", "reno".to_owned());
     let run_dir = p.or("AIRGLOW_RUN_DIR", PathBuf::from("/run/airglow"));
     let metrics = p.or("AIRGLOW_METRICS", SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 0], 15020)));
     let readiness = p.or("AIRGLOW_READINESS", SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 0], 15021)));
@@ -90,7 +90,7 @@ pub(crate) fn load(vars: &dyn Vars) -> Result<Config, Mistakes> {
                 network: network?.into(),
                 cluster_domain: cluster_domain?.into(),
                 force_tunnel: local? == LocalPath::Tunnel,
-                local_congestion: local_congestion?.map(Into::into),
+                local_congestion: Some(local_congestion?).filter(|name| name != "host").map(Into::into),
             },
             threads: threads?,
             controller: controller?,

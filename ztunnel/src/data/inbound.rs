@@ -95,6 +95,7 @@ async fn accept(context: &PodContext, tunnel: TcpStream) -> Result<(ServerConnec
     if let Some(reason) = &pod.refused {
         return Err(Refusal::PodRefused(reason.clone()));
     }
+    hbone::socket::prepare(&tunnel).map_err(Refusal::Relay)?;
     let certificate = upstream::certificate(context).await?;
     let from = tunnel.peer_addr().map_err(Refusal::Relay)?;
     let accepted = hbone::accept(tunnel, certificate.server_config(), &upstream::SERVER_LIMITS).await;

@@ -51,7 +51,8 @@ pub(crate) struct Settings {
     pub(crate) cluster_domain: Str,
     /// Node-local connections go through a tunnel too, as if the pods were on two nodes.
     pub(crate) force_tunnel: bool,
-    /// The congestion control of sockets towards applications of this node; `None` keeps the host's.
+    /// The congestion control of sockets towards applications of this node (`host` in the configuration, `None` here,
+    /// keeps the host's).
     pub(crate) local_congestion: Option<Str>,
 }
 

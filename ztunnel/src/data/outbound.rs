@@ -23,6 +23,7 @@ const ATTEMPTS: usize = 3;
 /// Carries one captured connection to its end and reports it.
 pub(crate) async fn handle(context: Arc<PodContext>, app: TcpStream, client: SocketAddr) {
     let Ok(dialled) = app.local_addr() else { return };
+    upstream::unpaced(&context, &app);
     let dialled = OriginalDst(canonical(dialled));
     let client = ClientAddr(canonical(client));
     let mut attempt =

@@ -81,7 +81,7 @@ async fn accept<F>(
                     if connections.len() >= MAX_CONNECTIONS {
                         tracing::warn!(pod = %context.pod.workload, %client, refusal = %Refusal::Overload(MAX_CONNECTIONS), "connection refused");
                         relay::reset(&stream);
-                    } else if prepare(&stream, context).is_ok() {
+                    } else if prepare(&stream).is_ok() {
                         connections.spawn(handle(Arc::clone(context), stream, client));
                     }
                 }
@@ -115,15 +115,9 @@ async fn accept<F>(
 }
 
 /// What every accepted socket gets: no delay for small writes, and keepalive so that a vanished peer is noticed.
-fn prepare(stream: &TcpStream, context: &PodContext) -> io::Result<()> {
+fn prepare(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let socket = SockRef::from(stream);
-    socket.set_tcp_keepalive(&super::upstream::KEEPALIVE)?;
-    if let Some(name) = &context.shared.settings.local_congestion {
-        // Unavailable algorithms keep the host's default; it was checked and reported at start.
-        let _ = socket.set_tcp_congestion(name.as_bytes());
-    }
-    Ok(())
+    SockRef::from(stream).set_tcp_keepalive(&super::upstream::KEEPALIVE)
 }
 
 /// A panic in a connection's task is our fault and must be seen; an aborted one was asked for.

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use model::identity::Identity;
 use model::policy::Permit;
 use model::route::Target;
 use parking_lot::Mutex;
-use socket2::{Socket, TcpKeepalive};
+use socket2::{SockRef, Socket, TcpKeepalive};
 use std::sync::Arc;
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -166,11 +167,19 @@ pub(crate) async fn to_app(context: &PodContext, pod: &Pod, permit: &Permit) -> 
     let connection = permit.connection();
     let to = connection.app.0;
     let made = socket::to_app(&pod.netns, connection.client.0.ip(), to);
-    if let (Ok(socket), Some(name)) = (&made, &context.shared.settings.local_congestion) {
-        // An algorithm that this kernel lacks was reported at start.
-        let _ = socket.set_tcp_congestion(name.as_bytes());
+    if let Ok(socket) = &made {
+        unpaced(context, socket);
     }
     connect(made, to).await.map_err(|error| Refusal::Connect { to, error })
+}
+
+/// Chooses the congestion control of a socket towards an application of this node: nothing is lost there and no queue is
+/// shared, so pacing (a host's bbr) would only cost timers.
+pub(crate) fn unpaced(context: &PodContext, socket: &impl AsFd) {
+    if let Some(name) = &context.shared.settings.local_congestion {
+        // A kernel that lacks it keeps the host's choice, which works too.
+        let _ = SockRef::from(socket).set_tcp_congestion(name.as_bytes());
+    }
 }
 
 async fn connect(socket: io::Result<Socket>, to: SocketAddr) -> io::Result<TcpStream> {
