@@ -10,6 +10,7 @@ mod endpoints;
 mod enrolment;
 mod finding;
 mod peer_authentication;
+mod products;
 mod proven;
 mod service;
 mod workload;
@@ -17,16 +18,15 @@ mod workload;
 use std::collections::{BTreeMap, BTreeSet};
 
 use model::Str;
-use model::policy::Policy;
-use model::service::Service;
 use model::store::Update;
-use model::workload::Workload;
 
 use crate::source::objects::{Event, Key, Kind, Labels, Object};
 use cluster::{Cluster, Name, key_of, name_of, pods_of, selects, within};
+use products::{Products, difference};
 
 pub use enrolment::{Enrolment, Verdict};
 pub use finding::{Finding, Outcome, Reason};
+pub use products::Change;
 pub use proven::{PodState, Progress, Proven};
 
 /// What the derivation is told about the mesh.
@@ -71,22 +71,6 @@ impl Config {
     }
 }
 
-/// One difference between before and after.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Change {
-    /// Something that every proxy is told.
-    Mesh(Box<Update>),
-    /// A node is told about one of its pods.
-    Enrolment(Enrolment),
-    /// A node forgets a pod.
-    EnrolmentRemoved {
-        /// The node.
-        node: Str,
-        /// The pod's Kubernetes uid.
-        uid: Str,
-    },
-}
-
 /// What came of a node's report.
 #[derive(Debug, Default, PartialEq)]
 pub struct Reported {
@@ -96,16 +80,6 @@ pub struct Reported {
     pub proven: bool,
     /// Pods that the report names and that are not this node's.
     pub unknown: Vec<String>,
-}
-
-/// Everything that is derived from one object.
-#[derive(Clone, Debug, Default, PartialEq)]
-struct Products {
-    workloads: Vec<Workload>,
-    service: Option<Service>,
-    policy: Option<Policy>,
-    enrolment: Option<Enrolment>,
-    findings: Vec<Finding>,
 }
 
 /// The mesh as derived so far.
@@ -396,40 +370,5 @@ impl Index {
             false => Box::new(within(&self.cluster.pods, namespace)),
         };
         pods.filter(move |(_, pod)| selects(selector, &pod.metadata.labels)).map(|(name, _)| name)
-    }
-}
-
-/// What a proxy must be told to get from `before` to `after`: what is gone first, then what is.
-fn difference(before: &Products, after: &Products, changes: &mut Vec<Change>) {
-    let mut tell = |update| changes.push(Change::Mesh(Box::new(update)));
-    for old in &before.workloads {
-        if !after.workloads.iter().any(|new| new.uid == old.uid) {
-            tell(Update::WorkloadRemoved(old.uid.clone()));
-        }
-    }
-    for new in &after.workloads {
-        if !before.workloads.contains(new) {
-            tell(Update::Workload(new.clone()));
-        }
-    }
-    match (&before.service, &after.service) {
-        (Some(old), None) => tell(Update::ServiceRemoved(old.id.clone())),
-        (old, Some(new)) if old.as_ref() != Some(new) => tell(Update::Service(new.clone())),
-        _ => {}
-    }
-    match (&before.policy, &after.policy) {
-        (Some(old), None) => tell(Update::PolicyRemoved(old.id.clone())),
-        (old, Some(new)) if old.as_ref() != Some(new) => tell(Update::Policy(new.clone())),
-        _ => {}
-    }
-    let place = |enrolment: &Enrolment| (enrolment.node.clone(), enrolment.uid.clone());
-    if let Some(old) = &before.enrolment
-        && after.enrolment.as_ref().is_none_or(|new| place(new) != place(old))
-    {
-        let (node, uid) = place(old);
-        changes.push(Change::EnrolmentRemoved { node, uid });
-    }
-    if let Some(new) = after.enrolment.as_ref().filter(|new| before.enrolment.as_ref() != Some(new)) {
-        changes.push(Change::Enrolment(new.clone()));
     }
 }

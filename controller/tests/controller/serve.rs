@@ -207,10 +207,11 @@ impl Seen {
 
     fn tunnel(&self, pod: &str) -> Option<TunnelProtocol> {
         let resource = self.resources.get(&(ADDRESS.to_owned(), format!("Kubernetes//Pod/shop/{pod}")))?;
-        match api::decode::address(&resource.body).expect("a good resource") {
-            Update::Workload(workload) => Some(workload.tunnel),
-            other => panic!("{other:?} is no workload"),
-        }
+        let Update::Workload(workload) = api::decode::address(&resource.body).expect("a good resource")
+        else {
+            panic!("{pod} is no workload");
+        };
+        Some(workload.tunnel)
     }
 
     fn enrol(&self, uid: &str) -> Option<bool> {

@@ -1,0 +1,71 @@
+//! What is derived from one object, and what readers must be told when that changes. Owns no derivation.
+
+use model::Str;
+use model::policy::Policy;
+use model::service::Service;
+use model::store::Update;
+use model::workload::Workload;
+
+use super::enrolment::Enrolment;
+use super::finding::Finding;
+
+/// One difference between before and after.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// Something that every proxy is told.
+    Mesh(Box<Update>),
+    /// A node is told about one of its pods.
+    Enrolment(Enrolment),
+    /// A node forgets a pod.
+    EnrolmentRemoved {
+        /// The node.
+        node: Str,
+        /// The pod's Kubernetes uid.
+        uid: Str,
+    },
+}
+
+/// Everything that is derived from one object.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Products {
+    pub(super) workloads: Vec<Workload>,
+    pub(super) service: Option<Service>,
+    pub(super) policy: Option<Policy>,
+    pub(super) enrolment: Option<Enrolment>,
+    pub(super) findings: Vec<Finding>,
+}
+
+/// What a proxy must be told to get from `before` to `after`: what is gone first, then what is.
+pub(super) fn difference(before: &Products, after: &Products, changes: &mut Vec<Change>) {
+    let mut tell = |update| changes.push(Change::Mesh(Box::new(update)));
+    for old in &before.workloads {
+        if !after.workloads.iter().any(|new| new.uid == old.uid) {
+            tell(Update::WorkloadRemoved(old.uid.clone()));
+        }
+    }
+    for new in &after.workloads {
+        if !before.workloads.contains(new) {
+            tell(Update::Workload(new.clone()));
+        }
+    }
+    match (&before.service, &after.service) {
+        (Some(old), None) => tell(Update::ServiceRemoved(old.id.clone())),
+        (old, Some(new)) if old.as_ref() != Some(new) => tell(Update::Service(new.clone())),
+        _ => {}
+    }
+    match (&before.policy, &after.policy) {
+        (Some(old), None) => tell(Update::PolicyRemoved(old.id.clone())),
+        (old, Some(new)) if old.as_ref() != Some(new) => tell(Update::Policy(new.clone())),
+        _ => {}
+    }
+    let place = |enrolment: &Enrolment| (enrolment.node.clone(), enrolment.uid.clone());
+    if let Some(old) = &before.enrolment
+        && after.enrolment.as_ref().is_none_or(|new| place(new) != place(old))
+    {
+        let (node, uid) = place(old);
+        changes.push(Change::EnrolmentRemoved { node, uid });
+    }
+    if let Some(new) = after.enrolment.as_ref().filter(|new| before.enrolment.as_ref() != Some(new)) {
+        changes.push(Change::Enrolment(new.clone()));
+    }
+}

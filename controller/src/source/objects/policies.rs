@@ -1,0 +1,245 @@
+//! Policies: who may connect, and whether in plaintext. Plain data, owns no rules. Their specs refuse unknown fields.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::{Labels, Metadata, nullable};
+
+/// `security.istio.io` AuthorizationPolicy.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct AuthorizationPolicy {
+    /// Names, labels and the dry-run annotation.
+    #[serde(default)]
+    pub metadata: Metadata,
+    /// The policy.
+    #[serde(default, deserialize_with = "nullable")]
+    pub spec: AuthorizationPolicySpec,
+}
+
+/// The policy.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AuthorizationPolicySpec {
+    /// Which workloads; all of the namespace when unset.
+    #[serde(default)]
+    pub selector: Option<WorkloadSelector>,
+    /// Attaches to a Gateway or Service: a waypoint's business.
+    #[serde(default)]
+    pub target_ref: Option<PolicyTarget>,
+    /// Several of them.
+    #[serde(default, deserialize_with = "nullable")]
+    pub target_refs: Vec<PolicyTarget>,
+    /// Any of these. None: matches nothing.
+    #[serde(default, deserialize_with = "nullable")]
+    pub rules: Vec<PolicyRule>,
+    /// ALLOW when unset.
+    #[serde(default, deserialize_with = "nullable")]
+    pub action: PolicyAction,
+    /// Who decides, for CUSTOM.
+    #[serde(default)]
+    pub provider: Option<Provider>,
+}
+
+/// Which workloads a policy guards.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct WorkloadSelector {
+    /// All of these labels.
+    #[serde(default, deserialize_with = "nullable")]
+    pub match_labels: Labels,
+}
+
+/// What a policy attaches to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct PolicyTarget {
+    /// API group; empty for core.
+    #[serde(default, deserialize_with = "nullable")]
+    pub group: String,
+    /// `Gateway`, `Service`, ...
+    #[serde(default)]
+    pub kind: String,
+    /// Its name.
+    #[serde(default)]
+    pub name: String,
+}
+
+/// Who decides, for CUSTOM.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Provider {
+    /// An extension provider of the mesh configuration.
+    #[serde(default)]
+    pub name: String,
+}
+
+/// What a match means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum PolicyAction {
+    /// One ALLOW policy must match.
+    #[default]
+    Allow,
+    /// Only recorded.
+    Audit,
+    /// Someone else decides.
+    Custom,
+    /// Refuse.
+    Deny,
+}
+
+/// Matches when a source, an operation and all conditions do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyRule {
+    /// Any of these sources.
+    #[serde(default, deserialize_with = "nullable")]
+    pub from: Vec<From>,
+    /// Any of these operations.
+    #[serde(default, deserialize_with = "nullable")]
+    pub to: Vec<To>,
+    /// All of these conditions.
+    #[serde(default, deserialize_with = "nullable")]
+    pub when: Vec<When>,
+}
+
+/// One source.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct From {
+    /// Who.
+    #[serde(default, deserialize_with = "nullable")]
+    pub source: Source,
+}
+
+/// Who connects. All kinds that are given must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[expect(
+    missing_docs,
+    reason = "the fields are those of istio.io's Source, whose reference says what each one means"
+)]
+pub struct Source {
+    #[serde(default, deserialize_with = "nullable")]
+    pub principals: Vec<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub not_principals: Vec<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub request_principals: Vec<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub not_request_principals: Vec<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub namespaces: Vec<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub not_namespaces: Vec<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub ip_blocks: Vec<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub not_ip_blocks: Vec<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub remote_ip_blocks: Vec<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub not_remote_ip_blocks: Vec<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub service_accounts: Vec<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub not_service_accounts: Vec<String>,
+}
+
+/// One operation.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct To {
+    /// What.
+    #[serde(default, deserialize_with = "nullable")]
+    pub operation: Operation,
+}
+
+/// What is asked for. All kinds that are given must hold; only ports are known without reading the stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[expect(
+    missing_docs,
+    reason = "the fields are those of istio.io's Operation, whose reference says what each one means"
+)]
+pub struct Operation {
+    #[serde(default, deserialize_with = "nullable")]
+    pub hosts: Vec<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub not_hosts: Vec<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub ports: Vec<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub not_ports: Vec<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub methods: Vec<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub not_methods: Vec<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub paths: Vec<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub not_paths: Vec<String>,
+}
+
+/// A condition on an attribute.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct When {
+    /// The attribute, such as `source.ip`.
+    pub key: String,
+    /// Any of these.
+    #[serde(default, deserialize_with = "nullable")]
+    pub values: Vec<String>,
+    /// None of these.
+    #[serde(default, deserialize_with = "nullable")]
+    pub not_values: Vec<String>,
+}
+
+/// `security.istio.io` PeerAuthentication.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct PeerAuthentication {
+    /// Names and labels.
+    #[serde(default)]
+    pub metadata: Metadata,
+    /// The policy.
+    #[serde(default, deserialize_with = "nullable")]
+    pub spec: PeerAuthenticationSpec,
+}
+
+/// The policy.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PeerAuthenticationSpec {
+    /// Which workloads; all of the namespace when unset.
+    #[serde(default)]
+    pub selector: Option<WorkloadSelector>,
+    /// Whether plaintext is refused.
+    #[serde(default, deserialize_with = "nullable")]
+    pub mtls: MutualTls,
+    /// The same for single ports of the application.
+    #[serde(default, deserialize_with = "nullable")]
+    pub port_level_mtls: BTreeMap<u16, MutualTls>,
+}
+
+/// Whether plaintext is refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MutualTls {
+    /// The mode.
+    #[serde(default, deserialize_with = "nullable")]
+    pub mode: MutualTlsMode,
+}
+
+/// Whether plaintext is refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum MutualTlsMode {
+    /// Taken as `PERMISSIVE`: the tunnel does not ask the application.
+    Disable,
+    /// Plaintext is accepted.
+    Permissive,
+    /// Plaintext is refused.
+    Strict,
+    /// As the level above says.
+    #[default]
+    Unset,
+}
