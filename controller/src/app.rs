@@ -186,7 +186,7 @@ fn start_hub(config: &Config, tasks: &mut TaskGroup) -> anyhow::Result<Started> 
     tasks.spawn_infallible("hub", hub.run());
     let Source::Directory(directory) = config.source.clone();
     let (batches, received) = mpsc::channel(BATCHES);
-    tasks.spawn_infallible("source", directory::run(directory, batches));
+    tasks.spawn_infallible("source", directory::run(directory, config.state_dir.join("last-good"), batches));
     tasks.spawn("source events", forward(received, handle.clone()));
     Ok(((handle, ready), published))
 }

@@ -4,7 +4,7 @@
 //! twice, once hidden). Changes are noticed at once and, as a safety net, by looking again from time to time.
 //! What files mean is `files`' business.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
@@ -15,7 +15,8 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 
-use super::files::{FileProblem, Files, Scan};
+use super::files::{FileProblem, Files, Scan, Update, hash};
+use super::kept::Kept;
 use super::objects::Event;
 
 /// Per file. A list of 10,000 pods is about that; beyond, someone pointed us at something else.
@@ -48,8 +49,9 @@ pub struct Batch {
     pub problems: Vec<FileProblem>,
 }
 
-/// Looks at `directory` until the receiver of `out` is gone. Always sends a first batch, and then only differences.
-pub async fn run(directory: PathBuf, out: mpsc::Sender<Batch>) {
+/// Looks at `directory` until the receiver of `out` is gone. Always sends a first batch, and then only differences. In
+/// `copies` it keeps what each file said when it was last good.
+pub async fn run(directory: PathBuf, copies: PathBuf, out: mpsc::Sender<Batch>) {
     let (noticed, mut notices) = watch::channel(Notice { count: 0, settled: true });
     // Held for as long as we run; without it the periodic look is all there is.
     let _watcher = match watch_for_changes(&directory, noticed.clone()) {
@@ -60,14 +62,13 @@ pub async fn run(directory: PathBuf, out: mpsc::Sender<Batch>) {
             None
         }
     };
-    let mut files = Files::default();
+    let mut look = Look { directory, copies: Kept::new(copies), files: Files::default(), kept: None };
     let mut told: Option<Vec<FileProblem>> = None;
     loop {
         notices.mark_unchanged();
-        let looked = directory.clone();
-        let Ok(seen) = tokio::task::spawn_blocking(move || scan(&looked)).await else { return };
-        let events = files.update(seen);
-        let problems = files.problems();
+        let Ok((looked, events)) = tokio::task::spawn_blocking(move || look.again()).await else { return };
+        look = looked;
+        let problems = look.files.problems();
         if !events.is_empty() || told.as_ref() != Some(&problems) {
             told = Some(problems.clone());
             if out.send(Batch { events, problems }).await.is_err() {
@@ -79,6 +80,40 @@ pub async fn run(directory: PathBuf, out: mpsc::Sender<Batch>) {
             () = tokio::time::sleep(RESCAN) => {}
             () = out.closed() => return,
         }
+    }
+}
+
+/// What is carried from one look to the next.
+struct Look {
+    directory: PathBuf,
+    copies: Kept,
+    files: Files,
+    /// What the copies say; `None` before the first look.
+    kept: Option<BTreeMap<PathBuf, u64>>,
+}
+
+impl Look {
+    /// Looks, and keeps copies of what is good.
+    fn again(mut self) -> (Self, Vec<Event>) {
+        let kept = self.kept.get_or_insert_with(|| {
+            let copies = self.copies.load();
+            copies.iter().for_each(|(path, text)| self.files.recall(path.clone(), text));
+            copies.into_iter().map(|(path, text)| (path, hash(&text))).collect()
+        });
+        let scan = scan(&self.directory);
+        let Update { events, good, gone } = self.files.update(&scan);
+        for path in good {
+            if let Some(Ok(text)) = scan.files.get(&path)
+                && kept.insert(path.clone(), hash(text)) != Some(hash(text))
+            {
+                self.copies.save(&path, text);
+            }
+        }
+        for path in gone {
+            kept.remove(&path);
+            self.copies.remove(&path);
+        }
+        (self, events)
     }
 }
 

@@ -33,6 +33,17 @@ impl std::fmt::Display for FileProblem {
     }
 }
 
+/// What is different since the last look.
+#[derive(Debug, Default, PartialEq)]
+pub struct Update {
+    /// Objects that are new, different or gone.
+    pub events: Vec<Event>,
+    /// Files that are new or different, and wholly understood.
+    pub good: Vec<PathBuf>,
+    /// Files that are not there any more.
+    pub gone: Vec<PathBuf>,
+}
+
 /// What a directory said so far.
 #[derive(Debug, Default)]
 pub struct Files {
@@ -49,16 +60,28 @@ struct File {
 }
 
 impl Files {
+    /// Before the first look: what a file said when it was last good, in case it is not good now.
+    pub fn recall(&mut self, path: PathBuf, text: &str) {
+        let file = self.files.entry(path).or_default();
+        file.update(Ok(text));
+        file.content = None;
+    }
+
     /// Takes one look in, and says what is different since the last.
-    pub fn update(&mut self, scan: Scan) -> Vec<Event> {
+    pub fn update(&mut self, scan: &Scan) -> Update {
         let Scan { files, unlisted } = scan;
         let still_holds = |path: &Path| unlisted.iter().any(|(directory, _)| path.starts_with(directory));
-        self.files.retain(|path, _| files.contains_key(path) || still_holds(path));
+        let gone = self.files.extract_if(.., |path, _| !files.contains_key(path) && !still_holds(path));
+        let gone = gone.map(|(path, _)| path).collect();
+        let mut good = Vec::new();
         for (path, read) in files {
-            self.files.entry(path).or_default().update(read);
+            let file = self.files.entry(path.clone()).or_default();
+            if file.update(read.as_deref().map_err(String::as_str)) {
+                good.push(path.clone());
+            }
         }
-        self.unlisted = unlisted.into_iter().map(|(path, error)| unlistable(path, &error)).collect();
-        self.merge()
+        self.unlisted = unlisted.iter().map(|(path, error)| unlistable(path.clone(), error)).collect();
+        Update { events: self.merge(), good, gone }
     }
 
     /// Everything that is wrong, in the order of files and lines.
@@ -104,22 +127,24 @@ impl Files {
 }
 
 impl File {
-    fn update(&mut self, read: Result<String, String>) {
+    /// Returns whether the content is other than before, and wholly understood.
+    fn update(&mut self, read: Result<&str, &str>) -> bool {
         let text = match read {
             Ok(text) => text,
             Err(error) => {
                 self.content = None;
                 self.problems =
                     vec![Problem::broken(1, 1, format!("{error}; what the file said before still holds"))];
-                return;
+                return false;
             }
         };
-        let content = BuildHasherDefault::<DefaultHasher>::default().hash_one(&text);
+        let content = hash(text);
         if self.content.replace(content) == Some(content) {
-            return;
+            return false;
         }
-        let parsed = yaml::parse(&text);
-        if !parsed.is_broken() {
+        let parsed = yaml::parse(text);
+        let good = !parsed.is_broken();
+        if good {
             self.objects.clear();
         }
         self.problems = parsed.problems;
@@ -134,7 +159,13 @@ impl File {
             seen.insert(key.clone(), line);
             self.objects.insert(key, (object, line));
         }
+        good
     }
+}
+
+/// Tells contents apart; the same in every process of this build.
+pub(crate) fn hash(text: &str) -> u64 {
+    BuildHasherDefault::<DefaultHasher>::default().hash_one(text)
 }
 
 fn unlistable(path: PathBuf, error: &str) -> FileProblem {

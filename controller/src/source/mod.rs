@@ -2,5 +2,6 @@
 
 pub mod directory;
 pub mod files;
+mod kept;
 pub mod objects;
 pub mod yaml;

@@ -21,6 +21,7 @@ fn node(name: &str) -> String {
 /// A directory that is watched, and what a reader of events holds.
 struct Watched {
     directory: TempDir,
+    copies: TempDir,
     batches: mpsc::Receiver<Batch>,
     held: Vec<String>,
     problems: Vec<String>,
@@ -32,11 +33,21 @@ impl Watched {
         for (name, text) in files {
             fs::write(directory.path().join(name), text).expect("writable");
         }
+        Self::over(directory, TempDir::new().expect("a temporary directory")).await
+    }
+
+    async fn over(directory: TempDir, copies: TempDir) -> Self {
         let (out, batches) = mpsc::channel(1);
-        tokio::spawn(directory::run(directory.path().to_owned(), out));
-        let mut watched = Self { directory, batches, held: Vec::new(), problems: Vec::new() };
+        tokio::spawn(directory::run(directory.path().to_owned(), copies.path().to_owned(), out));
+        let mut watched = Self { directory, copies, batches, held: Vec::new(), problems: Vec::new() };
         watched.next().await;
         watched
+    }
+
+    /// As a new process, which knows nothing but the directories.
+    async fn restarted(self) -> Self {
+        let Self { directory, copies, .. } = self;
+        Self::over(directory, copies).await
     }
 
     fn path(&self) -> &Path {
@@ -120,6 +131,24 @@ async fn a_mistake_keeps_what_was_and_says_where() {
 }
 
 #[tokio::test]
+async fn a_mistake_and_a_restart_keep_what_was() {
+    let mut watched =
+        Watched::new(&[("a.yaml", &node("a")), ("b.yaml", &node("b")), ("c.yaml", &node("c"))]).await;
+    watched.until(&["a", "b", "c"], &[]).await;
+    watched.write("a.yaml", "kind: [");
+    watched.until(&["a", "b", "c"], &["a.yaml:1:"]).await;
+    fs::remove_file(watched.path().join("b.yaml")).expect("removable");
+    watched.write("c.yaml", &node("c2"));
+    watched.until(&["a", "c2"], &["a.yaml:1:"]).await;
+    let mut watched = watched.restarted().await;
+    watched.until(&["a", "c2"], &["a.yaml:1:"]).await;
+    watched.write("a.yaml", &node("a3"));
+    watched.until(&["a3", "c2"], &[]).await;
+    let mut watched = watched.restarted().await;
+    watched.until(&["a3", "c2"], &[]).await;
+}
+
+#[tokio::test]
 async fn an_unreadable_file_keeps_what_was() {
     let mut watched = Watched::new(&[("a.yaml", &node("a"))]).await;
     fs::write(watched.path().join("a.yaml"), b"kind: \xff\xfe").expect("writable");
@@ -157,29 +186,18 @@ async fn directories_below_and_hidden_names() {
 async fn links_that_are_swapped() {
     let directory = TempDir::new().expect("a temporary directory");
     let at = |name: &str| directory.path().join(name);
-    let generation = |name: &str, text: &str| {
-        fs::create_dir(at(name)).expect("creatable");
-        fs::write(at(name).join("a.yaml"), text).expect("writable");
-    };
-    generation("..1", &node("one"));
+    fs::create_dir(at("..1")).expect("creatable");
+    fs::write(at("..1/a.yaml"), node("one")).expect("writable");
     symlink("..1", at("..data")).expect("linkable");
     symlink("..data/a.yaml", at("a.yaml")).expect("linkable");
-    let (out, batches) = mpsc::channel(1);
-    tokio::spawn(directory::run(directory.path().to_owned(), out));
-    let next = |name: &str| {
-        generation(name, &node("two"));
-        symlink(name, at("..new")).expect("linkable");
-        fs::rename(at("..new"), at("..data")).expect("renamable");
-        fs::remove_dir_all(at("..1")).expect("removable");
-    };
-    let mut watched = Watched {
-        directory: TempDir::new().expect("unused"),
-        batches,
-        held: Vec::new(),
-        problems: Vec::new(),
-    };
+    let root = directory.path().to_owned();
+    let mut watched = Watched::over(directory, TempDir::new().expect("a temporary directory")).await;
     watched.until(&["one"], &[]).await;
-    next("..2");
+    fs::create_dir(root.join("..2")).expect("creatable");
+    fs::write(root.join("..2/a.yaml"), node("two")).expect("writable");
+    symlink("..2", root.join("..new")).expect("linkable");
+    fs::rename(root.join("..new"), root.join("..data")).expect("renamable");
+    fs::remove_dir_all(root.join("..1")).expect("removable");
     watched.until(&["two"], &[]).await;
 }
 
