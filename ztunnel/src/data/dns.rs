@@ -51,7 +51,7 @@ pub(crate) async fn serve(context: Arc<PodContext>, listener: UdpSocket, mut pha
             }
         };
         let Some(packet) = buffer.get(..query.length) else { continue };
-        match decide(&context, packet).await {
+        match decide(&context, packet, Limit::Datagram) {
             Decision::Reply(bytes) => reply(&replier, &query, &bytes),
             Decision::Drop => {}
             Decision::Forward => {
@@ -78,14 +78,33 @@ fn reply(replier: &DnsReplier, query: &DnsQuery, bytes: &[u8]) {
     }
 }
 
-/// What becomes of one packet.
-enum Decision {
+/// What becomes of one question.
+pub(crate) enum Decision {
     Reply(Vec<u8>),
     Forward,
     Drop,
 }
 
-async fn decide(context: &PodContext, packet: &[u8]) -> Decision {
+/// How long an answer may be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Limit {
+    /// What the asker takes in one datagram.
+    Datagram,
+    /// What fits a message at all.
+    Message,
+}
+
+impl Limit {
+    fn of(self, question: &Message) -> usize {
+        match self {
+            Self::Datagram => udp_limit(question),
+            Self::Message => MAX_MESSAGE,
+        }
+    }
+}
+
+/// Decides on one message; an answer that is too long is truncated.
+pub(crate) fn decide(context: &PodContext, packet: &[u8], limit: Limit) -> Decision {
     if context.pod.refused.is_some() {
         return Decision::Drop;
     }
@@ -100,7 +119,7 @@ async fn decide(context: &PodContext, packet: &[u8]) -> Decision {
     let answered = answer(&shared.mesh.snapshot(), &client, &shared.settings.cluster_domain, &question);
     match answered {
         Answer::Forward => Decision::Forward,
-        Answer::Reply(message) => encode(&message, udp_limit(&question))
+        Answer::Reply(message) => encode(&message, limit.of(&question))
             .or_else(|| encode(&failure(&question, ResponseCode::ServFail), MAX_MESSAGE))
             .map_or(Decision::Drop, Decision::Reply),
     }

@@ -5,6 +5,7 @@
 
 pub(crate) mod balance;
 pub(crate) mod dns;
+pub(crate) mod dns_tcp;
 pub(crate) mod inbound;
 pub(crate) mod local;
 pub(crate) mod outbound;

@@ -11,12 +11,14 @@ use model::route::{self, Query, Route, Target};
 use model::workload::{TunnelProtocol, Workload, WorkloadUid};
 use tokio::net::TcpStream;
 
-use super::{PodContext, local, relay, upstream};
+use super::{PodContext, dns_tcp, local, relay, upstream};
 use crate::flow::{Registered, Traffic};
 use crate::refusal::Refusal;
 use crate::tcp_info;
 use crate::telemetry::{Facts, Party, Reporter, Transport};
 
+/// Where DNS is spoken over TCP.
+const DNS_PORT: u16 = 53;
 /// Endpoints tried for one connection: two that fail are bad luck, three are an outage that a fourth won't mend.
 const ATTEMPTS: usize = 3;
 
@@ -26,6 +28,9 @@ pub(crate) async fn handle(context: Arc<PodContext>, app: TcpStream, client: Soc
     upstream::unpaced(&context, &app);
     let dialled = OriginalDst(canonical(dialled));
     let client = ClientAddr(canonical(client));
+    if dialled.0.port() == DNS_PORT && !context.pod.owns(dialled.0.ip()) {
+        return dns_tcp::serve(&context, app, client, dialled).await;
+    }
     let mut attempt =
         Attempt { context: &context, client, dialled, facts: unknown(&context, client, dialled) };
     match attempt.connect().await {

@@ -114,7 +114,10 @@ impl Manager {
     }
 
     pub(super) async fn step(&mut self, step: Step) {
-        let (Step::Lingered(generation) | Step::Ended(generation)) = step;
+        let generation = match step {
+            Step::Lingered(generation) | Step::Ended(generation) => generation,
+            Step::Waited => return self.answer(),
+        };
         let Some(uid) = self.uid_of(generation) else { return };
         let Some(enrolled) = self.enrolled.get_mut(&uid) else { return };
         match (step, enrolled.stage) {
@@ -137,7 +140,7 @@ impl Manager {
                 self.reconcile().await;
             }
             // The pod came back meanwhile.
-            (Step::Lingered(_) | Step::Ended(_), _) => {}
+            (Step::Lingered(_) | Step::Ended(_) | Step::Waited, _) => {}
         }
     }
 

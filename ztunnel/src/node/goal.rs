@@ -22,9 +22,7 @@ pub(crate) enum Goal {
 /// Judges one pod by what is known of it.
 pub(crate) fn goal(sandbox: &Sandbox, verdict: Option<&Enrolment>) -> Goal {
     let Some(verdict) = verdict else {
-        return Goal::Leave(
-            "the controller does not know this pod, or does not want it in the mesh".to_owned(),
-        );
+        return Goal::Leave("the controller has no verdict on this pod: it does not know it yet".to_owned());
     };
     if !verdict.enrol {
         return Goal::Leave(verdict.reason.to_string());

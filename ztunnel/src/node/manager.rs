@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use daemon::drain::Drain;
 use daemon::readiness::Latch;
@@ -19,6 +19,7 @@ use super::capture;
 use super::goal::{Goal, goal};
 use super::report::Reports;
 use super::sandbox::{Sandbox, Sandboxes};
+use super::status::PENDING;
 use crate::config::CaptureConfig;
 use crate::data::Shared;
 use crate::data::thread::Thread;
@@ -28,6 +29,10 @@ use crate::pod::Pod;
 /// How often goals are compared with kernel facts though nothing was heard: bounds how long something that removed our
 /// state from a pod goes unnoticed.
 const LOOK_AGAIN: Duration = Duration::from_secs(3);
+/// How long whoever announces a pod waits for the controller's verdict on it. The controller hears of a pod when it is
+/// scheduled, before its sandbox is made; its push takes milliseconds, and a restart of it a few seconds.
+const VERDICT_WAIT: Duration = Duration::from_secs(5);
+
 /// What the manager works with.
 #[derive(Debug)]
 pub(crate) struct Parts {
@@ -69,6 +74,16 @@ pub(super) enum Step {
     Lingered(u64),
     /// The last captured connection has ended.
     Ended(u64),
+    /// Nobody waits longer for a verdict on pods that were announced before this.
+    Waited,
+}
+
+/// Someone who announced a pod and waits to hear what becomes of it.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    uid: String,
+    since: Instant,
+    reply: oneshot::Sender<Reply>,
 }
 
 /// Enrols and releases pods.
@@ -85,6 +100,7 @@ pub(crate) struct Manager {
     pub(super) enrolled: BTreeMap<String, Enrolled>,
     pub(super) failures: BTreeMap<String, String>,
     pub(super) steps: JoinSet<Step>,
+    pub(super) waiting: Vec<Waiting>,
     pub(super) generations: u64,
     pub(super) repairs: Counter,
 }
@@ -106,6 +122,7 @@ impl Manager {
             enrolled: BTreeMap::new(),
             failures: BTreeMap::new(),
             steps: JoinSet::new(),
+            waiting: Vec::new(),
             generations: 0,
             repairs: Counter::default(),
         })
@@ -119,11 +136,7 @@ impl Manager {
         loop {
             tokio::select! {
                 () = watch.begun() => break,
-                Some((request, reply)) = commands.recv() => {
-                    let answer = self.command(request).await;
-                    // A caller that is gone does not want the answer any more.
-                    let _ = reply.send(answer);
-                }
+                Some((request, reply)) = commands.recv() => self.command(request, reply).await,
                 Ok(()) = self.wanted.changed() => self.reconcile().await,
                 _ = ticks.tick() => self.reconcile().await,
                 Some(Ok(step)) = self.steps.join_next() => self.step(step).await,
@@ -149,26 +162,54 @@ impl Manager {
         }
     }
 
-    async fn command(&mut self, request: Request) -> Reply {
-        let done = |state: Option<String>, pods| Reply::Ok { ok: true, state, pods };
-        match request {
+    async fn command(&mut self, request: Request, reply: oneshot::Sender<Reply>) {
+        let done = |pods| Reply::Ok { ok: true, state: None, pods };
+        let answer = match request {
             Request::Add(sandbox) => {
                 let uid = sandbox.uid.clone();
-                if let Err(error) = self.sandboxes.add(sandbox) {
-                    return Reply::Error { error: error.to_string() };
+                match self.sandboxes.add(sandbox) {
+                    Err(error) => Reply::Error { error: error.to_string() },
+                    Ok(()) => {
+                        // Answered by `answer`: at once if the verdict is known.
+                        self.waiting.push(Waiting { uid, since: Instant::now(), reply });
+                        self.steps.spawn(async {
+                            tokio::time::sleep(VERDICT_WAIT).await;
+                            Step::Waited
+                        });
+                        return self.reconcile().await;
+                    }
                 }
-                self.reconcile().await;
-                let pods = self.pods.borrow();
-                done(pods.iter().find(|pod| pod.uid == uid).map(|pod| pod.state.to_owned()), None)
             }
-            Request::Delete(delete) => {
-                if let Err(error) = self.sandboxes.delete(&delete.uid) {
-                    return Reply::Error { error: error.to_string() };
+            Request::Delete(delete) => match self.sandboxes.delete(&delete.uid) {
+                Err(error) => Reply::Error { error: error.to_string() },
+                Ok(()) => {
+                    self.reconcile().await;
+                    done(None)
                 }
-                self.reconcile().await;
-                done(None, None)
-            }
-            Request::List(_) => done(None, Some(self.pods.borrow().to_vec())),
+            },
+            Request::List(_) => done(Some(self.pods.borrow().to_vec())),
+        };
+        // A caller that is gone does not want the answer any more.
+        let _ = reply.send(answer);
+    }
+
+    /// Answers those who announced pods whose verdict is known, or who have waited long enough for it. Until then their
+    /// pod's first process is not to be started: what it sent would not be captured.
+    pub(super) fn answer(&mut self) {
+        let wanted = self.wanted.borrow().clone();
+        let pods = self.pods.borrow().clone();
+        let (answered, waiting) =
+            std::mem::take(&mut self.waiting).into_iter().partition(|waiting: &Waiting| {
+                let judged = wanted.as_ref().is_none_or(|wanted| wanted.contains_key(waiting.uid.as_str()));
+                judged || waiting.since.elapsed() >= VERDICT_WAIT
+            });
+        self.waiting = waiting;
+        let answered: Vec<Waiting> = answered;
+        for Waiting { uid, reply, .. } in answered {
+            let pod = pods.iter().find(|pod| pod.uid == uid);
+            let state = pod.map_or(PENDING, |pod| pod.state).to_owned();
+            // A caller that is gone does not want the answer any more.
+            let _ = reply.send(Reply::Ok { ok: true, state: Some(state), pods: None });
         }
     }
 
@@ -177,7 +218,7 @@ impl Manager {
         let Some(wanted) = self.wanted.borrow_and_update().clone() else {
             // Nothing is touched before the controller has spoken: what an earlier process captured stays captured.
             self.publish(None, &BTreeMap::new());
-            return;
+            return self.answer();
         };
         let sandboxes: Vec<Sandbox> = self.sandboxes.all().cloned().collect();
         for sandbox in &sandboxes {
@@ -204,6 +245,7 @@ impl Manager {
         self.forget_gone().await;
         let observed = self.look(&wanted);
         self.publish(Some(&wanted), &observed);
+        self.answer();
         self.latch = None;
     }
 }

@@ -22,7 +22,7 @@ const ENROLLED: &str = "enrolled";
 const FAILED: &str = "failed";
 const LEAVING: &str = "leaving";
 const NOT_WANTED: &str = "not wanted";
-const PENDING: &str = "pending";
+pub(super) const PENDING: &str = "pending";
 const STATES: [&str; 5] = [ENROLLED, FAILED, LEAVING, NOT_WANTED, PENDING];
 
 /// The label of `airglow_pod_enrolled`.
@@ -107,6 +107,7 @@ impl Manager {
         let enrolled = self.enrolled.get(&sandbox.uid);
         match (goal(sandbox, verdict), enrolled.map(|enrolled| enrolled.stage)) {
             (Goal::Leave(_), Some(_)) => (LEAVING, "its last captured connections are ending".to_owned()),
+            (Goal::Leave(reason), None) if verdict.is_none() => (PENDING, reason),
             (Goal::Leave(reason), None) => (NOT_WANTED, reason),
             (Goal::Refuse(reason), _) => (FAILED, format!("captured and refused: {reason}")),
             (Goal::Serve, _) => match observed.get(&sandbox.uid) {
