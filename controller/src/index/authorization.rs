@@ -19,44 +19,20 @@ const DRY_RUN: &str = "istio.io/dry-run";
 
 /// The policy that node proxies enforce, if any, and what there is to say about it.
 pub(crate) fn convert(object: &AuthorizationPolicy, root_namespace: &str) -> (Option<Policy>, Vec<Finding>) {
-    let AuthorizationPolicySpec { selector: _, target_ref, target_refs, rules, action, provider: _ } =
-        &object.spec;
-    if target_ref.is_some() || !target_refs.is_empty() {
-        let what =
-            target_ref.iter().chain(target_refs).map(|target| format!("{} {}", target.kind, target.name));
-        return refused(format!(
-            "attached to {} by targetRefs: only a waypoint enforces that, node proxies never see it; use a selector, \
-             or deploy a waypoint for the target",
-            what.collect::<Vec<_>>().join(", ")
-        ));
-    }
-    let action = match action {
-        PolicyAction::Allow => Action::Allow,
-        PolicyAction::Deny => Action::Deny,
-        PolicyAction::Audit => return refused("node proxies have no AUDIT action; use ALLOW or DENY".into()),
-        PolicyAction::Custom => {
-            return refused(
-                "node proxies have no CUSTOM action; attach the policy to a waypoint by targetRefs".into(),
-            );
-        }
+    let action = match action(object) {
+        Ok(action) => action,
+        Err(message) => return (None, vec![Finding::refused(Reason::UnsupportedValue, message)]),
     };
     let mut converter = Converter { namespace: &object.metadata.namespace, action, remarks: Vec::new() };
-    let rules = rules.iter().enumerate().filter_map(|(at, rule)| converter.rule(at, rule)).collect();
+    let rules =
+        object.spec.rules.iter().enumerate().filter_map(|(at, rule)| converter.rule(at, rule)).collect();
     let scope = match self::selector(object) {
         Some(_) => PolicyScope::Selector,
         None if object.metadata.namespace == root_namespace => PolicyScope::Global,
         None => PolicyScope::Namespace,
     };
-    let policy = Policy {
-        id: PolicyName {
-            namespace: object.metadata.namespace.as_str().into(),
-            name: object.metadata.name.as_str().into(),
-        },
-        scope,
-        action,
-        rules,
-        dry_run: object.metadata.annotations.get(DRY_RUN).is_some_and(|value| value == "true"),
-    };
+    let dry_run = object.metadata.annotations.get(DRY_RUN).is_some_and(|value| value == "true");
+    let policy = Policy { id: id(object), scope, action, rules, dry_run };
     let mut findings = converter.remarks;
     if findings.is_empty() {
         findings.push(Finding::accepted("enforced by node proxies"));
@@ -64,13 +40,43 @@ pub(crate) fn convert(object: &AuthorizationPolicy, root_namespace: &str) -> (Op
     (Some(policy), findings)
 }
 
+/// What the mesh calls a policy.
+pub(crate) fn id(object: &AuthorizationPolicy) -> PolicyName {
+    let metadata = &object.metadata;
+    PolicyName { namespace: metadata.namespace.as_str().into(), name: metadata.name.as_str().into() }
+}
+
+/// Whether node proxies get the policy at all.
+pub(crate) fn is_enforced(object: &AuthorizationPolicy) -> bool {
+    action(object).is_ok()
+}
+
+/// What node proxies do with a match, or why they never get the policy.
+fn action(object: &AuthorizationPolicy) -> Result<Action, String> {
+    let AuthorizationPolicySpec { selector: _, target_ref, target_refs, rules: _, action, provider: _ } =
+        &object.spec;
+    if target_ref.is_some() || !target_refs.is_empty() {
+        let what =
+            target_ref.iter().chain(target_refs).map(|target| format!("{} {}", target.kind, target.name));
+        return Err(format!(
+            "attached to {} by targetRefs: only a waypoint enforces that, node proxies never see it; use a selector, \
+             or deploy a waypoint for the target",
+            what.collect::<Vec<_>>().join(", ")
+        ));
+    }
+    match action {
+        PolicyAction::Allow => Ok(Action::Allow),
+        PolicyAction::Deny => Ok(Action::Deny),
+        PolicyAction::Audit => Err("node proxies have no AUDIT action; use ALLOW or DENY".into()),
+        PolicyAction::Custom => {
+            Err("node proxies have no CUSTOM action; attach the policy to a waypoint by targetRefs".into())
+        }
+    }
+}
+
 /// The selector, unless it is empty and so selects by namespace.
 pub(crate) fn selector(object: &AuthorizationPolicy) -> Option<&Labels> {
     object.spec.selector.as_ref().map(|selector| &selector.match_labels).filter(|labels| !labels.is_empty())
-}
-
-fn refused(message: String) -> (Option<Policy>, Vec<Finding>) {
-    (None, vec![Finding::refused(Reason::UnsupportedValue, message)])
 }
 
 struct Converter<'a> {

@@ -275,11 +275,12 @@ fn policies(config: &Config, cluster: &Cluster, metadata: &Metadata) -> Vec<Poli
     let mut policies = Vec::new();
     let own = (metadata.namespace != root).then_some(metadata.namespace.as_str());
     for namespace in [Some(root), own].into_iter().flatten() {
-        for (_, policy) in within(&cluster.authorizations, namespace) {
-            if authorization::selector(policy).is_some_and(|selector| selects(selector, &metadata.labels)) {
-                policies.extend(authorization::convert(policy, root).0.map(|policy| policy.id));
-            }
-        }
+        let selecting = within(&cluster.authorizations, namespace).filter(|(_, policy)| {
+            let selector = authorization::selector(policy);
+            selector.is_some_and(|selector| selects(selector, &metadata.labels))
+                && authorization::is_enforced(policy)
+        });
+        policies.extend(selecting.map(|(_, policy)| authorization::id(policy)));
     }
     policies.sort();
     policies.extend(peer_authentication::attached(cluster, root, &metadata.namespace, &metadata.labels));

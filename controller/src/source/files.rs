@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::mem;
 use std::path::{Path, PathBuf};
 
 use super::objects::{Event, Key, Object};
@@ -50,6 +51,18 @@ pub struct Files {
     files: BTreeMap<PathBuf, File>,
     unlisted: Vec<FileProblem>,
     merged: BTreeMap<Key, Object>,
+    /// Something was recalled that is not merged yet.
+    recalled: bool,
+}
+
+/// What one look at a file found.
+enum Look {
+    /// The same content as before, or none to be had.
+    Same,
+    /// Another content, not wholly understood.
+    Broken,
+    /// Another content.
+    Good,
 }
 
 #[derive(Debug, Default)]
@@ -65,6 +78,7 @@ impl Files {
         let file = self.files.entry(path).or_default();
         file.update(Ok(text));
         file.content = None;
+        self.recalled = true;
     }
 
     /// Takes one look in, and says what is different since the last.
@@ -72,16 +86,22 @@ impl Files {
         let Scan { files, unlisted } = scan;
         let still_holds = |path: &Path| unlisted.iter().any(|(directory, _)| path.starts_with(directory));
         let gone = self.files.extract_if(.., |path, _| !files.contains_key(path) && !still_holds(path));
-        let gone = gone.map(|(path, _)| path).collect();
+        let gone: Vec<_> = gone.map(|(path, _)| path).collect();
         let mut good = Vec::new();
+        let mut different = mem::take(&mut self.recalled) || !gone.is_empty();
         for (path, read) in files {
             let file = self.files.entry(path.clone()).or_default();
-            if file.update(read.as_deref().map_err(String::as_str)) {
-                good.push(path.clone());
+            match file.update(read.as_deref().map_err(String::as_str)) {
+                Look::Same => {}
+                Look::Broken => different = true,
+                Look::Good => {
+                    different = true;
+                    good.push(path.clone());
+                }
             }
         }
         self.unlisted = unlisted.iter().map(|(path, error)| unlistable(path.clone(), error)).collect();
-        Update { events: self.merge(), good, gone }
+        Update { events: if different { self.merge() } else { Vec::new() }, good, gone }
     }
 
     /// Everything that is wrong, in the order of files and lines.
@@ -127,20 +147,19 @@ impl Files {
 }
 
 impl File {
-    /// Returns whether the content is other than before, and wholly understood.
-    fn update(&mut self, read: Result<&str, &str>) -> bool {
+    fn update(&mut self, read: Result<&str, &str>) -> Look {
         let text = match read {
             Ok(text) => text,
             Err(error) => {
                 self.content = None;
                 self.problems =
                     vec![Problem::broken(1, 1, format!("{error}; what the file said before still holds"))];
-                return false;
+                return Look::Same;
             }
         };
         let content = hash(text);
         if self.content.replace(content) == Some(content) {
-            return false;
+            return Look::Same;
         }
         let parsed = yaml::parse(text);
         let good = !parsed.is_broken();
@@ -159,7 +178,7 @@ impl File {
             seen.insert(key.clone(), line);
             self.objects.insert(key, (object, line));
         }
-        good
+        if good { Look::Good } else { Look::Broken }
     }
 }
 

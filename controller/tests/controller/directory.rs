@@ -144,8 +144,12 @@ async fn a_mistake_and_a_restart_keep_what_was() {
     watched.until(&["a", "c2"], &["a.yaml:1:"]).await;
     watched.write("a.yaml", &node("a3"));
     watched.until(&["a3", "c2"], &[]).await;
+    fs::write(watched.path().join("c.yaml"), b"kind: \xff\xfe").expect("writable");
+    watched.until(&["a3", "c2"], &["can't read the file"]).await;
     let mut watched = watched.restarted().await;
-    watched.until(&["a3", "c2"], &[]).await;
+    watched.until(&["a3", "c2"], &["can't read the file"]).await;
+    fs::remove_file(watched.path().join("a.yaml")).expect("removable");
+    watched.until(&["c2"], &["can't read the file"]).await;
 }
 
 #[tokio::test]
