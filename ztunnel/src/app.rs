@@ -42,6 +42,7 @@ use crate::node::report::Reporter;
 use crate::node::sandbox::Sandboxes;
 use crate::pod::Pods;
 use crate::telemetry::Telemetry;
+use crate::vitals;
 
 /// How often bytes of live connections are taken over into metrics: below any scrape interval.
 const COLLECT: Duration = Duration::from_secs(1);
@@ -120,6 +121,7 @@ fn data_side(
     let (discovery, wanted) =
         Discovery::new((Arc::clone(&mesh), writer), Arc::clone(&flows), BTreeMap::from(latches));
     let (client, demand) = control.discovery(config, discovery);
+    let discovery = client.status();
     tasks.spawn_infallible("discovery", client.run());
     let shared = Arc::new(Shared {
         mesh,
@@ -130,6 +132,7 @@ fn data_side(
         demand: config.controller.on_demand.then_some(demand),
         settings: config.data.clone(),
     });
+    vitals::register(&process.metrics, &shared, discovery);
     tasks.spawn_infallible("metrics of live connections", collect(Arc::clone(&shared)));
     Ok((shared, wanted))
 }

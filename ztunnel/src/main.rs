@@ -16,6 +16,7 @@ mod pod;
 mod refusal;
 mod tcp_info;
 mod telemetry;
+mod vitals;
 
 use std::process::ExitCode;
 

@@ -122,7 +122,7 @@ impl Manager {
         let Some(enrolled) = self.enrolled.get_mut(&uid) else { return };
         match (step, enrolled.stage) {
             (Step::Lingered(_), Stage::Lingering) => {
-                if let Err(error) = self.node.stop_new(&uid) {
+                if let Err(error) = self.node.stop_new(&enrolled.captured) {
                     tracing::error!(pod = %enrolled.pod.workload, %error, "can't stop the capture of a pod; trying again");
                     enrolled.stage = Stage::In;
                     return;

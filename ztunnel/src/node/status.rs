@@ -121,10 +121,10 @@ impl Manager {
 
 /// Whether the kernel shows a pod as wholly captured.
 pub(super) fn proof(pod: &Observed) -> Result<(), String> {
-    let missing = match &pod.network {
-        None => return Err("its network namespace can't be looked into".to_owned()),
-        Some(network) => &network.missing,
+    let Some(network) = &pod.network else {
+        return Err("its network namespace can't be looked into".to_owned());
     };
+    let missing: Vec<&str> = network.missing.iter().chain(&network.dns_missing).map(String::as_str).collect();
     if !missing.is_empty() {
         return Err(format!("missing in its network namespace: {}", missing.join(", ")));
     }
