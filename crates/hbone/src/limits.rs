@@ -13,9 +13,19 @@ pub const PING_INTERVAL: Duration = Duration::from_secs(10);
 /// How long the answer may take. Peers in the field use the same, so both ends agree on when a path is dead.
 pub const PING_DEADLINE: Duration = Duration::from_secs(20);
 
-/// Unread bytes that a peer may send ahead on one stream. One MiB fills 8 Gbit/s at a millisecond; more only
-/// makes a stalled application pin more memory.
+/// Unread bytes that a peer may send ahead on one stream while it is alone in its tunnel (beside others it uses a part,
+/// down to a quarter). One MiB fills 8 Gbit/s at a millisecond; more only makes a stalled application pin more memory.
 pub const STREAM_WINDOW: u32 = 1 << 20;
+
+/// The largest window of a stream from a far peer: what peers in the field grant everybody.
+pub const FAR_STREAM_WINDOW: u32 = 4 << 20;
+
+/// What a far stream should be able to carry, in bytes per second: 10 Gbit/s.
+const FAR_RATE: f64 = 1.25e9;
+
+/// The ceiling of a tunnel's window, whatever its streams add up to: a peer that fills it without anybody reading
+/// costs this much memory.
+pub const TUNNEL_WINDOW: u32 = 256 << 20;
 
 /// Streams that a peer may have open at once on a tunnel of ours; peers in the field advertise the same.
 pub const MAX_STREAMS: u32 = 200;
@@ -55,8 +65,9 @@ pub const CANCELLED_PER_SECOND: u32 = 50;
 /// A client pool closes a tunnel without streams after this time; peers in the field use the same.
 pub const CLIENT_IDLE: Duration = Duration::from_secs(5 * 60);
 
-/// Tunnels to one peer and key: enough for 1,600 streams at the usual 100 each. Beyond that new streams wait.
-pub const MAX_TUNNELS: usize = 16;
+/// Tunnels to one peer and key: at the usual 100 streams each enough for the 16,384 connections that a node proxy lets a
+/// pod have on one thread, all to one peer. Fewer would make a busy client's connections wait for each other to end.
+pub const MAX_TUNNELS: usize = 164;
 
 /// Streams that may wait for a tunnel to one key before further ones are refused.
 pub const MAX_WAITING: usize = 4096;
@@ -95,12 +106,19 @@ impl Default for TunnelLimits {
 }
 
 impl TunnelLimits {
-    /// The connection's window: every stream may fill its own, so a stalled stream never takes another's share.
-    pub(crate) fn connection_window(&self, streams: usize) -> u32 {
-        // The protocol's ceiling is 2^31 - 1.
-        let ceiling = (1u64 << 31) - 1;
-        let window = u64::from(self.stream_window).saturating_mul(streams as u64).clamp(65_535, ceiling);
-        u32::try_from(window).unwrap_or(u32::MAX >> 1)
+    /// With a window that fits a peer at this distance (see [`crate::socket::round_trip`]).
+    #[must_use]
+    pub fn at_distance(self, round_trip: Duration) -> Self {
+        let needed = (round_trip.as_secs_f64() * FAR_RATE).min(f64::from(FAR_STREAM_WINDOW));
+        TunnelLimits { stream_window: self.stream_window.max(needed as u32), ..self }
+    }
+
+    /// The tunnel's window: every stream may fill its own, so a stalled stream never takes another's share (with
+    /// the default window up to 256 streams; with far peers' larger ones from 64 fully stalled streams on they share).
+    pub(crate) fn tunnel_window(&self, streams: usize) -> u32 {
+        let streams = u32::try_from(streams).unwrap_or(u32::MAX);
+        // 65,535 is what the protocol starts with; less cannot be said.
+        self.stream_window.saturating_mul(streams).clamp(65_535, TUNNEL_WINDOW)
     }
 }
 
@@ -163,5 +181,22 @@ pub struct PoolLimits {
 impl Default for PoolLimits {
     fn default() -> Self {
         PoolLimits { idle: CLIENT_IDLE, max_tunnels: MAX_TUNNELS, max_waiting: MAX_WAITING }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_far_peer_gets_a_larger_window_and_a_tunnel_is_bounded() {
+        let near = TunnelLimits::default().at_distance(Duration::from_micros(100));
+        assert_eq!(near.stream_window, STREAM_WINDOW);
+        assert_eq!(near.tunnel_window(200), 200 * STREAM_WINDOW);
+        let far = TunnelLimits::default().at_distance(Duration::from_millis(2));
+        assert_eq!(far.stream_window, 2_500_000);
+        let farther = TunnelLimits::default().at_distance(Duration::from_millis(80));
+        assert_eq!(farther.stream_window, FAR_STREAM_WINDOW);
+        assert_eq!(farther.tunnel_window(200), TUNNEL_WINDOW);
     }
 }

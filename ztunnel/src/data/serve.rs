@@ -18,7 +18,7 @@ use crate::refusal::Refusal;
 
 /// Connections of one kind that one pod may have open on one thread. Each costs two descriptors and a few KiB while idle;
 /// sixteen thousand are more than an address pair's ports allow to most peers, and bound what a flood can take.
-const MAX_CONNECTIONS: usize = 16_384;
+pub(super) const MAX_CONNECTIONS: usize = 16_384;
 /// Pause after a failed accept: descriptors have run out, and only connections that end bring them back.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(20);
 

@@ -241,3 +241,15 @@ impl Progress for ServerEnd<'_> {
         self.0.add_to_server(bytes);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::serve::MAX_CONNECTIONS;
+
+    #[test]
+    fn a_pool_carries_as_many_streams_to_one_peer_as_a_pod_may_have_connections() {
+        let streams = PoolLimits::default().max_tunnels * CLIENT_LIMITS.max_streams;
+        assert!(streams >= MAX_CONNECTIONS, "{streams} streams, {MAX_CONNECTIONS} connections");
+    }
+}
