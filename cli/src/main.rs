@@ -1,2 +1,144 @@
-//! placeholder
-fn main() {}
+//! `airglow`, the command line: reads arguments and the environment, chooses a command, says why it failed.
+//!
+//! What a command does is its module's.
+
+mod admin_client;
+mod demo;
+mod flows;
+mod interrupt;
+mod metrics_text;
+mod nodes;
+mod progress;
+mod show;
+mod term;
+mod top;
+
+use std::io::{self, IsTerminal};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use daemon::config::{Environment, Vars};
+
+use crate::interrupt::Interrupt;
+use crate::show::What;
+use crate::term::Style;
+
+/// Ambient service mesh: see what it does, and watch it work.
+#[derive(Parser, Debug)]
+#[command(name = "airglow", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// No colours, also on a terminal (as with a NO_COLOR variable).
+    #[arg(long, global = true)]
+    no_color: bool,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Show the whole system on this machine: two nodes, a small web shop, a mesh. Needs root; leaves nothing behind.
+    Demo(demo::Demo),
+    /// Live L4 flows per node: who talks to whom, as whom, how much.
+    Top(top::Top),
+    /// Pods of each node and whether they are in the mesh.
+    Pods(top::Where),
+    /// Certificates that each node holds.
+    Certs(top::Where),
+    /// Connections that are open now.
+    Connections(top::Where),
+}
+
+/// The form of what is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Form {
+    Table,
+    Json,
+}
+
+/// What standard output is.
+#[derive(Clone, Copy, Debug)]
+struct Terminal {
+    /// Whether lines on it can move.
+    live: bool,
+    /// How text on it may look.
+    style: Style,
+}
+
+impl Terminal {
+    fn new(is_terminal: bool, no_color: bool, vars: &dyn Vars) -> Self {
+        let dumb = vars.get("TERM").is_none_or(|term| term == "dumb");
+        let no_color = no_color || vars.get("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let live = is_terminal && !dumb;
+        Self { live, style: Style::new(live, no_color, dumb) }
+    }
+}
+
+fn main() -> ExitCode {
+    let vars = Environment::read();
+    let cli = Cli::parse();
+    let stdout = Terminal::new(io::stdout().is_terminal(), cli.no_color, &vars);
+    let stderr = Terminal::new(io::stderr().is_terminal(), cli.no_color, &vars);
+    match run(&cli.command, stdout, stderr) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("airglow: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(command: &Command, stdout: Terminal, stderr: Terminal) -> anyhow::Result<ExitCode> {
+    let show = |what, at: &top::Where| show::run(what, at, stdout.style).map(|()| ExitCode::SUCCESS);
+    match command {
+        Command::Demo(args) => demo::run(args, stdout, stderr, &Interrupt::listen()?),
+        Command::Top(args) => top::run(args, stdout, &Interrupt::listen()?).map(|()| ExitCode::SUCCESS),
+        Command::Pods(at) => show(What::Pods, at),
+        Command::Certs(at) => show(What::Certificates, at),
+        Command::Connections(at) => show(What::Connections, at),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn arguments_are_understood() {
+        let parse = |words: &str| Cli::try_parse_from(words.split(' ')).map(|cli| format!("{cli:?}"));
+        let top = parse("airglow top --node n1 --run-dir /run/x -o json --interval 1").unwrap();
+        for part in ["node: Some(\"n1\")", "run_dir: Some(\"/run/x\")", "form: Json", "interval: 1.0"] {
+            assert!(top.contains(part), "{top}");
+        }
+        let demo = parse("airglow demo --keep --no-color").unwrap();
+        assert!(demo.contains("keep: true") && demo.contains("no_color: true"), "{demo}");
+        assert!(parse("airglow certs").unwrap().contains("Certs("));
+        for wrong in
+            ["airglow", "airglow top --interval 0", "airglow pods -o xml", "airglow demo --keep --json"]
+        {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn nothing_that_is_not_a_terminal_gets_colours() {
+        let look = |is_terminal, vars: &[(&'static str, &'static str)]| {
+            let vars: BTreeMap<&str, &str> = vars.iter().copied().collect();
+            let terminal = Terminal::new(is_terminal, false, &vars);
+            (terminal.live, terminal.style.red("x") != "x")
+        };
+        assert_eq!(look(true, &[("TERM", "xterm")]), (true, true));
+        assert_eq!(look(true, &[("TERM", "xterm"), ("NO_COLOR", "1")]), (true, false));
+        assert_eq!(look(true, &[("TERM", "xterm"), ("NO_COLOR", "")]), (true, true));
+        assert_eq!(look(true, &[("TERM", "dumb")]), (false, false));
+        assert_eq!(look(false, &[("TERM", "xterm")]), (false, false));
+    }
+}

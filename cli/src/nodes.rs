@@ -1,0 +1,166 @@
+//! Which ztunnels there are to ask: those of a directory that was named, of this host, or of the lab that runs here.
+//!
+//! Looks at directories only; asks nobody.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Where a ztunnel on a plain host keeps its sockets (its `AIRGLOW_RUN_DIR`).
+const HOST: &str = "/run/airglow";
+
+/// Where labs keep their runs, one directory each.
+const LABS: &str = "/run/airglow-lab";
+
+/// The file name of a ztunnel's admin socket.
+const SOCKET: &str = "admin.sock";
+
+/// A ztunnel that can be asked.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Node {
+    /// The node's name in a lab; the directory's name otherwise.
+    pub(crate) name: String,
+    /// Its admin socket.
+    pub(crate) socket: PathBuf,
+}
+
+/// Why there is nobody to ask.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NoNodes {
+    /// The directory has no admin socket, nor have the ones in it.
+    #[error("no ztunnel has its admin socket in {} or in a directory below it", .0.display())]
+    InDirectory(PathBuf),
+    /// There is neither a lab nor a ztunnel of the host.
+    #[error(
+        "no ztunnel runs on this machine (looked in {HOST} and {LABS}); start `airglow demo --keep`, or name its directory with --run-dir"
+    )]
+    Nowhere,
+    /// It is not plain which is meant.
+    #[error("several meshes run on this machine; choose one with --run-dir: {}", .0.join(", "))]
+    Several(Vec<String>),
+    /// None of that name.
+    #[error("no node is called `{wanted}`; there are {}", known.join(", "))]
+    Unknown {
+        /// The name that was asked for.
+        wanted: String,
+        /// The names that exist.
+        known: Vec<String>,
+    },
+}
+
+/// The nodes to ask, sorted by name. `run_dir`: a ztunnel's directory, or one with several of them. `only`: one node's name.
+pub(crate) fn find(run_dir: Option<&Path>, only: Option<&str>) -> Result<Vec<Node>, NoNodes> {
+    let mut nodes = match run_dir {
+        Some(dir) => {
+            let found = in_directory(dir);
+            if found.is_empty() {
+                return Err(NoNodes::InDirectory(dir.to_owned()));
+            }
+            found
+        }
+        None => the_only(Path::new(HOST), Path::new(LABS))?,
+    };
+    if let Some(wanted) = only {
+        let known = nodes.iter().map(|node| node.name.clone()).collect();
+        nodes.retain(|node| node.name == wanted);
+        if nodes.is_empty() {
+            return Err(NoNodes::Unknown { wanted: wanted.to_owned(), known });
+        }
+    }
+    Ok(nodes)
+}
+
+/// The nodes of the one mesh of this machine: the host's own ztunnel, or a lab.
+fn the_only(host: &Path, labs: &Path) -> Result<Vec<Node>, NoNodes> {
+    let candidates = std::iter::once(host.to_owned()).chain(subdirectories(labs));
+    let mut meshes: Vec<_> =
+        candidates.map(|dir| (in_directory(&dir), dir)).filter(|(nodes, _)| !nodes.is_empty()).collect();
+    match (meshes.pop(), meshes.is_empty()) {
+        (None, _) => Err(NoNodes::Nowhere),
+        (Some((nodes, _)), true) => Ok(nodes),
+        (Some((_, last)), false) => {
+            let dirs = meshes.into_iter().map(|(_, dir)| dir).chain([last]);
+            Err(NoNodes::Several(dirs.map(|dir| dir.display().to_string()).collect()))
+        }
+    }
+}
+
+fn in_directory(dir: &Path) -> Vec<Node> {
+    let node = |dir: &Path| {
+        let name = dir.file_name()?.to_string_lossy().into_owned();
+        let socket = dir.join(SOCKET);
+        socket.exists().then_some(Node { name, socket })
+    };
+    match node(dir) {
+        Some(node) => vec![node],
+        None => {
+            let mut nodes: Vec<_> = subdirectories(dir).iter().filter_map(|dir| node(dir)).collect();
+            nodes.sort();
+            nodes
+        }
+    }
+}
+
+fn subdirectories(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut dirs: Vec<_> = entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
+    dirs.sort();
+    dirs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A directory that goes when the test ends.
+    struct Dir(PathBuf);
+
+    impl Dir {
+        fn with(sockets: &[&str]) -> Self {
+            let dir = std::env::temp_dir().join(format!("airglow-nodes-{:016x}", fastrand::u64(..)));
+            for socket in sockets {
+                let path = dir.join(socket);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, "").unwrap();
+            }
+            Self(dir)
+        }
+    }
+
+    impl Drop for Dir {
+        fn drop(&mut self) {
+            fs::remove_dir_all(&self.0).unwrap();
+        }
+    }
+
+    fn names(nodes: &[Node]) -> Vec<&str> {
+        nodes.iter().map(|node| node.name.as_str()).collect()
+    }
+
+    #[test]
+    fn a_directory_is_a_node_or_holds_nodes() {
+        let dir = Dir::with(&["lab/n2/admin.sock", "lab/n1/admin.sock", "lab/manifests/x.yaml"]);
+        let lab = dir.0.join("lab");
+        assert_eq!(names(&find(Some(&lab), None).unwrap()), ["n1", "n2"]);
+        assert_eq!(names(&find(Some(&lab.join("n2")), None).unwrap()), ["n2"]);
+        assert_eq!(names(&find(Some(&lab), Some("n1")).unwrap()), ["n1"]);
+        let error = find(Some(&lab), Some("n9")).unwrap_err().to_string();
+        assert_eq!(error, "no node is called `n9`; there are n1, n2");
+        assert!(matches!(find(Some(&lab.join("manifests")), None), Err(NoNodes::InDirectory(_))));
+    }
+
+    #[test]
+    fn one_mesh_is_found_and_several_are_to_be_chosen_from() {
+        let dir = Dir::with(&[
+            "one/a/n1/admin.sock",
+            "two/a/n1/admin.sock",
+            "two/b/n1/admin.sock",
+            "host/admin.sock",
+        ]);
+        let none = dir.0.join("none");
+        assert_eq!(names(&the_only(&none, &dir.0.join("one")).unwrap()), ["n1"]);
+        assert_eq!(names(&the_only(&dir.0.join("host"), &none).unwrap()), ["host"]);
+        assert!(matches!(the_only(&none, &none), Err(NoNodes::Nowhere)));
+        let error = the_only(&dir.0.join("host"), &dir.0.join("two")).unwrap_err().to_string();
+        assert!(error.contains("two/a") && error.contains("two/b") && error.contains("host"), "{error}");
+    }
+}
