@@ -1,2 +1,51 @@
-//! placeholder
-fn main() {}
+//! `bench`: what Airglow costs, measured as ratios in one interleaved run.
+//!
+//! Owns the choice of the command; the measurement is in `node`, the programs that make and take load are in `load`.
+//! Judges nothing: it prints what it measured, and the reader compares.
+
+mod load;
+mod node;
+mod stats;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// What Airglow costs, as ratios in one interleaved run.
+#[derive(Debug, Parser)]
+#[command(version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    node: node::Args,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// The node proxy in a lab on this machine (root), against no mesh and another proxy. Also without a command
+    Node(node::Args),
+    /// What `node` starts in pods to take load
+    #[command(hide = true)]
+    AppServer,
+    /// What `node` starts in pods to make load
+    #[command(hide = true)]
+    AppClient(load::client::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match cli.command {
+        None => node::run(&cli.node),
+        Some(Command::Node(args)) => node::run(&args),
+        Some(Command::AppServer) => load::server::run().map_err(anyhow::Error::from),
+        Some(Command::AppClient(args)) => load::client::run(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
