@@ -16,11 +16,12 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout};
 
-use crate::frames::{Guard, PREFACE};
+use crate::frames::Guard;
 use crate::io::{Control, TunnelIo, split};
 use crate::keepalive::Keepalive;
 use crate::limits::{ClientLimits, REMEMBERED_RESETS};
 use crate::records::RecordError;
+use crate::share::Share;
 use crate::stream::{Place, Stream, StreamError};
 use crate::tunnel::{HandshakeError, Pulse, TunnelError, handshake, tunnel_error};
 
@@ -99,7 +100,7 @@ where
     let records = handshake(io, session).await?;
     let chain = records.peer_certificates();
     let now = Instant::now();
-    let (io, control) = split(records, Guard::new(0, PREFACE, now));
+    let (io, control) = split(records, Guard::client(now));
     let started = builder(limits).handshake::<_, Bytes>(io).await;
     let (send, mut connection) =
         started.map_err(|error| ConnectError::Tunnel(tunnel_error(&error, control.failure())))?;
@@ -116,7 +117,7 @@ where
     })
     .await
     .map_err(ConnectError::Tunnel)?;
-    let opener = Opener { send, status: status.clone(), window: tunnel.stream_window };
+    let opener = Opener { send, status: status.clone(), share: Share::new(tunnel.stream_window) };
     Ok((opener, Driver { task: Box::pin(poll_fn(move |cx| task.poll(cx))), status }, chain))
 }
 
@@ -129,7 +130,7 @@ fn builder(limits: &ClientLimits) -> Builder {
         .max_concurrent_streams(0)
         .initial_max_send_streams(UNKNOWN)
         .initial_window_size(tunnel.stream_window)
-        .initial_connection_window_size(tunnel.connection_window(limits.max_streams))
+        .initial_connection_window_size(tunnel.tunnel_window(limits.max_streams))
         .max_frame_size(tunnel.frame)
         .max_header_list_size(tunnel.header_list)
         .max_send_buffer_size(tunnel.send_buffer)
@@ -279,7 +280,7 @@ pub enum OpenError {
 pub struct Opener {
     send: SendRequest<Bytes>,
     status: Arc<Status>,
-    window: u32,
+    share: Share,
 }
 
 impl Opener {
@@ -318,7 +319,7 @@ impl Opener {
             let _ = send.send_data(early, false);
         }
         let (head, recv) = accepted(answer.await)?;
-        let stream = Stream::new(send, recv, self.window).with_headers(head.headers);
+        let stream = Stream::new(send, recv, self.share.credit()).with_headers(head.headers);
         Ok(match place {
             Some(place) => stream.with_place(place),
             None => stream,

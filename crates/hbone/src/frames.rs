@@ -1,6 +1,7 @@
 //! Watches HTTP/2 frames pass by (their nine-byte heads, nothing else) and keeps the budgets that the HTTP/2 engine
 //! does not: control frames that make us answer, and streams that we had to reset. Decides, and touches no socket.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -18,7 +19,7 @@ const RESET_COST: f64 = 5.0;
 /// Bytes of a frame head.
 const HEAD: usize = 9;
 /// The client connection preface (RFC 9113, section 3.4), which is not a frame.
-pub(crate) const PREFACE: usize = 24;
+const PREFACE: usize = 24;
 
 /// Frame types (RFC 9113, section 6).
 mod kind {
@@ -34,6 +35,12 @@ mod kind {
 
 /// The ACK flag of SETTINGS and PING.
 const ACK: u8 = 1;
+/// The END_STREAM flag of HEADERS and DATA.
+const END_STREAM: u8 = 1;
+
+/// A DATA frame smaller than this pins more memory (the buffer that it was read into) than it carries. Once a stream
+/// is answered its reader copies such pieces together; before that nobody does.
+const SMALL_DATA: usize = 8 * 1024;
 
 /// Error codes with which we end streams that did nothing wrong: NO_ERROR, CANCEL, CONNECT_ERROR.
 const INNOCENT: [u32; 3] = [0x0, 0x8, 0xa];
@@ -41,8 +48,10 @@ const INNOCENT: [u32; 3] = [0x0, 0x8, 0xa];
 /// One frame's head, and for RST_STREAM its error code.
 #[derive(Clone, Copy)]
 struct Frame {
+    length: usize,
     kind: u8,
     flags: u8,
+    stream: u32,
     code: u32,
 }
 
@@ -91,8 +100,9 @@ impl Scanner {
     }
 
     fn frame(&self) -> Frame {
-        let [.., a, b, c, d] = self.head;
-        Frame { kind: self.head[3], flags: self.head[4], code: u32::from_be_bytes([a, b, c, d]) }
+        let [_, _, _, kind, flags, s, t, u, v, a, b, c, d] = self.head;
+        let stream = u32::from_be_bytes([s, t, u, v]) & (u32::MAX >> 1);
+        Frame { length: self.length(), kind, flags, stream, code: u32::from_be_bytes([a, b, c, d]) }
     }
 }
 
@@ -105,6 +115,8 @@ pub enum Abuse {
     BrokenStreams,
     /// Streams that it cancelled before we could answer.
     CancelledStreams,
+    /// Small pieces of data on streams that were not answered yet.
+    EarlyData,
 }
 
 impl std::fmt::Display for Abuse {
@@ -112,6 +124,7 @@ impl std::fmt::Display for Abuse {
         f.write_str(match self {
             Self::ControlFrames => "it sent too many control frames",
             Self::BrokenStreams => "too many of its streams broke the protocol",
+            Self::EarlyData => "it sent too many small pieces on streams that were not answered yet",
             Self::CancelledStreams => "it cancelled too many streams before they were answered",
         })
     }
@@ -148,49 +161,77 @@ pub(crate) struct Guard {
     abuse: Option<Abuse>,
     goaway_seen: bool,
     frames: u64,
+    /// We are the end that answers.
+    answers: bool,
+    /// Streams that the peer opened and we have not answered. The engine's stream limit bounds it.
+    unanswered: HashSet<u32>,
 }
 
 impl Guard {
-    /// `inbound_preface` and `outbound_preface` are the bytes before the first frame of each direction.
-    pub(crate) fn new(inbound_preface: usize, outbound_preface: usize, now: Instant) -> Self {
+    /// For the end that dials: it sends the preface.
+    pub(crate) fn client(now: Instant) -> Self {
+        Guard::new(Scanner::default(), Scanner::new(PREFACE), false, now)
+    }
+
+    /// For the end that accepts: it receives the preface, and owes answers.
+    pub(crate) fn server(now: Instant) -> Self {
+        Guard::new(Scanner::new(PREFACE), Scanner::default(), true, now)
+    }
+
+    fn new(inbound: Scanner, outbound: Scanner, answers: bool, now: Instant) -> Self {
         Guard {
-            inbound: Scanner::new(inbound_preface),
-            outbound: Scanner::new(outbound_preface),
+            inbound,
+            outbound,
             budget: Budget::new(BURST, REFILL_PER_SECOND, now),
             abuse: None,
             goaway_seen: false,
             frames: 0,
+            answers,
+            unanswered: HashSet::new(),
         }
     }
 
     /// Looks at plaintext from the peer.
     pub(crate) fn inbound(&mut self, bytes: &[u8], now: impl Fn() -> Instant) {
-        let Self { inbound, budget, abuse, goaway_seen, frames, .. } = self;
+        let Self { inbound, budget, abuse, goaway_seen, frames, answers, unanswered, .. } = self;
         inbound.scan(bytes, |frame| {
             *frames += 1;
-            let cost = match frame.kind {
-                kind::DATA | kind::HEADERS | kind::RST_STREAM | kind::WINDOW_UPDATE | kind::CONTINUATION => {
+            let (cost, kind) = match frame.kind {
+                kind::DATA if frame.length < SMALL_DATA && unanswered.contains(&frame.stream) => {
+                    (1.0, Abuse::EarlyData)
+                }
+                kind::DATA | kind::WINDOW_UPDATE | kind::CONTINUATION => return,
+                // Trailers name their stream again, and end it.
+                kind::HEADERS if *answers && frame.flags & END_STREAM == 0 => {
+                    unanswered.insert(frame.stream);
                     return;
                 }
-                kind::SETTINGS if frame.flags & ACK != 0 => return,
-                kind::PING if frame.flags & ACK != 0 => return,
-                kind::SETTINGS => SETTINGS_COST,
+                kind::HEADERS => return,
+                kind::RST_STREAM => {
+                    unanswered.remove(&frame.stream);
+                    return;
+                }
+                kind::SETTINGS | kind::PING if frame.flags & ACK != 0 => return,
+                kind::SETTINGS => (SETTINGS_COST, Abuse::ControlFrames),
                 kind::GOAWAY => {
                     *goaway_seen = true;
-                    SETTINGS_COST
+                    (SETTINGS_COST, Abuse::ControlFrames)
                 }
-                _ => 1.0,
+                _ => (1.0, Abuse::ControlFrames),
             };
             if !budget.spend(cost, now()) {
-                abuse.get_or_insert(Abuse::ControlFrames);
+                abuse.get_or_insert(kind);
             }
         });
     }
 
     /// Looks at plaintext that we send.
     pub(crate) fn outbound(&mut self, bytes: &[u8], now: impl Fn() -> Instant) {
-        let Self { outbound, budget, abuse, .. } = self;
+        let Self { outbound, budget, abuse, unanswered, .. } = self;
         outbound.scan(bytes, |frame| {
+            if matches!(frame.kind, kind::HEADERS | kind::RST_STREAM) {
+                unanswered.remove(&frame.stream);
+            }
             let blamed = frame.kind == kind::RST_STREAM && !INNOCENT.contains(&frame.code);
             if blamed && !budget.spend(RESET_COST, now()) {
                 abuse.get_or_insert(Abuse::BrokenStreams);
@@ -225,6 +266,11 @@ mod tests {
         bytes
     }
 
+    /// Without prefaces.
+    fn guard(answers: bool, start: Instant) -> Guard {
+        Guard::new(Scanner::default(), Scanner::default(), answers, start)
+    }
+
     fn kinds(chunk: usize, bytes: &[u8]) -> Vec<(u8, u32)> {
         let mut scanner = Scanner::new(3);
         let mut found = Vec::new();
@@ -256,12 +302,12 @@ mod tests {
     fn a_ping_flood_is_abuse_and_a_ping_now_and_then_is_not() {
         let start = Instant::now();
         let ping = frame(kind::PING, 0, &[0; 8]);
-        let mut calm = Guard::new(0, 0, start);
+        let mut calm = guard(true, start);
         for second in 0..10_000 {
             calm.inbound(&ping, || start + Duration::from_secs(second));
         }
         assert_eq!(calm.abuse(), None);
-        let mut flood = Guard::new(0, 0, start);
+        let mut flood = guard(true, start);
         for _ in 0..=BURST as usize {
             flood.inbound(&ping, || start);
         }
@@ -271,7 +317,7 @@ mod tests {
     #[test]
     fn data_headers_windows_and_answers_are_free() {
         let start = Instant::now();
-        let mut guard = Guard::new(0, 0, start);
+        let mut guard = self::guard(true, start);
         for (kind, flags) in
             [(kind::DATA, 0), (kind::HEADERS, 4), (kind::WINDOW_UPDATE, 0), (kind::PING, ACK)]
         {
@@ -284,9 +330,32 @@ mod tests {
     }
 
     #[test]
+    fn small_pieces_count_only_until_the_answer() {
+        let start = Instant::now();
+        let mut guard = self::guard(true, start);
+        let piece = frame(kind::DATA, 0, b"x").repeat(BURST as usize);
+        guard.inbound(&frame(kind::HEADERS, 4, &[]), || start);
+        guard.inbound(&piece, || start);
+        assert_eq!(guard.abuse(), None, "a burst is forgiven");
+        guard.outbound(&frame(kind::HEADERS, 4, &[]), || start);
+        guard.inbound(&piece, || start);
+        assert_eq!(guard.abuse(), None, "the reader sees to it now");
+        assert!(guard.unanswered.is_empty());
+        guard.inbound(&frame(kind::HEADERS, 4, &[]), || start);
+        guard.inbound(&frame(kind::DATA, 0, &[0; SMALL_DATA]).repeat(2000), || start);
+        assert_eq!(guard.abuse(), None, "large pieces carry what they pin");
+        guard.inbound(&piece, || start);
+        assert_eq!(guard.abuse(), Some(Abuse::EarlyData));
+        let mut dials = self::guard(false, start);
+        dials.inbound(&frame(kind::HEADERS, 4, &[]), || start);
+        dials.inbound(&piece.repeat(3), || start);
+        assert_eq!(dials.abuse(), None, "what answers us may be small");
+    }
+
+    #[test]
     fn only_resets_that_the_peer_earned_count() {
         let start = Instant::now();
-        let mut guard = Guard::new(0, 0, start);
+        let mut guard = self::guard(true, start);
         for _ in 0..5000 {
             guard.outbound(&frame(kind::RST_STREAM, 0, &8u32.to_be_bytes()), || start);
         }

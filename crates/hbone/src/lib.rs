@@ -1,6 +1,8 @@
 //! HBONE: CONNECT streams in HTTP/2 tunnels over mutual TLS, on any byte stream. Owns tunnels (client, pool, server),
 //! streams, and the relay between a stream and a TCP connection. Knows nothing of the mesh: certificates, trust,
 //! addresses and policy come from outside as rustls configurations, keys and the caller's decisions.
+//!
+//! Guide: [`manual`].
 
 mod buffers;
 mod client;
@@ -8,11 +10,13 @@ mod frames;
 mod io;
 mod keepalive;
 pub mod limits;
+pub mod manual;
 mod pool;
 mod pool_core;
 mod records;
 mod relay;
 mod server;
+mod share;
 pub mod socket;
 mod stream;
 mod tunnel;

@@ -154,7 +154,7 @@ impl Relay<'_> {
                 Ok(count) => {
                     progress.to_tunnel(count as u64);
                     let full = count == room && room == self.up.want;
-                    self.up.want = if full { (self.up.want * GROWTH).min(LARGE) } else { SMALL.max(count) };
+                    self.up.want = if full { (self.up.want * GROWTH).min(LARGE) } else { SMALL };
                 }
                 Err(FillError::Fill(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(FillError::Fill(error)) => return Poll::Ready(Err(error.into())),

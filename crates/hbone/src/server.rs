@@ -19,11 +19,12 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use crate::client::Chain;
-use crate::frames::{Abuse, Budget, Guard, PREFACE};
+use crate::frames::{Abuse, Budget, Guard};
 use crate::io::{Control, TunnelIo, split};
 use crate::keepalive::Keepalive;
 use crate::limits::{REMEMBERED_RESETS, ServerLimits};
 use crate::records::RecordError;
+use crate::share::{Credit, Share};
 use crate::stream::{Place, Places, Stream, StreamError};
 use crate::tunnel::{Beat, GOODBYE, HandshakeError, Pulse, TunnelError, handshake, tunnel_error};
 
@@ -89,7 +90,7 @@ where
     let records = handshake(io, session).await?;
     let chain = records.peer_certificates();
     let now = Instant::now();
-    let (io, control) = split(records, Guard::new(PREFACE, 0, now));
+    let (io, control) = split(records, Guard::server(now));
     let mut preface = pin!(builder(limits).handshake::<_, Bytes>(io));
     let started = poll_fn(|cx| {
         control.begin();
@@ -111,9 +112,9 @@ where
         cancelled: AtomicU32::new(0),
         waker: AtomicWaker::new(),
     });
-    let window = tunnel.stream_window;
+    let share = Share::new(tunnel.stream_window);
     let phase = Phase::Open;
-    Ok((ServerConnection { connection, control, pulse, cancelled, in_hand, window, phase }, chain))
+    Ok((ServerConnection { connection, control, pulse, cancelled, in_hand, share, phase }, chain))
 }
 
 fn builder(limits: &ServerLimits) -> Builder {
@@ -122,7 +123,7 @@ fn builder(limits: &ServerLimits) -> Builder {
     builder
         .max_concurrent_streams(limits.max_streams)
         .initial_window_size(tunnel.stream_window)
-        .initial_connection_window_size(tunnel.connection_window(limits.max_streams as usize))
+        .initial_connection_window_size(tunnel.tunnel_window(limits.max_streams as usize))
         .max_frame_size(tunnel.frame)
         .max_header_list_size(tunnel.header_list)
         .max_send_buffer_size(tunnel.send_buffer)
@@ -182,7 +183,7 @@ where
     pulse: Pulse,
     cancelled: Budget,
     in_hand: Arc<InHand>,
-    window: u32,
+    share: Share,
     phase: Phase,
 }
 
@@ -274,7 +275,7 @@ where
         let place = Place::new(self.in_hand.clone(), 0);
         let in_hand = self.in_hand.clone();
         let answer = Answer { respond, in_hand, answered: false };
-        Some(Incoming { authority, headers: head.headers, answer, recv, window: self.window, place })
+        Some(Incoming { authority, headers: head.headers, answer, recv, credit: self.share.credit(), place })
     }
 
     fn poll_health(&mut self, cx: &mut Context<'_>) -> Poll<Health> {
@@ -390,7 +391,7 @@ pub struct Incoming {
     pub headers: HeaderMap,
     answer: Answer,
     recv: RecvStream,
-    window: u32,
+    credit: Credit,
     place: Place,
 }
 
@@ -401,7 +402,7 @@ impl Incoming {
         *response.headers_mut() = headers;
         let send = self.answer.respond.send_response(response, false)?;
         self.answer.answered = true;
-        Ok(Stream::new(send, self.recv, self.window).with_place(self.place))
+        Ok(Stream::new(send, self.recv, self.credit).with_place(self.place))
     }
 
     /// Answers with a status other than 200; early bytes are dropped.

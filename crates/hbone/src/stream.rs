@@ -10,12 +10,10 @@ use h2::{Reason, RecvStream, SendStream};
 use http::HeaderMap;
 
 use crate::buffers::Buffer;
+use crate::share::Credit;
 
 /// Chunks handed out by one `poll_recv`: one `writev` takes 64 slices and four of those are a good turn.
 const BATCH: usize = 256;
-
-/// Taken bytes are reported to the peer in steps of this size: the engine takes a lock for each report.
-const RELEASE: usize = 32 * 1024;
 
 /// Why a stream broke.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -93,20 +91,15 @@ impl Drop for Place {
 pub struct Stream {
     send: SendStream<Bytes>,
     recv: RecvStream,
-    /// Taken and not yet reported.
-    taken: usize,
-    /// Report in steps of this size.
-    step: usize,
+    credit: Credit,
     headers: HeaderMap,
     /// Fields drop in order: the engine's state goes first, then the place.
     place: Option<Place>,
 }
 
 impl Stream {
-    /// `window` is what the peer may send ahead on this stream.
-    pub(crate) fn new(send: SendStream<Bytes>, recv: RecvStream, window: u32) -> Self {
-        let step = RELEASE.min(window as usize / 4).max(1);
-        Stream { send, recv, taken: 0, step, headers: HeaderMap::new(), place: None }
+    pub(crate) fn new(send: SendStream<Bytes>, recv: RecvStream, credit: Credit) -> Self {
+        Stream { send, recv, credit, headers: HeaderMap::new(), place: None }
     }
 
     pub(crate) fn with_headers(mut self, headers: HeaderMap) -> Self {
@@ -125,7 +118,8 @@ impl Stream {
     }
 
     /// Appends everything that has arrived to `batch`, up to 256 chunks. Bytes count against the peer's window until
-    /// [`Stream::consumed`] says that they are gone.
+    /// [`Stream::consumed`] says that they are gone, so take them also while there is nowhere to put them: a small
+    /// chunk pins the buffer that it arrived in, and only its owner can copy small chunks together.
     pub fn poll_recv(
         &mut self,
         cx: &mut Context<'_>,
@@ -156,18 +150,19 @@ impl Stream {
 
     /// `count` received bytes have left: the peer may send as many more.
     pub fn consumed(&mut self, count: usize) {
-        self.taken += count;
-        if self.taken >= self.step {
+        let report = self.credit.taken(count);
+        if report > 0 {
             // It only fails when more is reported than was received, which is a bug of the caller.
-            let result = self.recv.flow_control().release_capacity(std::mem::take(&mut self.taken));
+            let result = self.recv.flow_control().release_capacity(report);
             debug_assert!(result.is_ok(), "more bytes consumed than were received");
         }
     }
 
-    /// Waits until some bytes may be sent, and answers how many (at most `want`).
+    /// Waits until some bytes may be sent, and answers how many (at most `want`). What a stream wants is kept for it
+    /// out of the window that all streams of the tunnel share: want little while there is little to send.
     pub fn poll_capacity(&mut self, cx: &mut Context<'_>, want: usize) -> Poll<Result<usize, StreamError>> {
         let mut have = self.send.capacity();
-        if have < want {
+        if have != want {
             self.send.reserve_capacity(want);
             have = self.send.capacity();
         }

@@ -336,6 +336,18 @@ async fn empty_data_frames_are_refused() {
 }
 
 #[tokio::test]
+async fn a_flood_of_small_pieces_before_the_answer_is_refused() {
+    let mut arena = Arena::new().await;
+    arena
+        .expect_abuse(Abuse::EarlyData, |raw| {
+            raw.write(&frame(HEADERS, END_HEADERS, 1, &connect_to(82))).unwrap();
+            // Below the engine's own limit, which large frames elsewhere would refill.
+            raw.flood(|_| frame(DATA, 0, 1, &[1; 300]).repeat(10), PATIENCE);
+        })
+        .await;
+}
+
+#[tokio::test]
 async fn data_beyond_the_window_costs_the_stream() {
     let mut arena = Arena::new().await;
     let (reset, _) = arena
