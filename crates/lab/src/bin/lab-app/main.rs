@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 mod dns;
 mod grpc;
@@ -75,6 +76,7 @@ struct Listen {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
+    raise_file_limit();
     let result = match App::parse().mode {
         Mode::Http(args) => http::serve(args).await,
         Mode::Echo(args) => tcp::echo(args).await,
@@ -100,5 +102,14 @@ async fn main() -> ExitCode {
             eprintln!("lab-app: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Thousands of connections are this program's business; the usual soft limit is 1024 descriptors.
+fn raise_file_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        eprintln!("lab-app: can't raise the limit of open files: {error}");
     }
 }
