@@ -4,3 +4,4 @@
 
 mod first_light;
 mod mesh;
+mod traffic;

@@ -63,24 +63,30 @@ impl Mesh {
 
     /// Waits until every ztunnel has heard that these pods take tunnels.
     pub(crate) fn settled(&self, pods: &[&Pod]) {
-        for node in self.lab.nodes() {
-            lab::wait_until(&format!("{} hears that the pods are enrolled", node.name()), SOON, || {
-                let dump = admin(&node, "/config_dump");
-                let workloads = dump["workloads"].as_array().cloned().unwrap_or_default();
-                for pod in pods {
-                    let known = workloads
-                        .iter()
-                        .find(|w| w["name"] == pod.name() && w["namespace"] == pod.namespace());
-                    match known.map(|w| w["protocol"].clone()) {
-                        Some(Value::String(protocol)) if protocol == "HBONE" => {}
-                        other => return Err(format!("{} is {other:?}", pod.name())),
-                    }
+        self.until_dumps("the pods are enrolled", |dump| {
+            for pod in pods {
+                let known = workload(dump, pod).map(|workload| &workload["protocol"]);
+                if known.is_none_or(|protocol| protocol != "HBONE") {
+                    return Err(format!("{} is {known:?}", pod.name()));
                 }
-                Ok(())
-            })
-            .expect("settled");
+            }
+            Ok(())
+        });
+    }
+
+    /// Waits until what every ztunnel knows (its `config_dump`) is as it should be.
+    pub(crate) fn until_dumps(&self, what: &str, is_so: impl Fn(&Value) -> Result<(), String>) {
+        for node in self.lab.nodes() {
+            let heard = format!("{} hears: {what}", node.name());
+            lab::wait_until(&heard, SOON, || is_so(&admin(&node, "/config_dump"))).expect("what was told");
         }
     }
+}
+
+/// What a ztunnel's dump says of a pod.
+pub(crate) fn workload<'a>(dump: &'a Value, pod: &Pod) -> Option<&'a Value> {
+    let mut all = dump["workloads"].as_array()?.iter();
+    all.find(|workload| workload["name"] == pod.name() && workload["namespace"] == pod.namespace())
 }
 
 /// What a node's ztunnel answers to a GET on its admin socket.
@@ -125,4 +131,22 @@ pub(crate) fn curl(pod: &Pod, args: &[&str]) -> Output {
 pub(crate) fn comes_from(answer: &Value, pod: &Pod) -> bool {
     let seen: SocketAddr = answer["client"].as_str().and_then(|text| text.parse().ok()).expect("an address");
     pod.ips().contains(&seen.ip().to_canonical())
+}
+
+/// Fails unless the connection is refused or reset, at once: neither silence nor an end that looks like an answer's.
+pub(crate) fn refused(pod: &Pod, url: &str) {
+    let output = curl(pod, &[url]);
+    // curl's words: 7 couldn't connect, 56 reset while reading; 28 would be a timeout and 52 an ordinary end.
+    assert!(matches!(output.code(), Some(7 | 56)), "{} -> {url} is not refused: {output:?}", pod.name());
+}
+
+/// Waits for an access-log line of a node's ztunnel that has all these parts, and returns it.
+pub(crate) fn logged(node: &Node, parts: &[&str]) -> String {
+    let ztunnel = node.ztunnel().expect("a ztunnel");
+    lab::wait_until(&format!("an access-log line of {} with {parts:?}", node.name()), SOON, || {
+        let output = ztunnel.output().stdout;
+        let line = output.lines().find(|line| parts.iter().all(|part| line.contains(part)));
+        line.map(str::to_owned).ok_or(output)
+    })
+    .expect("a line")
 }
