@@ -14,8 +14,11 @@ use super::variants::{Cluster, Variant};
 use crate::load::client::Kind;
 use crate::load::meter::{self, Watched};
 
-/// Connections that are open and silent.
-pub(crate) const CONNECTIONS: usize = 10_000;
+/// Connections that are open and silent, as far as the limit of open files allows.
+const CONNECTIONS: u64 = 10_000;
+
+/// Files that a proxy needs for other things.
+const OTHER_FILES: u64 = 1_000;
 
 /// How long they may take to open, one after the other, on a busy machine.
 const OPEN_WITHIN: Duration = Duration::from_secs(180);
@@ -32,6 +35,7 @@ const QUIET_WITHIN: Duration = Duration::from_secs(20);
 pub(crate) struct Memory {
     pub(crate) variant: &'static str,
     pub(crate) proxies: usize,
+    pub(crate) connections: usize,
     pub(crate) idle: u64,
     pub(crate) connected: u64,
     /// After the connections have ended.
@@ -39,25 +43,34 @@ pub(crate) struct Memory {
 }
 
 /// Measures every variant that has proxies, one after the other.
-pub(crate) fn measure(cluster: &Cluster) -> anyhow::Result<Vec<Memory>> {
+pub(crate) fn measure(cluster: &Cluster, open_files: u64) -> anyhow::Result<Vec<Memory>> {
+    // A proxy between pods of one node has both ends of each.
+    let connections = CONNECTIONS.min(open_files.saturating_sub(OTHER_FILES) / 2);
+    if connections < CONNECTIONS {
+        say(&format!(
+            "processes may have {open_files} open files: {connections} idle connections instead of {CONNECTIONS}"
+        ));
+    }
+    let connections = usize::try_from(connections)?;
     let with_proxies = cluster.variants.iter().filter(|variant| !variant.proxies.is_empty());
     with_proxies
-        .map(|variant| of(variant).with_context(|| format!("memory of {}", variant.plan.name)))
+        .map(|variant| of(variant, connections).with_context(|| format!("memory of {}", variant.plan.name)))
         .collect()
 }
 
-fn of(variant: &Variant) -> anyhow::Result<Memory> {
-    say(&format!("{}: {CONNECTIONS} idle connections", variant.plan.name));
+fn of(variant: &Variant, connections: usize) -> anyhow::Result<Memory> {
+    say(&format!("{}: {connections} idle connections", variant.plan.name));
     settle(variant)?;
     let idle = resident(&variant.proxies)?;
-    let client = start_steady(variant, Kind::Idle, CONNECTIONS)?;
+    let client = start_steady(variant, Kind::Idle, connections)?;
     client.wait_for_line("holding", OPEN_WITHIN).inspect_err(|_| drop(client.kill()))?;
     settle(variant)?;
     let connected = resident(&variant.proxies)?;
     client.kill()?;
     settle(variant)?;
     let after = resident(&variant.proxies)?;
-    Ok(Memory { variant: variant.plan.name, proxies: variant.proxies.len(), idle, connected, after })
+    let proxies = variant.proxies.len();
+    Ok(Memory { variant: variant.plan.name, proxies, connections, idle, connected, after })
 }
 
 /// Waits until the proxies have nothing to do. One that never rests is measured as it is.

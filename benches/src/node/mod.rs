@@ -20,15 +20,14 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use clap::ValueEnum;
 use lab::Tuning;
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::Serialize;
 
 use measure::Measurement;
 use report::Results;
 use variants::Cluster;
 
-/// Files that each process may have open: more than the idle connections of the memory measurement, at both ends. It is
-/// also the kernel's own default ceiling (`fs.nr_open`).
+/// Files that each process may have open, if the machine lets us: what container runtimes give (`fs.nr_open`).
 const OPEN_FILES: u64 = 1 << 20;
 
 /// What to measure, and how long.
@@ -88,8 +87,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     ensure!(args.rounds > 0, "--rounds must be at least 1");
     let window = Duration::try_from_secs_f64(args.seconds).context("--seconds is not a length of time")?;
     ensure!(window >= Duration::from_millis(50), "--seconds must be at least 0.05: CPU time comes in ticks");
-    setrlimit(Resource::RLIMIT_NOFILE, OPEN_FILES, OPEN_FILES)
-        .with_context(|| format!("raise the limit of open files to {OPEN_FILES} (are you root?)"))?;
+    let open_files = raise_open_files()?;
     let parts = if args.only.is_empty() { Part::value_variants().to_vec() } else { args.only.clone() };
     let measurements = Measurement::of(&parts);
     let mut results = Results::new(args, machine::describe()?);
@@ -100,7 +98,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             return hold(&cluster);
         }
         if parts.contains(&Part::Memory) {
-            results.memory = memory::measure(&cluster)?;
+            results.memory = memory::measure(&cluster, open_files)?;
         }
         results.slots = measure::rounds(&cluster, &measurements, args.rounds, window)?;
     }
@@ -123,6 +121,18 @@ impl Congestion {
             Self::AsFound => Tuning { congestion_control: None, ..bench },
         }
     }
+}
+
+/// How many files each process may have open from now on. What we start inherits it.
+fn raise_open_files() -> anyhow::Result<u64> {
+    if setrlimit(Resource::RLIMIT_NOFILE, OPEN_FILES, OPEN_FILES).is_ok() {
+        return Ok(OPEN_FILES);
+    }
+    // Without CAP_SYS_RESOURCE, as in many containers, the hard limit is the end.
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+        .context("raise the limit of open files to the hard limit")?;
+    Ok(hard)
 }
 
 fn hold(cluster: &Cluster) -> anyhow::Result<()> {

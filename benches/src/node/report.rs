@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::enrolment::Enrolment;
 use super::machine::Machine;
 use super::measure::{BESIDE, Measurement, Metric, Slot};
-use super::memory::{CONNECTIONS, Memory};
+use super::memory::Memory;
 use super::table::{Table, cell, number};
 use super::variants::{Description, Mesh};
 use super::{Args, Congestion};
@@ -185,28 +185,33 @@ impl Results {
         if self.memory.is_empty() {
             return String::new();
         }
-        let connected = format!("with {CONNECTIONS} idle connections");
-        let mut table = Table::new([
+        let titles = [
             "variant",
             "proxies",
             "idle MiB",
-            &connected,
+            "connections",
+            "MiB",
             "KiB per connection",
-            "after they ended",
-        ]);
+            "MiB after they ended",
+        ];
+        let mut table = Table::new(titles);
         let mib = |bytes: u64| number(bytes as f64 / f64::from(1 << 20));
-        for Memory { variant, proxies, idle, connected, after } in &self.memory {
-            let per_connection = connected.saturating_sub(*idle) as f64 / 1024.0 / CONNECTIONS as f64;
+        for Memory { variant, proxies, connections, idle, connected, after } in &self.memory {
+            let per_connection = connected.saturating_sub(*idle) as f64 / 1024.0 / *connections as f64;
             table.row(vec![
                 (*variant).into(),
                 proxies.to_string(),
                 mib(*idle),
+                connections.to_string(),
                 mib(*connected),
                 number(per_connection),
                 mib(*after),
             ]);
         }
-        format!("\n### Resident memory of all proxies of the variant\n\n{}", table.to_markdown())
+        format!(
+            "\n### Resident memory of all proxies of a variant, idle and with idle connections\n\n{}",
+            table.to_markdown()
+        )
     }
 
     fn enrolment_lines(&self) -> String {
