@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+mod bypass;
 mod dns;
 mod grpc;
 mod http;
@@ -61,6 +62,8 @@ enum Mode {
     Hold(load::Hold),
     /// Asks a DNS server.
     Dns(dns::Ask),
+    /// Client of `echo` that connects in an unusual way, and says what became of it.
+    Attempt(bypass::Attempt),
 }
 
 /// Where a server listens.
@@ -95,6 +98,7 @@ async fn main() -> ExitCode {
         Mode::Load(args) => load::load(args).await,
         Mode::Hold(args) => load::hold(args).await,
         Mode::Dns(args) => dns::ask(args).await,
+        Mode::Attempt(args) => bypass::attempt(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
