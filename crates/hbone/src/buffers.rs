@@ -74,6 +74,62 @@ impl Drop for Buffer {
     }
 }
 
+/// A buffer and the range of it that is filled and not yet used.
+#[derive(Default)]
+pub(crate) struct Window {
+    buffer: Option<Buffer>,
+    start: usize,
+    end: usize,
+}
+
+impl Window {
+    pub(crate) fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    pub(crate) fn filled(&mut self) -> &mut [u8] {
+        match &mut self.buffer {
+            Some(buffer) => &mut buffer.as_mut()[self.start..self.end],
+            None => &mut [],
+        }
+    }
+
+    /// Free space behind the filled range, after making `room` bytes of it if that can be had.
+    pub(crate) fn spare(&mut self, room: usize) -> &mut [u8] {
+        let buffer = self.buffer.get_or_insert_with(|| Buffer::with_room(TUNNEL));
+        if self.start > 0 && buffer.as_ref().len() - self.end < room {
+            buffer.as_mut().copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
+        &mut buffer.as_mut()[self.end..]
+    }
+
+    /// `count` bytes of the spare space were filled.
+    pub(crate) fn grow(&mut self, count: usize) {
+        self.end += count;
+    }
+
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
+        self.spare(bytes.len())[..bytes.len()].copy_from_slice(bytes);
+        self.end += bytes.len();
+    }
+
+    pub(crate) fn consume(&mut self, count: usize) {
+        self.start += count;
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        }
+    }
+
+    /// Gives the buffer back when nothing is in it.
+    pub(crate) fn release(&mut self) {
+        if self.len() == 0 {
+            *self = Window::default();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,7 +12,8 @@ use tokio::time::Instant;
 
 use crate::buffers::LARGE;
 use crate::frames::{Abuse, Guard};
-use crate::records::{RecordError, Records, Session};
+use crate::records::{RecordError, Records};
+use crate::session::Session;
 
 /// Plaintext that may wait to be sent before the engine has to wait: measured, 64 KiB costs an eighth more
 /// processor time, 1 MiB gains nothing, and this much is what one slow tunnel can pin.

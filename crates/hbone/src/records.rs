@@ -6,51 +6,19 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::pki_types::CertificateDer;
-use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{
-    ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedConnectionCommon,
-    UnbufferedStatus,
+    ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::buffers::{Buffer, LARGE, SMALL, TUNNEL};
+use crate::buffers::{Buffer, LARGE, SMALL, TUNNEL, Window};
+use crate::session::Session;
 
 /// The largest plaintext of one record (RFC 8446, section 5.1).
 const RECORD: usize = 16 * 1024;
 /// Room for one sealed record or a small flight before the buffer counts as full.
 const HEADROOM: usize = 18 * 1024;
-
-/// One side of a TLS session.
-pub(crate) trait Session: Send + Unpin + 'static {
-    /// What tells rustls' two sides apart.
-    type Side;
-    /// Advances the session over what was received.
-    fn process<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Side>;
-    /// What both sides share.
-    fn common(&self) -> &UnbufferedConnectionCommon<Self::Side>;
-}
-
-impl Session for UnbufferedClientConnection {
-    type Side = ClientConnectionData;
-    fn process<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Side> {
-        self.process_tls_records(incoming)
-    }
-    fn common(&self) -> &UnbufferedConnectionCommon<Self::Side> {
-        self
-    }
-}
-
-impl Session for UnbufferedServerConnection {
-    type Side = ServerConnectionData;
-    fn process<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Side> {
-        self.process_tls_records(incoming)
-    }
-    fn common(&self) -> &UnbufferedConnectionCommon<Self::Side> {
-        self
-    }
-}
 
 /// Why the record layer cannot go on. Cloneable, because the tunnel and its streams all want to know.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -69,57 +37,6 @@ pub enum RecordError {
 impl From<io::Error> for RecordError {
     fn from(error: io::Error) -> Self {
         Self::Io(std::sync::Arc::new(error))
-    }
-}
-
-/// A buffer and the range of it that is filled and not yet used.
-#[derive(Default)]
-struct Window {
-    buffer: Option<Buffer>,
-    start: usize,
-    end: usize,
-}
-
-impl Window {
-    fn len(&self) -> usize {
-        self.end - self.start
-    }
-
-    fn filled(&mut self) -> &mut [u8] {
-        match &mut self.buffer {
-            Some(buffer) => &mut buffer.as_mut()[self.start..self.end],
-            None => &mut [],
-        }
-    }
-
-    /// Free space behind the filled range, after making `room` bytes of it if that can be had.
-    fn spare(&mut self, room: usize) -> &mut [u8] {
-        let buffer = self.buffer.get_or_insert_with(|| Buffer::with_room(TUNNEL));
-        if self.start > 0 && buffer.as_ref().len() - self.end < room {
-            buffer.as_mut().copy_within(self.start..self.end, 0);
-            self.end -= self.start;
-            self.start = 0;
-        }
-        &mut buffer.as_mut()[self.end..]
-    }
-
-    fn push(&mut self, bytes: &[u8]) {
-        self.spare(bytes.len())[..bytes.len()].copy_from_slice(bytes);
-        self.end += bytes.len();
-    }
-
-    fn consume(&mut self, count: usize) {
-        self.start += count;
-        if self.start == self.end {
-            (self.start, self.end) = (0, 0);
-        }
-    }
-
-    /// Gives the buffer back when nothing is in it.
-    fn release(&mut self) {
-        if self.len() == 0 {
-            *self = Window::default();
-        }
     }
 }
 
@@ -226,7 +143,7 @@ where
             Poll::Ready(Err(error)) => Poll::Ready(Err(error.into())),
             Poll::Ready(Ok(())) => {
                 let count = buf.filled().len();
-                self.raw.end += count;
+                self.raw.grow(count);
                 self.received += count as u64;
                 Poll::Ready(Ok(count))
             }
@@ -371,7 +288,7 @@ where
             let done = match state {
                 Ok(ConnectionState::WriteTraffic(mut traffic)) => {
                     if let Ok(count) = traffic.queue_close_notify(sealed.spare(HEADROOM)) {
-                        sealed.end += count;
+                        sealed.grow(count);
                     }
                     true
                 }
@@ -474,14 +391,14 @@ fn encode(
 ) -> Result<(), rustls::Error> {
     match write(sealed.spare(HEADROOM)) {
         Ok(count) => {
-            sealed.end += count;
+            sealed.grow(count);
             Ok(())
         }
         Err(usize::MAX) => Err(rustls::Error::EncryptError),
         Err(required) => {
             let room = sealed.spare(required);
             let count = write(room).map_err(|_| rustls::Error::General("no room for a TLS flight".into()))?;
-            sealed.end += count;
+            sealed.grow(count);
             Ok(())
         }
     }

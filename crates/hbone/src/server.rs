@@ -4,15 +4,13 @@
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::task::AtomicWaker;
 use h2::server::{Builder, Connection, SendResponse};
 use h2::{Reason, RecvStream};
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{Method, Request, StatusCode};
 use rustls::server::UnbufferedServerConnection;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -20,12 +18,12 @@ use tokio::time::{Instant, timeout};
 
 use crate::client::Chain;
 use crate::frames::{Abuse, Budget, Guard};
+use crate::incoming::{InHand, Incoming, answer};
 use crate::io::{Control, TunnelIo, split};
 use crate::keepalive::Keepalive;
 use crate::limits::{REMEMBERED_RESETS, ServerLimits};
 use crate::records::RecordError;
-use crate::share::{Credit, Share};
-use crate::stream::{Place, Places, Stream, StreamError};
+use crate::share::Share;
 use crate::tunnel::{Beat, GOODBYE, HandshakeError, Pulse, TunnelError, handshake, tunnel_error};
 
 /// Streams that the peer has finished, but whose last bytes the application has not taken, must not keep new ones
@@ -106,12 +104,7 @@ where
     let pulse = Pulse::new(keepalive, connection.ping_pong());
     let cancelled =
         Budget::new(f64::from(limits.cancelled_burst), f64::from(limits.cancelled_per_second), now);
-    let in_hand = Arc::new(InHand {
-        limit: (limits.max_streams as usize).saturating_mul(IN_HAND),
-        count: AtomicUsize::new(0),
-        cancelled: AtomicU32::new(0),
-        waker: AtomicWaker::new(),
-    });
+    let in_hand = InHand::new((limits.max_streams as usize).saturating_mul(IN_HAND));
     let share = Share::new(tunnel.stream_window);
     let phase = Phase::Open;
     Ok((ServerConnection { connection, control, pulse, cancelled, in_hand, share, phase }, chain))
@@ -132,33 +125,6 @@ fn builder(limits: &ServerLimits) -> Builder {
         // The engine counts these for life, which a long-lived tunnel would use up: the guard counts them by time.
         .max_local_error_reset_streams(None);
     builder
-}
-
-/// Streams that the caller holds, answered or not.
-struct InHand {
-    limit: usize,
-    count: AtomicUsize,
-    /// Cancelled by the peer before they were answered, not yet charged.
-    cancelled: AtomicU32,
-    waker: AtomicWaker,
-}
-
-impl InHand {
-    fn is_empty(&self) -> bool {
-        self.count.load(Ordering::Acquire) == 0
-    }
-
-    fn is_full(&self) -> bool {
-        self.count.load(Ordering::Acquire) >= self.limit
-    }
-}
-
-impl Places for InHand {
-    fn release(&self, _: u64) {
-        if self.count.fetch_sub(1, Ordering::AcqRel) >= self.limit {
-            self.waker.wake();
-        }
-    }
 }
 
 /// A request as the engine hands it out, with the means to answer it.
@@ -232,7 +198,7 @@ where
     }
 
     fn poll_engine(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Exchange, TunnelError>>> {
-        self.in_hand.waker.register(cx.waker());
+        self.in_hand.register(cx.waker());
         self.control.begin();
         let polled = if self.in_hand.is_full() {
             self.connection.poll_closed(cx).map(|result| result.err().map(Err))
@@ -271,16 +237,13 @@ where
             }
         };
         self.pulse.touch();
-        self.in_hand.count.fetch_add(1, Ordering::AcqRel);
-        let place = Place::new(self.in_hand.clone(), 0);
-        let in_hand = self.in_hand.clone();
-        let answer = Answer { respond, in_hand, answered: false };
-        Some(Incoming { authority, headers: head.headers, answer, recv, credit: self.share.credit(), place })
+        let said = (authority, head.headers);
+        Some(Incoming::new(said, (recv, respond), self.share.credit(), &self.in_hand))
     }
 
     fn poll_health(&mut self, cx: &mut Context<'_>) -> Poll<Health> {
         let snapshot = self.control.snapshot();
-        let cancelled = self.in_hand.cancelled.swap(0, Ordering::AcqRel);
+        let cancelled = self.in_hand.take_cancelled();
         let too_many = cancelled > 0 && !self.cancelled.spend(f64::from(cancelled), Instant::now());
         if let Some(abuse) = snapshot.abuse.or(too_many.then_some(Abuse::CancelledStreams)) {
             self.refuse(TunnelError::Abuse(abuse), Reason::ENHANCE_YOUR_CALM);
@@ -344,82 +307,5 @@ fn well_formed(head: &http::request::Parts) -> Result<Authority, &'static str> {
         // Names that a parser further on may read differently are not passed on.
         Some(authority) if authority.as_str().contains('@') => Err("user information in the authority"),
         Some(authority) => Ok(authority.clone()),
-    }
-}
-
-fn answer(respond: &mut SendResponse<Bytes>, status: StatusCode) {
-    let mut response = Response::new(());
-    *response.status_mut() = status;
-    // It only fails when the peer has cancelled the stream, and then it wants no answer.
-    let _ = respond.send_response(response, true);
-}
-
-/// The answer that is owed. Counts the peer's cancelling it.
-struct Answer {
-    respond: SendResponse<Bytes>,
-    in_hand: Arc<InHand>,
-    answered: bool,
-}
-
-impl Answer {
-    fn poll_cancelled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.respond.poll_reset(cx).map(|_| ())
-    }
-
-    fn count_cancelled(&mut self) {
-        let mut cx = Context::from_waker(Waker::noop());
-        if self.poll_cancelled(&mut cx).is_ready() {
-            self.in_hand.cancelled.fetch_add(1, Ordering::AcqRel);
-            self.in_hand.waker.wake();
-        }
-    }
-}
-
-impl Drop for Answer {
-    fn drop(&mut self) {
-        if !self.answered {
-            self.count_cancelled();
-        }
-    }
-}
-
-/// A CONNECT that waits for its answer. Dropped unanswered, it is reset.
-pub struct Incoming {
-    /// Where the peer wants to go. It is well-formed, and otherwise whatever the peer wrote.
-    pub authority: Authority,
-    /// What else it said. Believe it only as far as the peer is to be believed.
-    pub headers: HeaderMap,
-    answer: Answer,
-    recv: RecvStream,
-    credit: Credit,
-    place: Place,
-}
-
-impl Incoming {
-    /// Answers 200 with these headers. Bytes that the peer sent early are the first that the stream delivers.
-    pub fn accept(mut self, headers: HeaderMap) -> Result<Stream, StreamError> {
-        let mut response = Response::new(());
-        *response.headers_mut() = headers;
-        let send = self.answer.respond.send_response(response, false)?;
-        self.answer.answered = true;
-        Ok(Stream::new(send, self.recv, self.credit).with_place(self.place))
-    }
-
-    /// Answers with a status other than 200; early bytes are dropped.
-    pub fn refuse(mut self, status: StatusCode) {
-        self.answer.count_cancelled();
-        self.answer.answered = true;
-        answer(&mut self.answer.respond, status);
-    }
-
-    /// Resolves when the peer gives up waiting for the answer.
-    pub async fn cancelled(&mut self) {
-        poll_fn(|cx| self.answer.poll_cancelled(cx)).await;
-    }
-}
-
-impl std::fmt::Debug for Incoming {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Incoming").field("authority", &self.authority).finish_non_exhaustive()
     }
 }

@@ -12,7 +12,8 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::frames::Abuse;
 use crate::keepalive::{Keepalive, Tick};
-use crate::records::{RecordError, Records, Session};
+use crate::records::{RecordError, Records};
+use crate::session::Session;
 
 /// The application protocol of a tunnel.
 const ALPN: &[u8] = b"h2";

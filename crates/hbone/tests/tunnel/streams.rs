@@ -121,6 +121,18 @@ async fn a_reset_arrives_with_its_reason() {
     assert_eq!(error, StreamError::Reset(Reason::CONNECT_ERROR));
 }
 
+#[tokio::test]
+async fn a_byte_stream_may_be_cut_anywhere() {
+    let pki = Pki::new();
+    for room in [1, 2, 7, 100, 1000, 16_400, 100_000] {
+        let (near, far) = tokio::io::duplex(room);
+        let served = pki.clone();
+        tokio::spawn(async move { serve(far, &served, &ServerLimits::default(), echo).await });
+        let opener = soon("tunnel", dial(near, &pki, &hbone::ClientLimits::default())).await.unwrap();
+        soon("echo", echo_once(&opener, 20_000.min(room * 1000))).await;
+    }
+}
+
 /// A proxied path: whoever connects to the address that this returns reaches `app` through two relays and a tunnel.
 async fn path(pki: &Pki, app: std::net::SocketAddr) -> std::net::SocketAddr {
     let far = listen(pki, ServerLimits::default(), proxy).await;
