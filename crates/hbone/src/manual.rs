@@ -41,7 +41,7 @@
 //! - per stream: what the peer may send ahead and the application has not read,
 //!   [`STREAM_WINDOW`](crate::limits::STREAM_WINDOW), for all streams together
 //!   [`TUNNEL_WINDOW`](crate::limits::TUNNEL_WINDOW) at most. While the application does not keep up, small pieces are
-//!   copied together, so that they never pin more than about twice their size;
+//!   copied together, so that they never pin more than about three times their size;
 //! - per stream: what we read from the application and the peer has not made room for,
 //!   [`SEND_BUFFER`](crate::limits::SEND_BUFFER), in buffers of at most four times what is in them;
 //! - per stream that waits for its answer: its headers, [`HEADER_LIST`](crate::limits::HEADER_LIST).
