@@ -46,6 +46,9 @@ pub(crate) enum Refusal {
     /// It was cut because this ztunnel stops or the pod leaves the mesh.
     #[error("closed because {0}")]
     Drained(&'static str),
+    /// The pod's application claims an address that is not its pod's.
+    #[error("the source {0} is not one of this pod's addresses; announce it with the pod if it is")]
+    ForeignSource(SocketAddr),
     /// The tunnel names nothing that is an authority.
     #[error("the CONNECT authority can't be read: {0}")]
     NotAnAuthority(InvalidAuthority),
@@ -100,6 +103,7 @@ impl Refusal {
             Self::Denied(Denied::Policy(_)) => "policy-denied",
             Self::Denied(Denied::WorkloadGone(_)) | Self::WorkloadUnknown(_) => "workload-unknown",
             Self::Drained(_) => "drained",
+            Self::ForeignSource(_) => "foreign-source",
             Self::NoRoute(_) => "no-route",
             Self::Overload(_) => "too-many-connections",
             Self::OwnPort(_) => "own-port",
@@ -119,6 +123,7 @@ impl Refusal {
             Self::Peer(_) | Self::Stranger { .. } => "TLS_FAILURE",
             Self::Certificate { .. } => "IDENTITY_ERROR",
             Self::Authority(_)
+            | Self::ForeignSource(_)
             | Self::NotAnAuthority(_)
             | Self::NoRoute(_)
             | Self::Overload(_)
@@ -138,6 +143,7 @@ impl Refusal {
             | Self::Connect { .. }
             | Self::Denied(Denied::WorkloadGone(_))
             | Self::Drained(_)
+            | Self::ForeignSource(_)
             | Self::NoRoute(_)
             | Self::Overload(_)
             | Self::OwnPort(_)
@@ -158,6 +164,7 @@ impl Refusal {
             | Self::Certificate { .. }
             | Self::Denied(_)
             | Self::Drained(_)
+            | Self::ForeignSource(_)
             | Self::NotAnAuthority(_)
             | Self::NoRoute(_)
             | Self::Overload(_)

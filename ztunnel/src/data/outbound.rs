@@ -98,6 +98,11 @@ impl Attempt<'_> {
         if let Some(reason) = &pod.refused {
             return Err(Refusal::PodRefused(reason.clone()));
         }
+        let ClientAddr(client) = self.client;
+        if !pod.owns(client.ip()) {
+            // Any program can bind an address that its host does not have, and policies and applications would believe it.
+            return Err(Refusal::ForeignSource(client));
+        }
         let OriginalDst(dialled) = self.dialled;
         if pod.owns(dialled.ip()) || dialled.ip().is_loopback() {
             // Nothing of this kind is captured: somebody dialled the listener itself.
