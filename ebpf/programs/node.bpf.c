@@ -173,16 +173,28 @@ int connect6(struct bpf_sock_addr *ctx)
 }
 
 /* `family` is the packets' family: AF_INET also for a mapped address on an IPv6 socket. */
+static __always_inline void source_of(struct bpf_sock_ops *ctx, struct address *source)
+{
+	if (READ(ctx->family) == AF_INET)
+		set_v4(source, READ(ctx->local_ip4));
+	else
+		SET_V6(source, ctx->local_ip6);
+}
+
+static __always_inline void destination_of(struct bpf_sock_ops *ctx, struct address *destination)
+{
+	if (READ(ctx->family) == AF_INET)
+		set_v4(destination, READ(ctx->remote_ip4));
+	else
+		SET_V6(destination, ctx->remote_ip6);
+}
+
+/* As the pod sees the connection. */
 static __always_inline void tuple_of(struct bpf_sock_ops *ctx, struct tuple *tuple)
 {
 	__builtin_memset(tuple, 0, sizeof(*tuple));
-	if (ctx->family == AF_INET) {
-		set_v4(&tuple->remote, READ(ctx->local_ip4));
-		set_v4(&tuple->local, READ(ctx->remote_ip4));
-	} else {
-		SET_V6(&tuple->remote, ctx->local_ip6);
-		SET_V6(&tuple->local, ctx->remote_ip6);
-	}
+	source_of(ctx, &tuple->remote);
+	destination_of(ctx, &tuple->local);
 	tuple->remote_port = ctx->local_port;
 	tuple->local_port = bpf_ntohl(ctx->remote_port);
 }
@@ -220,16 +232,40 @@ static __always_inline void probe_ends(struct bpf_sock_ops *ctx)
 	bpf_map_delete_elem(&probes, &tuple);
 }
 
+/*
+ * A connect that was marked before its pod was withdrawn, and was then kept waiting for the processor, could come after
+ * the pod's rules and listeners are gone. The socket can be listed by now, and was marked before it could be: whoever
+ * withdraws a pod and then lists its connections sees every one that is not let go here.
+ */
+static __always_inline void let_go_if_withdrawn(struct bpf_sock_ops *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct address source;
+	__u32 no_mark = 0;
+	__u64 netns;
+
+	if (!sk || sk->mark != MARK_CAPTURE)
+		return;
+	source_of(ctx, &source);
+	if (!bpf_map_lookup_elem(&podips, &source))
+		return;
+	netns = bpf_get_netns_cookie(ctx);
+	if (!bpf_map_lookup_elem(&pods, &netns))
+		bpf_setsockopt(ctx, SOL_SOCKET, SO_MARK, &no_mark, sizeof(no_mark));
+}
+
 /* Called a dozen times per connection of every socket of the node: anything but these two returns at once. */
 SEC("sockops")
 int sock_ops(struct bpf_sock_ops *ctx)
 {
 	__u32 op = ctx->op;
 
-	if (op == BPF_SOCK_OPS_TCP_CONNECT_CB)
+	if (op == BPF_SOCK_OPS_TCP_CONNECT_CB) {
+		let_go_if_withdrawn(ctx);
 		probe_starts(ctx);
-	else if (op == BPF_SOCK_OPS_STATE_CB && ctx->args[1] == BPF_TCP_CLOSE)
+	} else if (op == BPF_SOCK_OPS_STATE_CB && ctx->args[1] == BPF_TCP_CLOSE) {
 		probe_ends(ctx);
+	}
 	return 1;
 }
 

@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Once per enrolled pod, on its network namespace: which socket gets a new connection (sk_lookup).
+ * Once per pod, on its network namespace: which socket gets a new connection (sk_lookup).
  * The context names no namespace, so every pod has an instance of its own that knows its slot and no other.
+ * It stands before the pod is entered into `pods` and after it is taken out: what was marked in connect finds its
+ * listener whatever happens in between, and inbound capture begins and ends with that one entry.
  */
 #include "airglow.h"
 
 /* Written by the loader before the program is verified. */
 const volatile __u32 slot = 0xffffffff;
+const volatile __u64 netns = 0;
 
 /* A first packet, as the pod sees it. Ports in host order. */
 struct arrival {
@@ -51,6 +54,13 @@ static __always_inline int is_within_pod(const struct arrival *a)
 	return is_address_of(&a->remote, slot) || is_loopback(&a->remote);
 }
 
+static __always_inline int is_entered(void)
+{
+	__u64 cookie = netns;
+
+	return bpf_map_lookup_elem(&pods, &cookie) != 0;
+}
+
 /* -1: not ours, the kernel's own look-up decides. */
 static __always_inline int kind_of(__u32 protocol, const struct arrival *a)
 {
@@ -63,7 +73,7 @@ static __always_inline int kind_of(__u32 protocol, const struct arrival *a)
 	/* By the capture route: the proxy on its way to the application, or what was marked in connect. */
 	if (a->from_lo)
 		return own ? -1 : OUTBOUND;
-	if (is_probe(a))
+	if (!is_entered() || is_probe(a))
 		return -1;
 	return a->local_port == PORT_HBONE ? HBONE : PLAINTEXT;
 }

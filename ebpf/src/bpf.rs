@@ -298,6 +298,14 @@ pub(crate) fn exclusive_programs(cgroup: BorrowedFd<'_>, kind: AttachType) -> io
     Ok(programs.into_iter().take(attr.count as usize).collect())
 }
 
+/// Waits until every packet that is being processed has been: after a map was changed, nothing acts on its old content.
+/// Some tens of milliseconds. A kernel that cannot (nohz_full) does not wait; the caller's own steps take longer.
+pub(crate) fn wait_for_packets() {
+    const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
+    // SAFETY: the call takes numbers only. It ends after an RCU grace period, and packets are processed within one.
+    let _ = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
+}
+
 fn object_get(path: &Path) -> io::Result<OwnedFd> {
     let path = c_path(path)?;
     let mut attr = ObjectAttr { path: path.as_ptr() as u64, ..ObjectAttr::default() };

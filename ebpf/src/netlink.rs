@@ -45,7 +45,7 @@ impl Netlink {
         self.send(kind, flags | NLM_F_ACK, body)?;
         let mut buffer = vec![0; BUFFER];
         loop {
-            let length = (&self.socket).read(&mut buffer)?;
+            let length = self.receive(&mut buffer)?;
             for message in messages(&buffer[..length]) {
                 if message.kind == NLMSG_ERROR {
                     return verdict(message.body);
@@ -71,7 +71,7 @@ impl Netlink {
         let mut interrupted = false;
         let mut buffer = vec![0; BUFFER];
         loop {
-            let length = (&self.socket).read(&mut buffer)?;
+            let length = self.receive(&mut buffer)?;
             for message in messages(&buffer[..length]) {
                 interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
                 match message.kind {
@@ -79,6 +79,16 @@ impl Netlink {
                     NLMSG_ERROR => verdict(message.body)?,
                     _ => answers.push(message.body.to_vec()),
                 }
+            }
+        }
+    }
+
+    /// A socket with a timeout is interrupted also by a process that is stopped and continued.
+    fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match (&self.socket).read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => return other,
             }
         }
     }

@@ -48,11 +48,15 @@ pub enum NetworkError {
     AddressTentative(IpAddr),
 }
 
-/// Rules, routes and sysctls of a pod that are not as they should be; empty when all stand.
+/// What stands and what does not in a pod's namespace. Each fact as `ip` or `sysctl` would name it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NetworkFacts {
-    /// Each as `ip` or `sysctl` would name it.
+    /// Rules, routes and sysctls that are not as capture needs them.
     pub missing: Vec<String>,
+    /// Rules that lead DNS to the proxy and are not there.
+    pub dns_missing: Vec<String>,
+    /// Rules that lead DNS to the proxy and are there.
+    pub dns_present: Vec<String>,
 }
 
 /// Sysctls set in every enrolled pod, and why.
@@ -118,16 +122,21 @@ struct Rule {
     priority: u32,
 }
 
-/// In the order in which the kernel tries them. The first exempts the proxy's own DNS queries from the last, and their
-/// answers too: whether a source is spoofed the kernel judges by routing the answer back, without the query's mark.
-const RULES: [Rule; 4] = [
+/// For TCP: what is marked in connect, and the replies of the application to the proxy.
+const RULES: [Rule; 2] = [
+    Rule { selector: Selector::Mark(MARK_CAPTURE), table: TABLE, priority: 10 },
+    Rule { selector: Selector::Mark(MARK_RETURN), table: TABLE, priority: 10 },
+];
+
+/// For DNS over UDP. The first exempts the proxy's own queries from the second, and their answers too: whether a source
+/// is spoofed the kernel judges by routing the answer back, without the query's mark. Removed in the other order.
+/// Separate from the others, because without a listener these lose queries.
+const DNS_RULES: [Rule; 2] = [
     Rule {
         selector: Selector::Dns(Some((DNS_SOURCE_FIRST, DNS_SOURCE_LAST))),
         table: TABLE_MAIN,
         priority: 9,
     },
-    Rule { selector: Selector::Mark(MARK_CAPTURE), table: TABLE, priority: 10 },
-    Rule { selector: Selector::Mark(MARK_RETURN), table: TABLE, priority: 10 },
     Rule { selector: Selector::Dns(None), table: TABLE, priority: 11 },
 ];
 
@@ -156,35 +165,41 @@ pub(crate) fn check_addresses(addresses: &[IpAddr]) -> Result<(), NetworkError> 
     Ok(())
 }
 
-/// Adds rules and routes; what is there already is a success.
+/// Adds the rules and routes of TCP; what is there already is a success.
 pub(crate) fn add(addresses: &[IpAddr]) -> Result<(), NetworkError> {
     let netlink = open()?;
     for (family, source) in sources(addresses) {
-        for rule in RULES {
-            match netlink.request(RTM_NEWRULE, CREATE_EXCLUSIVE, &rule.body(family)) {
-                Err(error) if error.raw_os_error() != Some(libc::EEXIST) => {
-                    return Err(failed("add", rule.to_string(family))(error));
-                }
-                _ => {}
-            }
-        }
         add_route(&netlink, family, source)?;
+        RULES.into_iter().try_for_each(|rule| add_rule(&netlink, family, rule))?;
     }
     Ok(())
 }
 
-/// Removes rules and routes; what is gone already is a success.
+/// Adds the rules of DNS; what is there already is a success. From here on queries need a listener.
+pub(crate) fn add_dns(addresses: &[IpAddr]) -> Result<(), NetworkError> {
+    let netlink = open()?;
+    sources(addresses).try_for_each(|(family, _)| {
+        DNS_RULES.into_iter().try_for_each(|rule| add_rule(&netlink, family, rule))
+    })
+}
+
+/// Removes the rules and routes of TCP; what is gone already is a success.
 pub(crate) fn remove(addresses: &[IpAddr]) -> Result<(), NetworkError> {
     let netlink = open()?;
     for (family, source) in sources(addresses) {
+        RULES.into_iter().try_for_each(|rule| remove_rule(&netlink, family, rule))?;
         let route = netlink.request(RTM_DELROUTE, 0, &route_body(family, source));
         gone(route).map_err(failed("remove", route_name(family, source)))?;
-        for rule in RULES {
-            let removed = netlink.request(RTM_DELRULE, 0, &rule.body(family));
-            gone(removed).map_err(failed("remove", rule.to_string(family)))?;
-        }
     }
     Ok(())
+}
+
+/// Removes the rules of DNS; what is gone already is a success.
+pub(crate) fn remove_dns(addresses: &[IpAddr]) -> Result<(), NetworkError> {
+    let netlink = open()?;
+    sources(addresses).try_for_each(|(family, _)| {
+        DNS_RULES.into_iter().rev().try_for_each(|rule| remove_rule(&netlink, family, rule))
+    })
 }
 
 /// Reads what the sysctls are now; none for one that this pod cannot have (no IPv6).
@@ -217,30 +232,28 @@ pub(crate) fn restore_sysctls(previous: &[Option<i32>; SYSCTL_COUNT]) -> Result<
     Ok(())
 }
 
-/// Compares the namespace with what [`add`] and [`set_sysctls`] leave.
+/// Compares the namespace with what [`add`], [`add_dns`] and [`set_sysctls`] leave.
 pub(crate) fn observe(addresses: &[IpAddr]) -> Result<NetworkFacts, NetworkError> {
     let netlink = open()?;
-    let mut missing = Vec::new();
+    let mut facts = NetworkFacts::default();
     for (family, source) in sources(addresses) {
-        let rules = netlink
-            .dump(RTM_GETRULE, &Body::new(&head(family)))
-            .map_err(failed("list", "rules".to_owned()))?;
-        missing.extend(
-            RULES
-                .iter()
-                .filter(|rule| !rules.iter().any(|found| rule.is(found, family)))
-                .map(|rule| rule.to_string(family)),
-        );
+        let listed = netlink.dump(RTM_GETRULE, &Body::new(&head(family)));
+        let rules = listed.map_err(failed("list", "rules".to_owned()))?;
+        let stands = |rule: &Rule| rules.iter().any(|found| rule.is(found, family));
+        let name = |rule: &Rule| rule.to_string(family);
+        facts.missing.extend(RULES.iter().filter(|rule| !stands(rule)).map(name));
+        facts.dns_missing.extend(DNS_RULES.iter().filter(|rule| !stands(rule)).map(name));
+        facts.dns_present.extend(DNS_RULES.iter().filter(|rule| stands(rule)).map(name));
         if !has_route(&netlink, family, source)? {
-            missing.push(route_name(family, source));
+            facts.missing.push(route_name(family, source));
         }
     }
     for (name, wanted) in SYSCTLS {
         if read_sysctl(name)?.is_some_and(|value| value != wanted) {
-            missing.push(format!("{}={wanted}", name.replace('/', ".")));
+            facts.missing.push(format!("{}={wanted}", name.replace('/', ".")));
         }
     }
-    Ok(NetworkFacts { missing })
+    Ok(facts)
 }
 
 fn open() -> Result<Netlink, NetworkError> {
@@ -253,6 +266,18 @@ fn sources(addresses: &[IpAddr]) -> impl Iterator<Item = (Family, IpAddr)> {
     let v4 = first(true).map(|source| (Family::V4, source));
     let v6 = first(false).map(|source| (Family::V6, source));
     v4.into_iter().chain(v6)
+}
+
+fn add_rule(netlink: &Netlink, family: Family, rule: Rule) -> Result<(), NetworkError> {
+    match netlink.request(RTM_NEWRULE, CREATE_EXCLUSIVE, &rule.body(family)) {
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+        other => other.map_err(failed("add", rule.to_string(family))),
+    }
+}
+
+fn remove_rule(netlink: &Netlink, family: Family, rule: Rule) -> Result<(), NetworkError> {
+    gone(netlink.request(RTM_DELRULE, 0, &rule.body(family)))
+        .map_err(failed("remove", rule.to_string(family)))
 }
 
 fn add_route(netlink: &Netlink, family: Family, source: IpAddr) -> Result<(), NetworkError> {
@@ -457,14 +482,15 @@ mod tests {
 
     #[test]
     fn rules_are_named_as_ip_writes_them() {
-        let names: Vec<String> = RULES.iter().map(|rule| rule.to_string(Family::V4)).collect();
+        let names: Vec<String> =
+            DNS_RULES.iter().chain(&RULES).map(|rule| rule.to_string(Family::V4)).collect();
         assert_eq!(
             names,
             [
                 "ip -4 rule ipproto udp sport 512-1023 dport 53 lookup 254 pref 9",
+                "ip -4 rule ipproto udp dport 53 lookup 100 pref 11",
                 "ip -4 rule fwmark 0x53a lookup 100 pref 10",
                 "ip -4 rule fwmark 0x53b lookup 100 pref 10",
-                "ip -4 rule ipproto udp dport 53 lookup 100 pref 11",
             ]
         );
     }

@@ -110,7 +110,7 @@ impl Node {
         let pins = Pins::create(&config.pins)?;
         check_version(&pins)?;
         let programs = programs::load_node(&pins).map_err(explain)?;
-        let probe = programs::load_pod(&pins, u32::MAX).map_err(explain)?;
+        let probe = programs::load_pod(&pins, u32::MAX, 0).map_err(explain)?;
         let pod_program = bpf::program_tag(probe.as_fd()).map_err(kernel("read the program's tag"))?;
         let maps = Maps::open(&pins).map_err(kernel("open the pinned maps"))?;
 

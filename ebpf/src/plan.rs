@@ -47,7 +47,7 @@ pub struct Action {
 pub enum Step {
     /// Clear what an earlier sandbox, whose namespace is gone, left pinned.
     Forget,
-    /// Claim a slot; rules, routes and sysctls.
+    /// Claim a slot; routes, rules and sysctls.
     Prepare,
     /// Put the listeners in their places.
     Offer,
@@ -55,13 +55,15 @@ pub enum Step {
     MapAddresses,
     /// Attach or replace the sk_lookup program.
     Link,
-    /// Capture outbound connections.
+    /// Capture connections, inbound and outbound.
     Enter,
-    /// Stop capturing outbound connections.
+    /// Lead DNS over UDP to the proxy.
+    CaptureDns,
+    /// Let DNS over UDP go its way.
+    ReleaseDns,
+    /// Stop capturing connections.
     Withdraw,
-    /// Detach the sk_lookup program.
-    Unlink,
-    /// Take rules, routes, sysctls, listeners, addresses and pins away.
+    /// Take the link, rules, routes, sysctls, listeners, addresses and pins away.
     Remove,
 }
 
@@ -85,7 +87,8 @@ pub fn plan(wanted: &[Wanted], observed: &[Observed]) -> Vec<Action> {
 }
 
 fn enrol(wanted: &Wanted, listeners: [u64; 4], found: Option<&Observed>) -> Vec<Step> {
-    const ALL: [Step; 5] = [Step::Prepare, Step::Offer, Step::MapAddresses, Step::Link, Step::Enter];
+    const ALL: [Step; 6] =
+        [Step::Prepare, Step::Offer, Step::MapAddresses, Step::Link, Step::Enter, Step::CaptureDns];
     let Some(found) = found else { return ALL.to_vec() };
     if found.netns_cookie != wanted.netns_cookie && found.link == LinkState::Orphaned {
         return [Step::Forget].into_iter().chain(ALL).collect();
@@ -95,6 +98,7 @@ fn enrol(wanted: &Wanted, listeners: [u64; 4], found: Option<&Observed>) -> Vec<
         return vec![Step::Prepare];
     }
     let network_stands = found.network.as_ref().is_some_and(|facts| facts.missing.is_empty());
+    let dns_stands = found.network.as_ref().is_some_and(|facts| facts.dns_missing.is_empty());
     let listeners_stand = found.listeners == listeners.map(Some);
     let steps = [
         (network_stands, Step::Prepare),
@@ -102,6 +106,7 @@ fn enrol(wanted: &Wanted, listeners: [u64; 4], found: Option<&Observed>) -> Vec<
         (found.mapped, Step::MapAddresses),
         (found.link == LinkState::Attached, Step::Link),
         (found.entered, Step::Enter),
+        (dns_stands, Step::CaptureDns),
     ];
     steps.into_iter().filter(|(stands, _)| !stands).map(|(_, step)| step).collect()
 }
@@ -110,10 +115,10 @@ fn release(wanted: &Wanted, drained: bool, found: &Observed) -> Vec<Step> {
     if found.netns_cookie != wanted.netns_cookie {
         return if found.link == LinkState::Orphaned { vec![Step::Forget] } else { Vec::new() };
     }
-    let attached = found.link != LinkState::Absent;
-    if found.entered || attached {
+    let dns = found.network.as_ref().is_none_or(|facts| !facts.dns_present.is_empty());
+    if found.entered || dns {
         // `drained` was sampled while connections could still arrive: it counts for nothing yet.
-        let steps = [(found.entered, Step::Withdraw), (attached, Step::Unlink)];
+        let steps = [(dns, Step::ReleaseDns), (found.entered, Step::Withdraw)];
         return steps.into_iter().filter(|(due, _)| *due).map(|(_, step)| step).collect();
     }
     if drained { vec![Step::Remove] } else { Vec::new() }
@@ -152,7 +157,7 @@ mod tests {
             match action.step {
                 Step::Prepare => {
                     let prepared = self.0.get_or_insert_with(fresh);
-                    prepared.network = Some(NetworkFacts::default());
+                    prepared.network.get_or_insert_with(no_network).missing.clear();
                 }
                 Step::Forget => {
                     assert_eq!(
@@ -182,18 +187,17 @@ mod tests {
                     );
                     pod.entered = true;
                 }
-                Step::Withdraw => self.pod().entered = false,
-                Step::Unlink => {
+                Step::CaptureDns => {
                     let pod = self.pod();
-                    assert!(!pod.entered, "marks without a link: {pod:?}");
-                    pod.link = LinkState::Absent;
+                    assert!(pod.link == LinkState::Attached, "queries would be lost: {pod:?}");
+                    assert_eq!(pod.listeners, LISTENERS.map(Some), "queries would be lost: {pod:?}");
+                    set_dns(pod, true);
                 }
+                Step::ReleaseDns => set_dns(self.pod(), false),
+                Step::Withdraw => self.pod().entered = false,
                 Step::Remove => {
                     let pod = self.pod();
-                    assert!(
-                        !pod.entered && pod.link == LinkState::Absent,
-                        "rules removed under traffic: {pod:?}"
-                    );
+                    assert!(!pod.entered && !has_dns(pod), "removed under traffic: {pod:?}");
                     assert_eq!(want, Want::Released { drained: true }, "captured connections cut off");
                     self.0 = None;
                 }
@@ -207,6 +211,21 @@ mod tests {
 
     fn stands(pod: &Observed) -> bool {
         pod.network.as_ref().is_some_and(|facts| facts.missing.is_empty())
+    }
+
+    fn has_dns(pod: &Observed) -> bool {
+        pod.network.as_ref().is_none_or(|facts| !facts.dns_present.is_empty())
+    }
+
+    fn set_dns(pod: &mut Observed, present: bool) {
+        let facts = pod.network.get_or_insert_with(no_network);
+        let (to, from) = (&mut facts.dns_present, &mut facts.dns_missing);
+        if present { to.append(from) } else { from.append(to) }
+    }
+
+    fn no_network() -> NetworkFacts {
+        let rule = |name: &str| vec![name.to_owned()];
+        NetworkFacts { missing: rule("all"), dns_missing: rule("dns"), dns_present: Vec::new() }
     }
 
     fn fresh() -> Observed {
@@ -232,10 +251,13 @@ mod tests {
             entered in any::<bool>(),
             link in prop::sample::select(vec![LinkState::Absent, LinkState::Attached, LinkState::Outdated, LinkState::Orphaned]),
             listeners in prop::array::uniform4(prop::option::of(10u64..16)),
-            network in prop::option::of(prop::collection::vec("[a-z]{3}", 0..2)),
+            network in prop::option::of(any::<(bool, bool)>()),
             another in prop::bool::weighted(0.2),
         ) -> Kernel {
-            let network = network.map(|missing| NetworkFacts { missing });
+            let rule = |due: bool| if due { vec!["a rule".to_owned()] } else { Vec::new() };
+            let network = network.map(|(missing, dns)| {
+                NetworkFacts { missing: rule(missing), dns_missing: rule(!dns), dns_present: rule(dns) }
+            });
             // Of another sandbox only one whose namespace is gone may be replaced.
             let (netns_cookie, link) = if another { (COOKIE + 1, LinkState::Orphaned) } else { (COOKIE, link) };
             let pod = Observed { mapped, entered, link, listeners, network, netns_cookie, ..fresh() };
@@ -268,11 +290,12 @@ mod tests {
                     Want::Enrolled { .. } => {
                         let pod = pod.expect("enrolled");
                         prop_assert!(pod.entered && pod.mapped && stands(pod) && pod.link == LinkState::Attached);
+                        prop_assert!(has_dns(pod));
                         prop_assert_eq!(pod.listeners, LISTENERS.map(Some));
                     }
                     Want::Released { drained: true } => prop_assert!(pod.is_none()),
                     Want::Released { drained: false } => {
-                        prop_assert!(pod.is_none_or(|pod| !pod.entered && pod.link == LinkState::Absent));
+                        prop_assert!(pod.is_none_or(|pod| !pod.entered && !has_dns(pod)));
                     }
                 }
             }

@@ -1,6 +1,7 @@
 //! One pod: enrolled and released in the only orders that lose no connection and leak none.
-//! In: rules, routes, sysctls -> listeners -> addresses -> sk_lookup link -> `pods` entry.
-//! Out: `pods` entry -> link -> (captured connections end) -> rules, routes, sysctls -> listeners, addresses, pins.
+//! In: routes, rules, sysctls -> listeners -> addresses -> sk_lookup link -> `pods` entry -> DNS rules.
+//! Out: DNS rules -> `pods` entry -> (captured connections end) -> link -> rules, routes, sysctls -> the rest.
+//! The entry is what captures, inbound and outbound at once; everything around it stands before and after.
 
 use std::io;
 use std::net::IpAddr;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use crate::Kind;
-use crate::bpf::{AttachType, Link};
+use crate::bpf::{self, AttachType, Link};
 use crate::layout::{MAX_ADDRESSES, MAX_PODS, MAX_UID};
 use crate::maps::PodEntry;
 use crate::netns::Netns;
@@ -90,7 +91,7 @@ pub enum EnrolError {
 }
 
 impl Node {
-    /// Rules, routes and sysctls in the pod, and a slot for it. Traffic is not touched yet. Repeating it repairs.
+    /// Routes, rules and sysctls in the pod, and a slot for it. Traffic is not touched yet. Repeating it repairs.
     ///
     /// # Errors
     /// [`EnrolError::Conflict`] when the uid is enrolled with another namespace or other addresses, or the namespace
@@ -111,22 +112,27 @@ impl Node {
         self.offer(sandbox, listeners)?;
         self.map_addresses(sandbox)?;
         self.link(sandbox)?;
-        self.enter(sandbox)
+        self.enter(sandbox)?;
+        self.capture_dns(sandbox)
     }
 
-    /// First half of a release: new connections are direct again from here on; captured ones keep flowing.
-    /// A pod that is not enrolled is a success.
-    pub fn stop_new(&self, uid: &str) -> Result<(), EnrolError> {
-        self.withdraw(uid)?;
-        self.unlink(uid)
+    /// First half of a release: new connections are direct again from here on; captured ones keep flowing, and a
+    /// connect that is under way still finds its listener. A pod that is not enrolled is a success.
+    ///
+    /// Whatever is captured shows in [`crate::socket::connections`] once this returns: when none of those is ours any
+    /// more, [`Node::remove`] cuts nothing off.
+    pub fn stop_new(&self, sandbox: &Sandbox) -> Result<(), EnrolError> {
+        self.release_dns(sandbox)?;
+        self.withdraw(&sandbox.uid)
     }
 
     /// Second half, when captured connections have ended: leaves nothing of ours in the pod or pinned.
     /// Captured connections that still exist are cut off.
     pub fn remove(&self, sandbox: &Sandbox) -> Result<(), EnrolError> {
-        self.stop_new(&sandbox.uid)?;
         let Some((_, record)) = self.find(&sandbox.uid)? else { return Ok(()) };
         sandbox.check(&record)?;
+        self.stop_new(sandbox)?;
+        self.unlink(&sandbox.uid)?;
         sandbox.inside(|| {
             network::remove(&record.addresses)?;
             network::restore_sysctls(&record.sysctls)
@@ -136,7 +142,8 @@ impl Node {
 
     /// Removes what is pinned for a pod whose namespace is gone. A pod that is not known is a success.
     pub fn forget(&self, uid: &str) -> Result<(), EnrolError> {
-        self.stop_new(uid)?;
+        self.withdraw(uid)?;
+        self.unlink(uid)?;
         self.erase(uid)
     }
 
@@ -164,7 +171,7 @@ impl Node {
         let slot = self.prepared_slot(sandbox)?;
         self.pins.create_pod(uid).map_err(pins(uid))?;
         let pin = self.pins.pod_link(uid);
-        let program = programs::load_pod(&self.pins, slot)
+        let program = programs::load_pod(&self.pins, slot, sandbox.netns.cookie())
             .map_err(|source| EnrolError::Load { uid: uid.clone(), source })?;
         if let Some(link) = open_link(uid, &pin)? {
             let info = link.info().map_err(kernel(uid, "ask about its link"))?;
@@ -178,16 +185,30 @@ impl Node {
         link.pin(&pin).map_err(kernel(uid, "pin its link"))
     }
 
-    /// The last step: from here on outbound connections are captured.
+    /// From here on connections are captured, inbound and outbound.
     pub(crate) fn enter(&self, sandbox: &Sandbox) -> Result<(), EnrolError> {
         let slot = self.prepared_slot(sandbox)?;
         let entry = PodEntry { slot, families: network::families(&sandbox.addresses) };
         self.maps.set_pod(sandbox.netns.cookie(), entry).map_err(kernel(&sandbox.uid, "enter it"))
     }
 
+    /// Leads DNS over UDP to the proxy. Last, because without a listener queries would be lost.
+    pub(crate) fn capture_dns(&self, sandbox: &Sandbox) -> Result<(), EnrolError> {
+        self.prepared_slot(sandbox)?;
+        sandbox.inside(|| network::add_dns(&sandbox.addresses))
+    }
+
+    pub(crate) fn release_dns(&self, sandbox: &Sandbox) -> Result<(), EnrolError> {
+        let Some((_, record)) = self.find(&sandbox.uid)? else { return Ok(()) };
+        sandbox.check(&record)?;
+        sandbox.inside(|| network::remove_dns(&record.addresses))
+    }
+
     pub(crate) fn withdraw(&self, uid: &str) -> Result<(), EnrolError> {
         let Some((_, record)) = self.find(uid)? else { return Ok(()) };
-        self.maps.remove_pod(record.cookie).map_err(kernel(uid, "withdraw it"))
+        self.maps.remove_pod(record.cookie).map_err(kernel(uid, "withdraw it"))?;
+        bpf::wait_for_packets();
+        Ok(())
     }
 
     /// Detaches at once, rather than some time after the pin is gone.

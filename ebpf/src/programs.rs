@@ -57,11 +57,11 @@ pub(crate) fn load_node(pins: &Pins) -> Result<NodePrograms, LoadError> {
     })
 }
 
-/// Loads the instance of one slot.
-pub(crate) fn load_pod(pins: &Pins, slot: u32) -> Result<OwnedFd, LoadError> {
+/// Loads the instance of one pod; `netns` is the cookie of its namespace.
+pub(crate) fn load_pod(pins: &Pins, slot: u32, netns: u64) -> Result<OwnedFd, LoadError> {
     let mut loader = loader(pins);
     let must_exist = true;
-    loader.override_global("slot", &slot, must_exist);
+    loader.override_global("slot", &slot, must_exist).override_global("netns", &netns, must_exist);
     let mut object = loader.load(POD)?;
     let program: &mut SkLookup = program(&mut object, "arrive").try_into()?;
     program.load()?;

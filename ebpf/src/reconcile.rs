@@ -128,8 +128,9 @@ fn execute(
         Step::MapAddresses => node.map_addresses(sandbox),
         Step::Link => node.link(sandbox),
         Step::Enter => node.enter(sandbox),
+        Step::CaptureDns => node.capture_dns(sandbox),
+        Step::ReleaseDns => node.release_dns(sandbox),
         Step::Withdraw => node.withdraw(uid),
-        Step::Unlink => node.unlink(uid),
         Step::Remove => node.remove(sandbox),
     }
 }

@@ -20,6 +20,14 @@ use crate::netns::Netns;
 /// kernel cuts it down to the namespace's value.
 const BACKLOG: i32 = 4096;
 
+/// Source ports of connections to applications with a client's address: below those that clients are given by default
+/// (32768 to 60999), and not the privileged ones, which some protocols trust.
+const APP_SOURCE_FIRST: u16 = 1024;
+/// The last of them: 31,744 connections of one client to one pod at once; beyond that the kernel chooses.
+const APP_SOURCE_LAST: u16 = 32_767;
+/// Random ports tried before the kernel is asked: with half of them taken, 16 fail once in 65,536 times.
+const APP_SOURCE_ATTEMPTS: usize = 16;
+
 /// Opens a listener of one kind in a pod. Any number may stand beside each other, also of another process: the kernel
 /// spreads connections over them (`SO_REUSEPORT`), and those in the queue of one that closes move to another.
 ///
@@ -44,7 +52,7 @@ pub fn to_app(netns: &Netns, client: IpAddr, app: SocketAddr) -> io::Result<Sock
         if client != app.ip().to_canonical() {
             socket.bind_device(Some(b"lo"))?;
             transparent(&socket, app)?;
-            bind_source(&socket, client, app)?;
+            bind_client(&socket, client, app)?;
         }
         Ok(socket)
     })?
@@ -78,8 +86,7 @@ pub fn to_resolver(netns: &Netns, source: IpAddr, to: SocketAddr) -> io::Result<
 /// Takes a free port of ours, beginning at a random one: whoever forges answers has to guess it.
 fn bind_dns_port(socket: &Socket, source: IpAddr) -> io::Result<()> {
     let count = u64::from(DNS_SOURCE_LAST - DNS_SOURCE_FIRST + 1);
-    // The keys of a RandomState come from the kernel's random numbers.
-    let start = RandomState::new().build_hasher().finish();
+    let start = random();
     for attempt in 0..count {
         let port = DNS_SOURCE_FIRST + (start.wrapping_add(attempt) % count) as u16;
         match socket.bind(&SocketAddr::new(source, port).into()) {
@@ -88,6 +95,26 @@ fn bind_dns_port(socket: &Socket, source: IpAddr) -> io::Result<()> {
         }
     }
     Err(io::Error::from(io::ErrorKind::AddrInUse))
+}
+
+/// Binds the client's address and a port that the client itself does not use: a connection of its own to the same
+/// application, past the proxy (a probe, or one from before enrolment) or as far as the proxy, would be taken for ours.
+/// The kernel sees the two from different ends, and would not notice.
+fn bind_client(socket: &Socket, client: IpAddr, app: SocketAddr) -> io::Result<()> {
+    let count = u64::from(APP_SOURCE_LAST - APP_SOURCE_FIRST + 1);
+    for _ in 0..APP_SOURCE_ATTEMPTS {
+        let port = APP_SOURCE_FIRST + (random() % count) as u16;
+        match socket.bind(&SocketAddr::new(client, port).into()) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            bound => return bound,
+        }
+    }
+    bind_source(socket, client, app)
+}
+
+/// The keys of a RandomState come from the kernel's random numbers.
+fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
 }
 
 fn open_listener(kind: Kind) -> io::Result<Socket> {

@@ -133,7 +133,7 @@ fn hear(reader: &mut BufReader<TcpStream>) -> io::Result<String> {
     Ok(line.trim_end().to_owned())
 }
 
-/// Greets every connection with "app PEER" and sends every line back behind "app ".
+/// Greets every connection with "app PEER" and sends every line back behind "app ", until "bye".
 fn listen(at: &str) -> io::Result<String> {
     let listener = TcpListener::bind(address(at)?)?;
     std::thread::spawn(move || {
@@ -148,7 +148,11 @@ fn serve(mut stream: TcpStream) -> io::Result<()> {
     let peer = stream.peer_addr()?;
     stream.write_all(format!("app {peer}\n").as_bytes())?;
     for line in BufReader::new(stream.try_clone()?).lines() {
-        stream.write_all(format!("app {}\n", line?).as_bytes())?;
+        let line = line?;
+        stream.write_all(format!("app {line}\n").as_bytes())?;
+        if line == "bye" {
+            break;
+        }
     }
     Ok(())
 }
@@ -169,14 +173,24 @@ fn ask(to: &str, text: &str, options: &[&str]) -> io::Result<String> {
         socket.connect(&to.into())?;
         let socket = UdpSocket::from(socket);
         socket.send(text.as_bytes())?;
-        let length = socket.recv(&mut buffer)?;
+        let length = patiently(|| socket.recv(&mut buffer))?;
         let from = socket.peer_addr()?;
         return Ok(format!("{from} {}", String::from_utf8_lossy(&buffer[..length])));
     }
     socket.send_to(text.as_bytes(), &to.into())?;
     let socket = UdpSocket::from(socket);
-    let (length, from) = socket.recv_from(&mut buffer)?;
+    let (length, from) = patiently(|| socket.recv_from(&mut buffer))?;
     Ok(format!("{from} {}", String::from_utf8_lossy(&buffer[..length])))
+}
+
+/// A call with a timeout is interrupted also when the machine stops and continues the process.
+fn patiently<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
 }
 
 /// Replies "app PEER TEXT" to every packet.
@@ -232,8 +246,8 @@ impl Load {
     }
 }
 
-/// Connects, reads the greeting, sends a line, reads its echo, and waits for the other end to close first, so that no
-/// TIME_WAIT state of ours uses the ports up.
+/// Connects, reads the greeting, sends a line, reads its echo. The other end closes first at "bye", so that no TIME_WAIT
+/// state of ours uses the ports up.
 fn exchange(to: SocketAddr) -> io::Result<()> {
     let started = Instant::now();
     let stream = TcpStream::connect_timeout(&to, PATIENCE)?;
@@ -243,7 +257,6 @@ fn exchange(to: SocketAddr) -> io::Result<()> {
     reader.get_mut().write_all(b"bye\n")?;
     hear(&mut reader)?;
     let slow = started.elapsed() > PATIENCE;
-    reader.get_mut().shutdown(std::net::Shutdown::Write)?;
     reader.read_to_end(&mut Vec::new())?;
     if slow { Err(io::Error::from(io::ErrorKind::TimedOut)) } else { Ok(()) }
 }

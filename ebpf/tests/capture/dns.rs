@@ -93,7 +93,7 @@ fn the_proxys_own_queries_reach_the_resolver() {
         let socket = std::net::UdpSocket::from(socket);
         socket.send(b"who").expect("sent");
         let mut buffer = [0; 200];
-        let length = socket.recv(&mut buffer).expect("the resolver answers");
+        let length = patiently(|| socket.recv(&mut buffer)).expect("the resolver answers");
         assert!(buffer[..length].starts_with(b"app "), "{:?}", String::from_utf8_lossy(&buffer[..length]));
     }
 }
@@ -111,7 +111,7 @@ fn a_socket_older_than_enrolment_is_captured() {
     node.capture(&pod.sandbox, proxy.fds()).expect("captured");
     socket.send_to(b"who", RESOLVERS[0]).expect("sent");
     let mut buffer = [0; 200];
-    let (length, from) = socket.recv_from(&mut buffer).expect("an answer");
+    let (length, from) = patiently(|| socket.recv_from(&mut buffer)).expect("an answer");
     assert_eq!(from.to_string(), RESOLVERS[0]);
     assert!(buffer[..length].starts_with(b"Dns "), "{:?}", String::from_utf8_lossy(&buffer[..length]));
 }
@@ -127,5 +127,15 @@ fn without_a_proxy_queries_are_not_let_out() {
     for to in ["10.9.0.2:53", "[fd09::2]:53"] {
         let answer = app.tell(&format!("ask {to} who impatient"));
         assert!(answer.starts_with("err "), "{to}: {answer}");
+    }
+}
+
+/// A call with a timeout is interrupted also when the machine stops and continues the test.
+fn patiently<T>(mut call: impl FnMut() -> std::io::Result<T>) -> std::io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
     }
 }

@@ -33,7 +33,6 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 const KUBEPODS: &str = "kubepods";
 
 pub(crate) struct World {
-    name: String,
     pub(crate) cgroup: PathBuf,
     pub(crate) pins: PathBuf,
     /// The node's own namespace.
@@ -58,7 +57,7 @@ impl World {
         }
         let pins = Path::new("/sys/fs/bpf").join(&name);
         let (host, far) = (namespace(), namespace());
-        let world = Self { name, cgroup, pins, host, far, pods: AtomicU32::new(2) };
+        let world = Self { cgroup, pins, host, far, pods: AtomicU32::new(2) };
         ip(&world.host, "link set lo up");
         for setting in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
             world
@@ -164,8 +163,10 @@ impl Pod {
     /// Everything in the namespace that enrolment could change.
     pub(crate) fn fingerprint(&self) -> String {
         let commands = ["-4 rule", "-6 rule", "-4 route show table all", "-6 route show table all"];
-        let mut found: Vec<String> =
-            commands.iter().map(|command| ip(&self.sandbox.netns, command)).collect();
+        let listed = commands.map(|command| ip(&self.sandbox.netns, command)).concat();
+        // The kernel adds link-local addresses when it is done with checking for duplicates.
+        let late = |line: &&str| line.contains("fe80:");
+        let mut found: Vec<String> = listed.lines().filter(|line| !late(line)).map(str::to_owned).collect();
         for name in
             ["ipv4/tcp_fwmark_accept", "ipv4/fwmark_reflect", "ipv6/fwmark_reflect", "ipv4/tcp_migrate_req"]
         {
@@ -221,10 +222,6 @@ impl App {
         let words: Vec<&str> = rest.splitn(3, ' ').collect();
         assert_eq!(canonical(words[1]), canonical(&to.to_string()), "getpeername is truthful");
         words[2].to_owned()
-    }
-
-    pub(crate) fn pid(&self) -> u32 {
-        self.process.id()
     }
 }
 
@@ -288,7 +285,14 @@ fn link(from: &Netns, to: &Netns, name: &str) {
 fn address(netns: &Netns, device: &str, subnet: u32, host: u32) {
     ip(netns, &format!("addr add {}/16 dev {device}", v4(subnet, host)));
     // nodad: an address under duplicate address detection cannot be used for a second.
-    ip(netns, &format!("addr add {}/64 dev {device} nodad", v6(subnet, host)));
+    let v6 = v6(subnet, host);
+    ip(netns, &format!("addr add {v6}/64 dev {device} nodad"));
+    // The kernel makes the routes of IPv6 when it has noticed that the device is up.
+    let ready = || {
+        let routes = ip(netns, "-6 route show table local");
+        routes.contains(&format!("local {v6} ")) && routes.contains(&format!("ff00::/8 dev {device}"))
+    };
+    wait_for("the address to be usable", ready);
 }
 
 fn v4(subnet: u32, host: u32) -> Ipv4Addr {

@@ -13,7 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::Socket;
 
 /// Accepts on all kinds of one pod. Every TCP connection is greeted with "KIND LOCAL PEER" and its lines are sent back
-/// behind "KIND "; every DNS query is answered with "KIND CLIENT RESOLVER TEXT".
+/// behind "KIND " until "bye"; every DNS query is answered with "KIND CLIENT RESOLVER TEXT".
 pub(crate) struct Proxy {
     listeners: [Arc<OwnedFd>; 4],
     stop: Arc<AtomicBool>,
@@ -105,7 +105,11 @@ fn greet(mut stream: TcpStream, kind: Kind) -> io::Result<()> {
     let (local, peer) = (mapped(stream.local_addr()?), mapped(stream.peer_addr()?));
     stream.write_all(format!("{kind:?} {local} {peer}\n").as_bytes())?;
     for line in BufReader::new(stream.try_clone()?).lines() {
-        stream.write_all(format!("{kind:?} {}\n", line?).as_bytes())?;
+        let line = line?;
+        stream.write_all(format!("{kind:?} {line}\n").as_bytes())?;
+        if line == "bye" {
+            break;
+        }
     }
     Ok(())
 }
