@@ -64,6 +64,14 @@ pub(crate) enum Refusal {
     /// The other end of a TLS session is not who it should be.
     #[error("{0}")]
     Peer(#[from] BadPeer),
+    /// The other end of the tunnel took the request and refused it.
+    #[error("{to} refused the connection with status {status}{}", hint(*.status))]
+    RefusedByPeer {
+        /// Where the tunnel goes.
+        to: SocketAddr,
+        /// What it answered.
+        status: StatusCode,
+    },
     /// The pod must not be served.
     #[error("this pod is captured but refused: {0}")]
     PodRefused(String),
@@ -109,6 +117,7 @@ impl Refusal {
             Self::OwnPort(_) => "own-port",
             Self::Peer(_) | Self::Stranger { .. } => "peer-identity",
             Self::PodRefused(_) => "pod-refused",
+            Self::RefusedByPeer { .. } => "refused-by-peer",
             Self::Relay(_) => "connection-broken",
             Self::Revoked(_) => "policy-revoked",
             Self::Tunnel { .. } => "tunnel-failed",
@@ -119,7 +128,7 @@ impl Refusal {
     pub(crate) fn flag(&self) -> &'static str {
         match self {
             Self::Denied(_) | Self::Revoked(_) => "DENY",
-            Self::Connect { .. } | Self::Tunnel { .. } => "CONNECT",
+            Self::Connect { .. } | Self::RefusedByPeer { .. } | Self::Tunnel { .. } => "CONNECT",
             Self::Peer(_) | Self::Stranger { .. } => "TLS_FAILURE",
             Self::Certificate { .. } => "IDENTITY_ERROR",
             Self::Authority(_)
@@ -149,6 +158,7 @@ impl Refusal {
             | Self::OwnPort(_)
             | Self::Peer(_)
             | Self::PodRefused(_)
+            | Self::RefusedByPeer { .. }
             | Self::Relay(_)
             | Self::Stranger { .. }
             | Self::Tunnel { .. }
@@ -160,6 +170,8 @@ impl Refusal {
     pub(crate) fn is_endpoints_fault(&self) -> bool {
         match self {
             Self::Connect { .. } | Self::Peer(_) | Self::Stranger { .. } | Self::Tunnel { .. } => true,
+            // It could not reach its application. Any other answer is a decision, which others would only repeat.
+            Self::RefusedByPeer { status, .. } => *status == StatusCode::SERVICE_UNAVAILABLE,
             Self::Authority(_)
             | Self::Certificate { .. }
             | Self::Denied(_)
@@ -174,5 +186,21 @@ impl Refusal {
             | Self::Revoked(_)
             | Self::WorkloadUnknown(_) => false,
         }
+    }
+}
+
+/// What to look at when a peer answers so.
+fn hint(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+            ": its policies do not allow it; its node's log names the policy"
+        }
+        StatusCode::SERVICE_UNAVAILABLE => {
+            ": it can't reach its application, or does not know its own pod yet"
+        }
+        StatusCode::BAD_REQUEST => {
+            ": the address is not its own; do both nodes have the same view of the mesh?"
+        }
+        _ => "",
     }
 }

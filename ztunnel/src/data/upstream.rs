@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use ebpf::socket;
 use hbone::{
-    ClientLimits, ClientTls, Connect, DialError, Driver, Opener, Pool, PoolLimits, Progress, ServerLimits,
-    Stream,
+    ClientLimits, ClientTls, Connect, DialError, Driver, OpenError, Opener, Pool, PoolLimits, Progress,
+    ServerLimits, Stream,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 use identity::{Certificate, peer_identity};
@@ -104,9 +104,17 @@ pub(crate) async fn open(
         Peer { address, identities: target.identities.clone(), certificate: certificate.serial.clone() };
     let connect =
         Connect { authority: target.authority.clone(), headers: headers(facts), ..Connect::default() };
-    let dial = || dial(Arc::clone(context), peer.clone(), facts.client, certificate);
+    let dial = {
+        let (context, peer, client) = (Arc::clone(context), peer.clone(), facts.client);
+        move || dial(Arc::clone(&context), peer.clone(), client, Arc::clone(&certificate))
+    };
     let opened = context.tunnels.pool.open(&peer, connect, dial).await;
-    let stream = opened.map_err(|error| Refusal::Tunnel { to: address, reason: error.to_string() })?;
+    let stream = opened.map_err(|error| {
+        if let OpenError::Refused(status) = error {
+            return Refusal::RefusedByPeer { to: address, status };
+        }
+        Refusal::Tunnel { to: address, reason: error.to_string() }
+    })?;
     Ok((stream, context.tunnels.answered(target)))
 }
 
