@@ -14,6 +14,9 @@ use daemon::signal::Terminate;
 /// What a shell reports for a program that Ctrl-C ended.
 pub(crate) const INTERRUPTED: u8 = 130;
 
+/// Signals this close together are one: a shell, `make` and the terminal may each pass the same Ctrl-C on.
+const SAME: Duration = Duration::from_secs(1);
+
 /// Between two looks at what is waited for: short beside what a person notices, long beside a look.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
@@ -37,7 +40,10 @@ impl Interrupt {
             runtime.block_on(async {
                 signals.next().await;
                 shared.0.store(true, Ordering::Relaxed);
-                signals.next().await;
+                let asked = Instant::now();
+                while asked.elapsed() < SAME {
+                    signals.next().await;
+                }
                 std::process::exit(INTERRUPTED.into());
             });
         })?;

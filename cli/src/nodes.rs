@@ -11,8 +11,11 @@ const HOST: &str = "/run/airglow";
 /// Where labs keep their runs, one directory each.
 const LABS: &str = "/run/airglow-lab";
 
-/// The file name of a ztunnel's admin socket.
+/// The file name of a ztunnel's admin socket. Other programs of ours have one of that name.
 const SOCKET: &str = "admin.sock";
+
+/// The file name of the node API, which only a ztunnel has.
+const NODE_API: &str = "node.sock";
 
 /// A ztunnel that can be asked.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -88,7 +91,7 @@ fn in_directory(dir: &Path) -> Vec<Node> {
     let node = |dir: &Path| {
         let name = dir.file_name()?.to_string_lossy().into_owned();
         let socket = dir.join(SOCKET);
-        socket.exists().then_some(Node { name, socket })
+        (socket.exists() && dir.join(NODE_API).exists()).then_some(Node { name, socket })
     };
     match node(dir) {
         Some(node) => vec![node],
@@ -115,12 +118,14 @@ mod tests {
     struct Dir(PathBuf);
 
     impl Dir {
-        fn with(sockets: &[&str]) -> Self {
+        fn with(nodes: &[&str]) -> Self {
             let dir = std::env::temp_dir().join(format!("airglow-nodes-{:016x}", fastrand::u64(..)));
-            for socket in sockets {
-                let path = dir.join(socket);
-                fs::create_dir_all(path.parent().unwrap()).unwrap();
-                fs::write(path, "").unwrap();
+            for node in nodes {
+                let node = dir.join(node);
+                fs::create_dir_all(&node).unwrap();
+                for socket in ["admin.sock", "node.sock"] {
+                    fs::write(node.join(socket), "").unwrap();
+                }
             }
             Self(dir)
         }
@@ -138,24 +143,21 @@ mod tests {
 
     #[test]
     fn a_directory_is_a_node_or_holds_nodes() {
-        let dir = Dir::with(&["lab/n2/admin.sock", "lab/n1/admin.sock", "lab/manifests/x.yaml"]);
+        let dir = Dir::with(&["lab/n2", "lab/n1"]);
         let lab = dir.0.join("lab");
+        fs::create_dir(lab.join("controller")).unwrap();
+        fs::write(lab.join("controller/admin.sock"), "").unwrap();
         assert_eq!(names(&find(Some(&lab), None).unwrap()), ["n1", "n2"]);
         assert_eq!(names(&find(Some(&lab.join("n2")), None).unwrap()), ["n2"]);
         assert_eq!(names(&find(Some(&lab), Some("n1")).unwrap()), ["n1"]);
         let error = find(Some(&lab), Some("n9")).unwrap_err().to_string();
         assert_eq!(error, "no node is called `n9`; there are n1, n2");
-        assert!(matches!(find(Some(&lab.join("manifests")), None), Err(NoNodes::InDirectory(_))));
+        assert!(matches!(find(Some(&lab.join("controller")), None), Err(NoNodes::InDirectory(_))));
     }
 
     #[test]
     fn one_mesh_is_found_and_several_are_to_be_chosen_from() {
-        let dir = Dir::with(&[
-            "one/a/n1/admin.sock",
-            "two/a/n1/admin.sock",
-            "two/b/n1/admin.sock",
-            "host/admin.sock",
-        ]);
+        let dir = Dir::with(&["one/a/n1", "two/a/n1", "two/b/n1", "host"]);
         let none = dir.0.join("none");
         assert_eq!(names(&the_only(&none, &dir.0.join("one")).unwrap()), ["n1"]);
         assert_eq!(names(&the_only(&dir.0.join("host"), &none).unwrap()), ["host"]);

@@ -77,8 +77,10 @@ impl Tour<'_> {
             Stage::begin(self.progress, self.live, "start", "A web shop on two nodes, without a mesh");
         let shop = match steps::open(&mut stage, interrupt) {
             Ok(shop) => shop,
-            Err(DemoError::Interrupted(_)) => {
+            // What fails after Ctrl-C, fails because of it: it reached the lab's tools too.
+            Err(_) if interrupt.asked() => {
                 self.interrupted = true;
+                self.steps.push(stage.end(Some("interrupted".to_owned())));
                 return Ok(String::new());
             }
             Err(error) => return Err(error),
@@ -105,7 +107,6 @@ impl Tour<'_> {
                 self.steps.push(stage.end(None));
                 true
             }
-            // What fails after Ctrl-C, fails because of it: it reached the shop's programs too.
             Err(_) if shop.interrupt.asked() => {
                 self.interrupted = true;
                 self.steps.push(stage.end(Some("interrupted".to_owned())));
