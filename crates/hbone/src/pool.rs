@@ -9,6 +9,7 @@ use std::pin::{Pin, pin};
 use std::sync::{Arc, Weak};
 use std::task::Poll;
 
+use h2::Reason;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
@@ -17,6 +18,7 @@ use crate::client::{Connect, ConnectError, Driver, OpenError, Opener};
 use crate::limits::PoolLimits;
 use crate::pool_core::{Answer, Core, Idle, PoolStats, Ticket, TunnelId, Word, Words};
 use crate::stream::{Place, Places, Stream};
+use crate::tunnel::TunnelError;
 
 /// A request that the peer certainly has not processed is tried again this often, on another tunnel if need be.
 /// Two tunnels that close under our hands one after the other are bad luck; three are a peer that cannot serve.
@@ -46,6 +48,13 @@ impl DialError {
     /// Any other reason of the caller's.
     pub fn rejected(error: impl std::error::Error + Send + Sync + 'static) -> Self {
         Self::Rejected(Arc::new(error))
+    }
+
+    /// Whether the peer took its leave, in good order, before the tunnel was usable: it is being replaced, and whoever
+    /// takes its place answers the next dial.
+    fn is_farewell(&self) -> bool {
+        let Self::Tunnel(error) = self else { return false };
+        matches!(**error, ConnectError::Tunnel(TunnelError::Closed(Reason::NO_ERROR)))
     }
 }
 
@@ -118,15 +127,16 @@ impl<K: Clone + Eq + Hash + Send + 'static> Pool<K> {
 
     /// Opens a stream in a tunnel of `key`. `dial` is used when there is none and it is this stream's turn to dial;
     /// it runs in a task of its own on the current runtime, so that others who wait for it do not depend on this
-    /// future, and so does the tunnel. Dropping the future gives everything back.
+    /// future, and so does the tunnel. It is used again when the peer closes what it made, in good order, before this
+    /// stream was in it. Dropping the future gives everything back.
     pub async fn open<D, F>(&self, key: &K, request: Connect, dial: D) -> Result<Stream, OpenError>
     where
-        D: FnOnce() -> F,
+        D: Fn() -> F + Clone + Send + 'static,
         F: Future<Output = Result<(Opener, Driver), DialError>> + Send + 'static,
     {
-        let mut dial = Some(dial);
+        let mut dials = Dials { dial, left: ATTEMPTS };
         for _ in 1..ATTEMPTS {
-            let (opener, place) = self.owner.0.place(key, &mut dial).await?;
+            let (opener, place) = self.owner.0.place(key, &mut dials).await?;
             let id = TunnelId(place.id());
             match opener.open_in_place(request.clone(), Some(place)).await {
                 // The tunnel is closing, or refuses more than it promised: it gets no new streams.
@@ -134,7 +144,7 @@ impl<K: Clone + Eq + Hash + Send + 'static> Pool<K> {
                 result => return result,
             }
         }
-        let (opener, place) = self.owner.0.place(key, &mut dial).await?;
+        let (opener, place) = self.owner.0.place(key, &mut dials).await?;
         opener.open_in_place(request, Some(place)).await
     }
 
@@ -151,9 +161,9 @@ impl<K: Clone + Eq + Hash + Send + 'static> Pool<K> {
 
 impl<K: Clone + Eq + Hash + Send + 'static> Inner<K> {
     /// A place in a tunnel of `key`.
-    async fn place<D, F>(&self, key: &K, dial: &mut Option<D>) -> Result<(Opener, Place), OpenError>
+    async fn place<D, F>(&self, key: &K, dials: &mut Dials<D>) -> Result<(Opener, Place), OpenError>
     where
-        D: FnOnce() -> F,
+        D: Fn() -> F + Clone + Send + 'static,
         F: Future<Output = Result<(Opener, Driver), DialError>> + Send + 'static,
     {
         let mut waiting = match self.ask(key)? {
@@ -164,15 +174,16 @@ impl<K: Clone + Eq + Hash + Send + 'static> Inner<K> {
             match waiting.letters.recv().await {
                 Some(Letter::Use(opener, place)) => return Ok((opener, place)),
                 Some(Letter::Fail(error)) => return Err(error),
-                Some(Letter::Dial) => match dial.take() {
-                    Some(dial) if self.state.lock().core.begin_dial(key, waiting.ticket) => {
-                        let me = self.me.upgrade().ok_or(OpenError::PoolClosed)?;
-                        let dialling = Dialling { inner: me, key: Some(key.clone()) };
-                        tokio::spawn(dialling.run(dial()));
+                Some(Letter::Dial) => {
+                    if dials.left == 0 || !self.state.lock().core.begin_dial(key, waiting.ticket) {
+                        // All its dials were good, and each tunnel closed before it could be used.
+                        return Err(OpenError::Unprocessed);
                     }
-                    // It has dialled once, and that tunnel closed before it could be used.
-                    _ => return Err(OpenError::Unprocessed),
-                },
+                    dials.left -= 1;
+                    let me = self.me.upgrade().ok_or(OpenError::PoolClosed)?;
+                    let dialling = Dialling { inner: me, key: Some(key.clone()) };
+                    tokio::spawn(dialling.run(persist(dials.dial.clone())));
+                }
                 None => return Err(OpenError::PoolClosed),
             }
         }
@@ -330,6 +341,26 @@ impl<K: Clone + Eq + Hash + Send + 'static> Drop for Waiting<'_, K> {
             self.inner.with_core(|core, words| core.cancel(self.key, self.ticket, words));
         }
     }
+}
+
+/// How one stream dials, and how often it still may.
+struct Dials<D> {
+    dial: D,
+    left: usize,
+}
+
+/// Dials, and dials again while the peer takes its leave before the tunnel is usable.
+async fn persist<F>(dial: impl Fn() -> F) -> Result<(Opener, Driver), DialError>
+where
+    F: Future<Output = Result<(Opener, Driver), DialError>>,
+{
+    for _ in 1..ATTEMPTS {
+        match dial().await {
+            Err(error) if error.is_farewell() => tracing::debug!(%error, "dialling again"),
+            result => return result,
+        }
+    }
+    dial().await
 }
 
 /// A dial, and then the tunnel that it made. If the task is ended early, everybody who waits is told.

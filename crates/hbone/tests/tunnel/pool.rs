@@ -85,10 +85,13 @@ async fn a_failed_dial_fails_all_its_waiters_at_once_and_only_them() {
         .map(|_| {
             let (pool, gate, dials) = (pool.clone(), gate.clone(), dials.clone());
             tokio::spawn(async move {
-                let dial = || async move {
-                    dials.fetch_add(1, Ordering::SeqCst);
-                    gate.acquire().await.unwrap().forget();
-                    Err(DialError::from(std::io::Error::from(std::io::ErrorKind::ConnectionRefused)))
+                let dial = move || {
+                    let (gate, dials) = (gate.clone(), dials.clone());
+                    async move {
+                        dials.fetch_add(1, Ordering::SeqCst);
+                        gate.acquire().await.unwrap().forget();
+                        Err(DialError::from(std::io::Error::from(std::io::ErrorKind::ConnectionRefused)))
+                    }
                 };
                 pool.open(&nowhere, to("10.0.0.1:80"), dial).await
             })
@@ -123,9 +126,12 @@ async fn the_dial_goes_on_when_the_one_who_asked_for_it_gives_up() {
     let first = {
         let (pool, pki, gate) = (pool.clone(), pki.clone(), gate.clone());
         tokio::spawn(async move {
-            let dial = || async move {
-                gate.acquire().await.unwrap().forget();
-                dial_address(far, pki.tls()).await
+            let dial = move || {
+                let (gate, pki) = (gate.clone(), pki.clone());
+                async move {
+                    gate.acquire().await.unwrap().forget();
+                    dial_address(far, pki.tls()).await
+                }
             };
             pool.open(&far, to("10.0.0.1:80"), dial).await
         })
@@ -175,15 +181,19 @@ impl Hands {
     fn open(&self) -> tokio::task::JoinHandle<Result<Stream, OpenError>> {
         let (pool, pki, sender) = (self.pool.clone(), self.pki.clone(), self.sender.clone());
         tokio::spawn(async move {
-            let dial = || async move {
-                let (near, far) = tokio::io::duplex(1 << 16);
-                let server = pki.server.clone();
-                tokio::spawn(async move {
-                    let (connection, _) = hbone::accept(far, server, &ServerLimits::default()).await.unwrap();
-                    sender.send(connection).await.unwrap();
-                });
-                let (opener, driver, _) = hbone::connect(near, pki.tls(), &ClientLimits::default()).await?;
-                Ok((opener, driver))
+            let dial = move || {
+                let (pki, sender) = (pki.clone(), sender.clone());
+                async move {
+                    let (near, far) = tokio::io::duplex(1 << 16);
+                    let server = pki.server.clone();
+                    tokio::spawn(async move {
+                        let accepted = hbone::accept(far, server, &ServerLimits::default()).await;
+                        sender.send(accepted.unwrap().0).await.unwrap();
+                    });
+                    let (opener, driver, _) =
+                        hbone::connect(near, pki.tls(), &ClientLimits::default()).await?;
+                    Ok((opener, driver))
+                }
             };
             pool.open(&"peer", to("10.0.0.1:80"), dial).await
         })
@@ -228,6 +238,54 @@ async fn a_draining_peer_answers_what_was_on_its_way_and_is_replaced() {
 }
 
 #[tokio::test]
+async fn a_peer_that_leaves_before_the_first_stream_is_dialled_again() {
+    for _ in 0..50 {
+        let mut hands = Hands::new();
+        let opening = hands.open();
+        let serving = tokio::spawn(async move {
+            for leaves in [true, true, false] {
+                let mut connection = hands.accepted().await;
+                if leaves {
+                    // What it says of its limits and that it leaves arrive together, or one after the other.
+                    connection.drain();
+                }
+                tokio::spawn(serve_connection(connection, echo));
+            }
+        });
+        drop(soon("a stream", opening).await.unwrap().unwrap());
+        serving.abort();
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_only_ever_leaves_is_given_up() {
+    let pki = Pki::new();
+    let dials = Arc::new(AtomicUsize::new(0));
+    let pool: Pool<&'static str> = Pool::new(&PoolLimits::default());
+    let counted = dials.clone();
+    let dial = move || {
+        counted.fetch_add(1, Ordering::SeqCst);
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let pki = pki.clone();
+        async move {
+            let server = pki.server.clone();
+            tokio::spawn(async move {
+                let (mut connection, _) = hbone::accept(far, server, &ServerLimits::default()).await.unwrap();
+                connection.drain();
+                while let Some(Ok(incoming)) = connection.next().await {
+                    drop(incoming);
+                }
+            });
+            let (opener, driver, _) = hbone::connect(near, pki.tls(), &ClientLimits::default()).await?;
+            Ok((opener, driver))
+        }
+    };
+    let opened = soon("an end", pool.open(&"peer", to("10.0.0.1:80"), dial)).await;
+    assert!(opened.is_err());
+    assert!(dials.load(Ordering::SeqCst) <= 9, "three dials, each as often as the peer takes its leave");
+}
+
+#[tokio::test]
 async fn two_hundred_drains_under_load_fail_no_request() {
     let pki = Pki::new();
     let pool: Pool<&'static str> = Pool::new(&PoolLimits::default());
@@ -239,7 +297,8 @@ async fn two_hundred_drains_under_load_fail_no_request() {
         tasks.push(tokio::spawn(async move {
             for _ in 0..200 {
                 let (pki, sender) = (pki.clone(), sender.clone());
-                let opened = pool.open(&"peer", to("10.0.0.1:80"), || dial_short_lived(pki, sender)).await;
+                let dial = move || dial_short_lived(pki.clone(), sender.clone());
+                let opened = pool.open(&"peer", to("10.0.0.1:80"), dial).await;
                 let mut stream = opened.unwrap();
                 send(&mut stream, Bytes::from_static(b"ping")).await.unwrap();
                 stream.finish().unwrap();

@@ -252,7 +252,7 @@ pub(crate) async fn open(
     request: Connect,
 ) -> Result<Stream, OpenError> {
     let tls = pki.tls();
-    pool.open(&proxy, request, || dial_address(proxy, tls)).await
+    pool.open(&proxy, request, move || dial_address(proxy, tls.clone())).await
 }
 
 pub(crate) async fn dial_address(proxy: SocketAddr, tls: ClientTls) -> Result<(Opener, Driver), DialError> {
