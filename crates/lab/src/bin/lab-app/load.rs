@@ -48,6 +48,9 @@ pub(crate) struct Load {
     /// The requests after which to stop; until SIGTERM when absent.
     #[arg(long)]
     requests: Option<u64>,
+    /// Print `done <number>` after every so many successful requests.
+    #[arg(long)]
+    tell_every: Option<u64>,
 }
 
 #[derive(Args)]
@@ -131,7 +134,11 @@ async fn client(args: Rc<Load>, account: Rc<RefCell<Account>>) {
             Ok(result) => result,
             Err(_) => Err(anyhow::anyhow!("no answer within {} s", args.timeout_s)),
         };
+        let succeeded = result.is_ok();
         let stream = account.borrow_mut().settle(began, result);
+        if succeeded && let Some(every) = args.tell_every {
+            account.borrow().tell(every);
+        }
         kept = stream.filter(|_| args.mode == ConnectionMode::Keep);
         if args.interval_ms > 0 {
             sleep(Duration::from_millis(args.interval_ms)).await;
@@ -252,6 +259,12 @@ impl Account {
         self.last_success = Some(now);
         if let Some(name) = name {
             *self.answered_by.entry(name).or_default() += 1;
+        }
+    }
+
+    fn tell(&self, every: u64) {
+        if self.succeeded.is_multiple_of(every) {
+            println!("done {}", self.succeeded);
         }
     }
 
