@@ -13,6 +13,9 @@ use crate::netns::Netns;
 /// What a UDP packet can carry beside its headers (RFC 768, RFC 791).
 const MAX_PAYLOAD: usize = 65_507;
 
+/// Where captured queries go.
+const DNS_PORT: u16 = 53;
+
 const UDP_HEADER: usize = 8;
 const V4_HEADER: usize = 20;
 const V6_HEADER: usize = 40;
@@ -35,7 +38,8 @@ pub struct DnsQuery {
 /// Receives one query from a listener of [`crate::Kind::Dns`].
 ///
 /// # Errors
-/// `WouldBlock` when none waits; `InvalidData` for a packet without addresses, which is to be ignored.
+/// `WouldBlock` when none waits; `InvalidData` for a packet that is to be ignored: one that was not captured but sent to
+/// the listener's own port, by anyone who can reach the pod, or one without addresses.
 pub fn receive_query(listener: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<DnsQuery> {
     let mut control = nix::cmsg_space!(libc::sockaddr_in6, libc::sockaddr_in);
     let mut parts = [IoSliceMut::new(buffer)];
@@ -50,6 +54,9 @@ pub fn receive_query(listener: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<
     let (Some(client), Some(resolver)) = (client, resolver) else {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "a query without addresses"));
     };
+    if resolver.port() != DNS_PORT {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "not a query of the pod's"));
+    }
     Ok(DnsQuery { length: message.bytes, client: canonical(client), resolver: canonical(resolver) })
 }
 

@@ -24,6 +24,7 @@ mod programs;
 mod reconcile;
 mod record;
 pub mod socket;
+mod sysctl;
 
 pub use cgroup::CgroupError;
 pub use layout::{

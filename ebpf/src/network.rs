@@ -1,4 +1,4 @@
-//! What capture leaves in a pod's network namespace: policy routing rules, one local route per family, four sysctls.
+//! What capture leaves in a pod's network namespace: policy routing rules, one local route per family, and `sysctl`.
 //! Everything here runs inside the pod's namespace (`Netns::run`); it keeps no state and undoes only what is ours.
 
 use std::io;
@@ -10,7 +10,7 @@ use crate::layout::{
     DNS_SOURCE_FIRST, DNS_SOURCE_LAST, FAMILY_V4, FAMILY_V6, MARK_CAPTURE, MARK_RETURN, TABLE,
 };
 use crate::netlink::{Body, CREATE_EXCLUSIVE, Netlink, attribute, number16, number32};
-use crate::record::SYSCTL_COUNT;
+use crate::sysctl;
 
 /// Why a pod's network namespace could not be prepared.
 #[derive(Debug, Error)]
@@ -58,17 +58,6 @@ pub struct NetworkFacts {
     /// Rules that lead DNS to the proxy and are there.
     pub dns_present: Vec<String>,
 }
-
-/// Sysctls set in every enrolled pod, and why.
-const SYSCTLS: [(&str, i32); SYSCTL_COUNT] = [
-    // The application's accepted socket takes the mark of the proxy's SYN: its replies come back over lo.
-    ("net/ipv4/tcp_fwmark_accept", 1),
-    // The RST of a closed port comes back too; without it the proxy's connect would hang.
-    ("net/ipv4/fwmark_reflect", 1),
-    ("net/ipv6/fwmark_reflect", 1),
-    // Connections in the queue of a listener that closes move to another listener of its SO_REUSEPORT group.
-    ("net/ipv4/tcp_migrate_req", 1),
-];
 
 /// linux/rtnetlink.h, linux/fib_rules.h, linux/if_addr.h
 const RTM_GETADDR: u16 = 22;
@@ -202,37 +191,7 @@ pub(crate) fn remove_dns(addresses: &[IpAddr]) -> Result<(), NetworkError> {
     })
 }
 
-/// Reads what the sysctls are now; none for one that this pod cannot have (no IPv6).
-pub(crate) fn read_sysctls() -> Result<[Option<i32>; SYSCTL_COUNT], NetworkError> {
-    let mut values = [None; SYSCTL_COUNT];
-    for (value, (name, _)) in values.iter_mut().zip(SYSCTLS) {
-        *value = read_sysctl(name)?;
-    }
-    Ok(values)
-}
-
-/// Sets our values wherever the sysctl exists.
-pub(crate) fn set_sysctls() -> Result<(), NetworkError> {
-    for (name, wanted) in SYSCTLS {
-        if read_sysctl(name)?.is_some_and(|value| value != wanted) {
-            write_sysctl(name, wanted)?;
-        }
-    }
-    Ok(())
-}
-
-/// Puts previous values back, except where somebody else has changed ours meanwhile.
-pub(crate) fn restore_sysctls(previous: &[Option<i32>; SYSCTL_COUNT]) -> Result<(), NetworkError> {
-    for ((name, ours), before) in SYSCTLS.into_iter().zip(previous) {
-        let Some(before) = *before else { continue };
-        if before != ours && read_sysctl(name)? == Some(ours) {
-            write_sysctl(name, before)?;
-        }
-    }
-    Ok(())
-}
-
-/// Compares the namespace with what [`add`], [`add_dns`] and [`set_sysctls`] leave.
+/// Compares the namespace with what [`add`], [`add_dns`] and [`sysctl::set`] leave.
 pub(crate) fn observe(addresses: &[IpAddr]) -> Result<NetworkFacts, NetworkError> {
     let netlink = open()?;
     let mut facts = NetworkFacts::default();
@@ -248,11 +207,7 @@ pub(crate) fn observe(addresses: &[IpAddr]) -> Result<NetworkFacts, NetworkError
             facts.missing.push(route_name(family, source));
         }
     }
-    for (name, wanted) in SYSCTLS {
-        if read_sysctl(name)?.is_some_and(|value| value != wanted) {
-            facts.missing.push(format!("{}={wanted}", name.replace('/', ".")));
-        }
-    }
+    facts.missing.extend(sysctl::wrong()?);
     Ok(facts)
 }
 
@@ -431,23 +386,6 @@ fn parse_address(message: &[u8]) -> Option<(IpAddr, bool)> {
     };
     let flags = value(IFA_FLAGS).and_then(|flags| number32(flags, 0)).unwrap_or_default();
     Some((address, flags & IFA_F_TENTATIVE != 0))
-}
-
-fn read_sysctl(name: &'static str) -> Result<Option<i32>, NetworkError> {
-    let error = |source| NetworkError::Sysctl { name, source };
-    match std::fs::read_to_string(format!("/proc/sys/{name}")) {
-        Ok(text) => {
-            text.trim().parse().map(Some).map_err(|_| error(io::Error::from(io::ErrorKind::InvalidData)))
-        }
-        // A kernel without IPv6 has no IPv6 sysctls, and nothing that needs them.
-        Err(source) if source.kind() == io::ErrorKind::NotFound && name.starts_with("net/ipv6/") => Ok(None),
-        Err(source) => Err(error(source)),
-    }
-}
-
-fn write_sysctl(name: &'static str, value: i32) -> Result<(), NetworkError> {
-    std::fs::write(format!("/proc/sys/{name}"), value.to_string())
-        .map_err(|source| NetworkError::Sysctl { name, source })
 }
 
 fn failed(action: &'static str, what: String) -> impl FnOnce(io::Error) -> NetworkError {

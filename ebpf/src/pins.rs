@@ -19,6 +19,11 @@ pub enum PinsError {
         "{0} is not on a BPF file system: choose a directory below /sys/fs/bpf, or `mount -t bpf bpf DIRECTORY`"
     )]
     NotBpffs(PathBuf),
+    /// A name that a BPF file system does not take.
+    #[error(
+        "{0} cannot be pinned to: BPF file systems refuse names with dots; replace them, as in a node's name"
+    )]
+    Dots(PathBuf),
     /// There is no BPF file system and mounting one failed.
     #[error(
         "no BPF file system at /sys/fs/bpf, and mounting one failed: {0}. Run `mount -t bpf bpf /sys/fs/bpf` on the host"
@@ -45,6 +50,9 @@ pub(crate) struct Pins {
 impl Pins {
     /// Makes the directories, mounting the BPF file system if `/sys/fs/bpf` has none.
     pub(crate) fn create(root: &Path) -> Result<Self, PinsError> {
+        if root.to_string_lossy().contains('.') {
+            return Err(PinsError::Dots(root.to_owned()));
+        }
         if !is_bpffs(root) {
             if !root.starts_with(BPFFS) || is_bpffs(Path::new(BPFFS)) {
                 return Err(PinsError::NotBpffs(root.to_owned()));
@@ -135,6 +143,12 @@ fn is_bpffs(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_with_dots_is_refused() {
+        let error = Pins::create(Path::new("/sys/fs/bpf/agbpf/node.example")).expect_err("dots");
+        assert!(matches!(error, PinsError::Dots(_)), "{error}");
+    }
 
     #[test]
     fn a_directory_elsewhere_is_refused() {

@@ -20,6 +20,7 @@ use crate::node::Node;
 use crate::pins::{PinsError, remove_file};
 use crate::programs::{self, LoadError};
 use crate::record::{Record, SYSCTL_COUNT};
+use crate::sysctl;
 
 /// A pod as the node's runtime knows it. Identity is bound to all three: any mismatch refuses.
 #[derive(Clone, Debug)]
@@ -101,7 +102,7 @@ impl Node {
         sandbox.inside(|| network::check_addresses(&sandbox.addresses))?;
         self.slot_for(sandbox)?;
         sandbox.inside(|| {
-            network::set_sysctls()?;
+            sysctl::set()?;
             network::add(&sandbox.addresses)
         })
     }
@@ -135,7 +136,7 @@ impl Node {
         self.unlink(&sandbox.uid)?;
         sandbox.inside(|| {
             network::remove(&record.addresses)?;
-            network::restore_sysctls(&record.sysctls)
+            sysctl::restore(&record.sysctls)
         })?;
         self.erase(&sandbox.uid)
     }
@@ -256,7 +257,7 @@ impl Node {
                 }
             }
         }
-        let sysctls: [Option<i32>; SYSCTL_COUNT] = sandbox.inside(network::read_sysctls)?;
+        let sysctls: [Option<i32>; SYSCTL_COUNT] = sandbox.inside(sysctl::read_all)?;
         let record = Record {
             uid: uid.clone(),
             cookie: sandbox.netns.cookie(),

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use crate::layout::{MAX_ADDRESSES, MAX_UID, RECORD_SIZE};
 
-/// Sysctls changed per pod; `network::SYSCTLS` names them.
+/// Sysctls changed per pod; `sysctl::SYSCTLS` names them.
 pub(crate) const SYSCTL_COUNT: usize = 4;
 
 /// Kept instead of a sysctl's previous value when we did not change it.
@@ -21,7 +21,7 @@ pub(crate) struct Record {
     pub(crate) cookie: u64,
     pub(crate) inode: u64,
     pub(crate) addresses: Vec<IpAddr>,
-    /// The values before ours, in the order of `network::SYSCTLS`; none where we changed nothing.
+    /// The values before ours, in the order of `sysctl::SYSCTLS`; none where we changed nothing.
     pub(crate) sysctls: [Option<i32>; SYSCTL_COUNT],
 }
 

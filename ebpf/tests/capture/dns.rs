@@ -117,6 +117,19 @@ fn a_socket_older_than_enrolment_is_captured() {
 }
 
 #[test]
+fn strangers_get_no_answer_from_the_listeners_own_port() {
+    let enrolled = Enrolled::new();
+    let port = ebpf::Kind::Dns.port();
+    let mut stranger = enrolled.world.pod().app();
+    let mut app = enrolled.pod.app();
+    for to in [format!("{}:{port}", enrolled.pod.v4), format!("[{}]:{port}", enrolled.pod.v6)] {
+        assert!(stranger.tell(&format!("ask {to} who impatient")).starts_with("err "), "{to}");
+        assert!(app.tell(&format!("ask {to} who impatient")).starts_with("err "), "{to} from inside");
+    }
+    enrolled.check(&mut app, RESOLVERS[0], "");
+}
+
+#[test]
 fn without_a_proxy_queries_are_not_let_out() {
     let enrolled = Enrolled::new();
     let mut far = enrolled.world.far_app();
