@@ -2,6 +2,8 @@
 //!
 //! Needs root and fails without. Every test has a lab of its own, so that they run side by side.
 
+mod bypass;
 mod first_light;
 mod mesh;
+mod support;
 mod traffic;

@@ -81,6 +81,8 @@ enum Way {
     Child,
     /// SO_BINDTODEVICE.
     Device,
+    /// SO_BINDTODEVICE once the connection stands.
+    DeviceLater,
     /// SO_BINDTOIFINDEX.
     DeviceIndex,
     /// SO_DONTROUTE.
@@ -97,6 +99,8 @@ enum Way {
     Loopback,
     /// SO_MARK with `--mark`.
     Mark,
+    /// The same once the connection stands.
+    MarkLater,
     /// MPTCP.
     Mptcp,
     /// MPTCP and `sendto` with MSG_FASTOPEN.
@@ -184,8 +188,10 @@ fn open(args: &Attempt) -> Result<Socket> {
         }
         Way::Plain
         | Way::Child
+        | Way::DeviceLater
         | Way::FastopenSend
         | Way::FastopenSendNonblocking
+        | Way::MarkLater
         | Way::Mptcp
         | Way::MptcpFastopenSend => {}
     }
@@ -226,7 +232,14 @@ fn connect(args: &Attempt, socket: &Socket) -> io::Result<bool> {
     if args.way == Way::FastopenConnect {
         return socket.connect(&to).map(|()| false);
     }
-    socket.connect_timeout(&to, Duration::from_millis(args.patience_ms)).map(|()| false)
+    socket.connect_timeout(&to, Duration::from_millis(args.patience_ms))?;
+    if args.way == Way::DeviceLater {
+        socket.bind_device(Some(DEVICE.as_bytes()))?;
+    }
+    if args.way == Way::MarkLater {
+        socket.set_mark(args.mark)?;
+    }
+    Ok(false)
 }
 
 fn exchange(socket: Socket, canary: &str, sent: bool) -> io::Result<()> {
