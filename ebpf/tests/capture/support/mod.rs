@@ -343,7 +343,7 @@ fn remove_cgroups(path: &Path) {
         }
     }
     // A process that was just killed leaves its cgroup a moment later.
-    let deadline = Instant::now() + Duration::from_secs(2);
+    let deadline = Instant::now() + PATIENCE;
     while path.exists() && std::fs::remove_dir(path).is_err() && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(5));
     }
