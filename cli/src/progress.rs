@@ -24,6 +24,15 @@ pub(crate) enum To {
     Stderr,
 }
 
+/// Writes to standard output. A reader that has read enough (`airglow pods | head`) is no error.
+pub(crate) fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result,
+    }
+}
+
 /// The output of a command that takes its time.
 #[derive(Debug)]
 pub(crate) struct Progress {

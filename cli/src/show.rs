@@ -9,6 +9,7 @@ use crate::Form;
 use crate::admin_client::{self, AdminError};
 use crate::flows::{short, size};
 use crate::nodes::{self, Node};
+use crate::progress::print;
 use crate::term::{self, Style, Table};
 use crate::top::Where;
 
@@ -78,13 +79,9 @@ pub(crate) fn run(what: What, at: &Where, style: Style) -> anyhow::Result<()> {
     match at.form {
         Form::Json => {
             let answers: Result<Vec<Value>, AdminError> = nodes.iter().map(|node| raw(what, node)).collect();
-            println!("{:#}", Value::Array(answers?));
+            print(&format!("{:#}\n", Value::Array(answers?)))?;
         }
-        Form::Table => {
-            for line in table(what, &nodes)?.lines(style) {
-                println!("{line}");
-            }
-        }
+        Form::Table => print(&(table(what, &nodes)?.lines(style).join("\n") + "\n"))?,
     }
     Ok(())
 }

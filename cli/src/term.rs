@@ -82,6 +82,11 @@ impl Table {
 
     /// The table as lines without line breaks. Nothing but the heading when there is no row.
     pub(crate) fn lines(&self, style: Style) -> Vec<String> {
+        self.lines_within(usize::MAX, style)
+    }
+
+    /// The same, each line cut at that many characters.
+    pub(crate) fn lines_within(&self, width: usize, style: Style) -> Vec<String> {
         let headings: Vec<String> = self.columns.iter().map(|(heading, _)| (*heading).to_owned()).collect();
         let widths: Vec<usize> = (0..self.columns.len())
             .map(|column| {
@@ -99,7 +104,8 @@ impl Table {
                 };
                 written.expect("writing to a String cannot fail");
             }
-            line.trim_end().to_owned()
+            let cut: String = line.chars().take(width).collect();
+            cut.trim_end().to_owned()
         };
         let mut lines = vec![style.dim(&line(&headings))];
         lines.extend(self.rows.iter().map(|row| line(row)));
@@ -149,6 +155,7 @@ mod tests {
         let expected =
             ["FROM      TO          BYTES", "frontend  a               7", "x         reviews  12345678"];
         assert_eq!(table.lines(PLAIN), expected);
+        assert_eq!(table.lines_within(4, PLAIN), ["FROM", "fron", "x"]);
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! `airglow top`: what flows through each node's ztunnel, twice looked at and compared.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -13,8 +12,12 @@ use crate::flows::{self, Pair, Rates, Totals, short};
 use crate::interrupt::Interrupt;
 use crate::metrics_text::samples;
 use crate::nodes::{self, Node};
+use crate::progress::print;
 use crate::term::{self, Style, Table};
 use crate::{Form, Terminal};
+
+/// Columns and lines of a terminal that does not say how large it is: the size of the first ones.
+const WINDOW: (usize, usize) = (80, 24);
 
 /// What to look at.
 #[derive(Args, Debug)]
@@ -81,23 +84,13 @@ pub(crate) fn run(args: &Top, terminal: Terminal, interrupt: &Interrupt) -> anyh
         // Nodes may come and go between two pictures.
         let now = look(nodes::find(args.at.run_dir.as_deref(), args.at.node.as_deref())?);
         let (rows, problems) = compare(&before, &now);
-        let text = match args.at.form {
-            Form::Json => format!("{:#}\n", document(&rows)),
-            Form::Table => picture(&rows, terminal.style),
-        };
-        let screen = if once { String::new() } else { heading(terminal.style) };
-        let mut out = io::stdout().lock();
-        write!(out, "{screen}{text}")?;
-        out.flush()?;
-        for problem in &problems {
-            eprintln!("airglow: {problem}");
+        match (args.at.form, once) {
+            (Form::Json, _) => print(&format!("{:#}\n", document(&rows)))?,
+            (Form::Table, true) => print(&whole(&rows, terminal.style))?,
+            (Form::Table, false) => print(&screen(&rows, &problems, terminal.style))?,
         }
         if once {
-            anyhow::ensure!(
-                problems.is_empty(),
-                "{} did not answer",
-                term::count(problems.len() as u64, "node")
-            );
+            anyhow::ensure!(problems.is_empty(), "{}", problems.join("; "));
             return Ok(());
         }
         before = now;
@@ -146,22 +139,48 @@ fn compare(before: &Look, now: &Look) -> (Vec<Row>, Vec<String>) {
     (rows, problems)
 }
 
-fn picture(rows: &[Row], style: Style) -> String {
+/// Everything, for a pipe or a look.
+fn whole(rows: &[Row], style: Style) -> String {
+    let mut lines = table(rows).lines(style);
+    if rows.is_empty() {
+        lines.push("no connection yet".to_owned());
+    }
+    lines.join("\n") + "\n"
+}
+
+/// As much as the window holds: home, and clear below, so that nothing flickers or scrolls.
+fn screen(rows: &[Row], problems: &[String], style: Style) -> String {
+    let (width, height) = terminal_size::terminal_size()
+        .map_or(WINDOW, |(width, height)| (usize::from(width.0), usize::from(height.0)));
+    let mut lines =
+        vec![format!("{}  {}", style.bold("airglow top"), style.dim("Ctrl-C ends")), String::new()];
+    lines.extend(table(rows).lines_within(width, style));
+    // One line stays for the cursor, and one for each problem.
+    let room = height.saturating_sub(1 + problems.len());
+    if lines.len() > room {
+        lines.truncate(room.saturating_sub(1));
+        lines.push(style.dim("... more than the window holds"));
+    }
+    lines.extend(problems.iter().map(|problem| style.red(&problem.chars().take(width).collect::<String>())));
+    format!("\x1b[H\x1b[J{}\n", lines.join("\n"))
+}
+
+fn table(rows: &[Row]) -> Table {
     let mut table = Table::new([
         "NODE",
         "WAY",
         "SOURCE",
         "DESTINATION",
-        "SOURCE IDENTITY",
-        "DESTINATION IDENTITY",
         "TRANSPORT",
+        ">RATE",
+        ">CONNS/S",
         ">OPEN",
         ">CONNS",
         ">REFUSED",
         ">REQUEST",
         ">RESPONSE",
-        ">RATE",
-        ">CONNS/S",
+        "SOURCE IDENTITY",
+        "DESTINATION IDENTITY",
     ]);
     for Row { node, pair, totals, rates } in rows {
         table.row([
@@ -169,29 +188,19 @@ fn picture(rows: &[Row], style: Style) -> String {
             pair.direction.to_owned(),
             pair.source.clone(),
             pair.destination.clone(),
-            short(&pair.source_identity),
-            short(&pair.destination_identity),
             pair.transport.to_owned(),
+            format!("{}/s", term::bytes(rates.bytes_per_s)),
+            format!("{:.1}", rates.opened_per_s),
             totals.open().to_string(),
             totals.opened.to_string(),
             totals.failed.to_string(),
             flows::size(totals.bytes_to_server),
             flows::size(totals.bytes_to_client),
-            format!("{}/s", term::bytes(rates.bytes_per_s)),
-            format!("{:.1}", rates.opened_per_s),
+            short(&pair.source_identity),
+            short(&pair.destination_identity),
         ]);
     }
-    let mut text = table.lines(style).join("\n");
-    text.push('\n');
-    if rows.is_empty() {
-        text.push_str("no connection yet\n");
-    }
-    text
-}
-
-fn heading(style: Style) -> String {
-    // Home, and clear below: without a flash, and what was above stays in the terminal's memory.
-    format!("\x1b[H\x1b[J{}  {}\n\n", style.bold("airglow top"), style.dim("flows per node; Ctrl-C ends"))
+    table
 }
 
 fn document(rows: &[Row]) -> Value {
@@ -236,10 +245,13 @@ mod tests {
         assert_eq!(document[0]["open"], 5);
         assert_eq!(document[0]["opened_per_s"], 2.0);
         assert_eq!(document[0]["bytes_per_s"], 2048.0);
-        let picture = picture(&rows, Style::new(false, false, false));
+        let picture = whole(&rows, Style::new(false, false, false));
         for part in ["shop/frontend", "hbone", "2.0 KiB/s", "4.0 KiB"] {
             assert!(picture.contains(part), "{picture}");
         }
+        let problems = ["n2 is gone".to_owned()];
+        let screen = screen(&rows, &problems, Style::new(false, false, false));
+        assert!(screen.ends_with("n2 is gone\n"), "{screen}");
     }
 
     #[test]

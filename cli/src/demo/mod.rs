@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 
 use crate::interrupt::{INTERRUPTED, Interrupt};
-use crate::progress::{Progress, To};
+use crate::progress::{Progress, To, print};
 use crate::{Terminal, term};
 
 use error::DemoError;
@@ -53,7 +53,7 @@ pub(crate) fn run(
     progress.line("");
     progress.line(&verdict(&report, interrupted, took, &progress));
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        print(&format!("{}\n", serde_json::to_string_pretty(&report)?))?;
     }
     Ok(match (interrupted, ok) {
         (true, _) => ExitCode::from(INTERRUPTED),
