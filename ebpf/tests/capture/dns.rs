@@ -132,9 +132,9 @@ fn strangers_get_no_answer_from_the_listeners_own_port() {
 #[test]
 fn without_a_proxy_queries_are_not_let_out() {
     let enrolled = Enrolled::new();
-    let mut far = enrolled.world.far_app();
+    let Enrolled { _proxy: proxy, pod, world } = enrolled;
+    let mut far = world.far_app();
     far.must("answer [::]:53");
-    let Enrolled { _proxy: proxy, pod, world: _world } = enrolled;
     proxy.stop();
     let mut app = pod.app();
     for to in ["10.9.0.2:53", "[fd09::2]:53"] {
