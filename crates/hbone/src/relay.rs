@@ -72,27 +72,47 @@ pub enum RelayError {
 /// Copies until both directions have ended. An end that the peer signals by cancelling a stream it has no more use for
 /// (CANCEL or NO_ERROR, as peers in the field do) counts as an ordinary end.
 ///
-/// A caller that lends the connection can still ask the kernel about it afterwards.
+/// A caller that lends the connection can still ask the kernel about it afterwards. Dropping the future before it resolves
+/// aborts both sides.
 pub async fn relay(
     tcp: impl Borrow<TcpStream>,
-    mut stream: Stream,
+    stream: Stream,
     progress: &impl Progress,
 ) -> Result<(), RelayError> {
     let tcp = tcp.borrow();
+    let mut ends = Ends { tcp, stream, over: false };
     let result = {
-        let mut relay = Relay { tcp, stream: &mut stream, up: Up::default(), down: Down::default() };
+        let mut relay = Relay { tcp, stream: &mut ends.stream, up: Up::default(), down: Down::default() };
         poll_fn(|cx| relay.poll(cx, progress)).await
     };
+    ends.over = true;
     match &result {
         Ok(()) => {}
         // RFC 9113, section 8.5: what a proxy answers when its TCP connection fails.
-        Err(RelayError::Tcp(_)) => stream.reset(Reason::CONNECT_ERROR),
+        Err(RelayError::Tcp(_)) => ends.stream.reset(Reason::CONNECT_ERROR),
         // The application must not take a cut stream for a finished one.
         Err(RelayError::Stream(_)) => {
             let _ = tcp.set_zero_linger();
         }
     }
     result
+}
+
+/// What a relay has in hand. A relay that is given up must not look like one that is over, and a stream that is merely
+/// dropped would: it is cancelled, which is an ordinary end.
+struct Ends<'a> {
+    tcp: &'a TcpStream,
+    stream: Stream,
+    over: bool,
+}
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        if !self.over {
+            self.stream.reset(Reason::CONNECT_ERROR);
+            let _ = self.tcp.set_zero_linger();
+        }
+    }
 }
 
 struct Relay<'a> {

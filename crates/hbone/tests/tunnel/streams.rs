@@ -315,6 +315,24 @@ async fn an_application_that_aborts_is_an_abort_at_the_other_end() {
 }
 
 #[tokio::test]
+async fn a_relay_that_is_given_up_is_an_abort_at_both_ends() {
+    let pki = Pki::new();
+    let app = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let opener = tunnel(&pki, proxy).await;
+    let stream = opener.open(to(app.local_addr().unwrap())).await.unwrap();
+    let (mut server, _) = app.accept().await.unwrap();
+    let (mut client, tcp) = tcp_pair().await;
+    let relaying = tokio::spawn(async move { hbone::relay(tcp, stream, &Counters::default()).await });
+    client.write_all(b"x").await.unwrap();
+    assert_eq!(server.read_u8().await.unwrap(), b'x');
+    relaying.abort();
+    for (name, end) in [("near", &mut client), ("far", &mut server)] {
+        let seen = soon("the abort", end.read_u8()).await.unwrap_err();
+        assert_eq!(seen.kind(), std::io::ErrorKind::ConnectionReset, "{name}: not a quiet end");
+    }
+}
+
+#[tokio::test]
 async fn a_stalled_stream_does_not_hold_up_its_siblings() {
     let pki = Pki::new();
     let opener = tunnel(&pki, echo).await;
