@@ -5,6 +5,8 @@
 
 #[path = "tidy/deny.rs"]
 mod deny;
+#[path = "tidy/docs.rs"]
+mod docs;
 #[path = "tidy/graph.rs"]
 mod graph;
 #[path = "tidy/manifest.rs"]
@@ -14,8 +16,10 @@ mod rules;
 #[path = "tidy/source.rs"]
 mod source;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// Files that are larger than they should be, with their lines without tests. Entries only shrink and go away; a new
 /// one needs a better reason than lack of time.
@@ -72,12 +76,12 @@ fn only_the_daemon_reads_the_environment() {
 
 #[test]
 fn files_fit_on_a_few_screens() {
-    none(rules::length(&sources(), LARGE_FILES));
+    none(rules::length(sources(), LARGE_FILES));
 }
 
 #[test]
 fn cores_are_pure() {
-    none(rules::purity(&sources(), rules::CORES));
+    none(rules::purity(sources(), rules::CORES));
 }
 
 #[test]
@@ -126,12 +130,111 @@ fn the_index_of_the_documentation_is_complete() {
     none(rules::indexed(&index.1, &paths));
 }
 
+/// Where limits are: the crates of the programs that run on a node or beside it, not what tests and people use.
+const LIMITED: &[&str] = &[
+    "controller/src/",
+    "crates/daemon/src/",
+    "crates/hbone/src/",
+    "crates/identity/src/",
+    "crates/model/src/",
+    "crates/xds/src/",
+    "ebpf/src/",
+    "ztunnel/src/",
+];
+
+#[test]
+fn every_setting_is_in_the_reference() {
+    let mut violations = Vec::new();
+    let mut known = BTreeSet::new();
+    for (program, page) in REFERENCES {
+        let config = format!("{program}/src/config.rs");
+        let settings = docs::settings(file(&config));
+        let listed = docs::listed(&document(page), "Settings");
+        violations.extend(docs::agree("setting", (&config, &settings), (page, &listed)));
+        known.extend(settings);
+    }
+    known.extend(docs::settings(file("ebpf/build.rs")));
+    let mentions = |(path, text): &(String, String)| docs::unknown_settings(path, text, &known);
+    violations.extend(source::walk(&root(), "md").iter().flat_map(mentions));
+    none(violations);
+}
+
+#[test]
+fn every_refusal_code_is_in_the_reference() {
+    let (path, page) = ("ztunnel/src/refusal.rs", "docs/reference/ztunnel.md");
+    let codes = docs::literals_of(file(path), "code");
+    let listed = docs::listed(&document(page), "Refusal codes");
+    none(docs::agree("code", (path, &codes), (page, &listed)));
+}
+
+#[test]
+fn every_metric_is_in_the_reference() {
+    let mut violations = Vec::new();
+    for (program, page) in REFERENCES {
+        let folders = [format!("{program}/src/"), "crates/daemon/src/".to_owned()];
+        let counts = |source: &&source::Source| folders.iter().any(|folder| source.path.starts_with(folder));
+        let metrics = sources().iter().filter(counts).flat_map(docs::metrics).collect();
+        let listed = docs::listed_metrics(&document(page));
+        violations.extend(docs::agree("metric", (&folders[0], &metrics), (page, &listed)));
+    }
+    none(violations);
+}
+
+#[test]
+fn every_admin_route_is_in_the_reference() {
+    let daemon = file("crates/daemon/src/admin.rs");
+    let mut violations = Vec::new();
+    let admins = ["controller/src/admin.rs", "ztunnel/src/admin/mod.rs"];
+    for ((_, page), admin) in REFERENCES.iter().zip(admins) {
+        let routes = docs::routes(&[file(admin), daemon]);
+        let listed = docs::listed_routes(&document(page));
+        violations.extend(docs::agree("route", (admin, &routes), (page, &listed)));
+    }
+    none(violations);
+}
+
+#[test]
+fn every_field_of_the_access_log_is_in_the_reference() {
+    let (path, page) = ("crates/daemon/src/access.rs", "docs/reference/ztunnel.md");
+    let fields = docs::fields(file(path));
+    let listed = docs::listed(&document(page), "Access log");
+    none(docs::agree("field", (path, &fields), (page, &listed)));
+}
+
+#[test]
+fn every_limit_is_in_the_reference_with_its_value() {
+    let limited = |source: &&source::Source| LIMITED.iter().any(|folder| source.path.starts_with(folder));
+    let limited: Vec<_> = sources().iter().filter(limited).collect();
+    let page = "docs/reference/limits.md";
+    none(docs::limits(page, &document(page), &limited));
+}
+
+#[test]
+fn the_map_of_the_source_is_short() {
+    none(docs::map_is_short(&document("ARCHITECTURE.md")));
+}
+
+/// Programs and the pages that say how to run them.
+const REFERENCES: &[(&str, &str)] =
+    &[("controller", "docs/reference/controller.md"), ("ztunnel", "docs/reference/ztunnel.md")];
+
+fn document(path: &str) -> String {
+    std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+fn file(path: &str) -> &'static source::Source {
+    let found = sources().iter().find(|source| source.path == path);
+    found.unwrap_or_else(|| panic!("{path} is gone; where is it now?"))
+}
+
 fn each_source(rule: impl Fn(&source::Source) -> Vec<Violation>) {
     none(sources().iter().flat_map(rule).collect());
 }
 
-fn sources() -> Vec<source::Source> {
-    source::read(&root())
+/// Read once: to tell code from comments and literals takes longer than all rules together.
+fn sources() -> &'static [source::Source] {
+    static SOURCES: OnceLock<Vec<source::Source>> = OnceLock::new();
+    SOURCES.get_or_init(|| source::read(&root()))
 }
 
 fn root() -> PathBuf {
