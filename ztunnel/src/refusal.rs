@@ -128,6 +128,7 @@ impl Refusal {
     pub(crate) fn flag(&self) -> &'static str {
         match self {
             Self::Denied(_) | Self::Revoked(_) => "DENY",
+            Self::RefusedByPeer { status, .. } if is_denial(*status) => "DENY",
             Self::Connect { .. } | Self::RefusedByPeer { .. } | Self::Tunnel { .. } => "CONNECT",
             Self::Peer(_) | Self::Stranger { .. } => "TLS_FAILURE",
             Self::Certificate { .. } => "IDENTITY_ERROR",
@@ -189,12 +190,15 @@ impl Refusal {
     }
 }
 
+/// Whether a peer's answer says that policy does not allow it: ours is 401, others say 403.
+fn is_denial(status: StatusCode) -> bool {
+    matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+}
+
 /// What to look at when a peer answers so.
 fn hint(status: StatusCode) -> &'static str {
     match status {
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-            ": its policies do not allow it; its node's log names the policy"
-        }
+        denial if is_denial(denial) => ": its policies do not allow it; its node's log names the policy",
         StatusCode::SERVICE_UNAVAILABLE => {
             ": it can't reach its application, or does not know its own pod yet"
         }
@@ -202,5 +206,23 @@ fn hint(status: StatusCode) -> &'static str {
             ": the address is not its own; do both nodes have the same view of the mesh?"
         }
         _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answered(status: StatusCode) -> (&'static str, bool) {
+        let refusal = Refusal::RefusedByPeer { to: SocketAddr::from(([10, 0, 0, 1], 15008)), status };
+        (refusal.flag(), refusal.is_endpoints_fault())
+    }
+
+    #[test]
+    fn a_peers_answer_is_a_denial_or_a_failure() {
+        assert_eq!(answered(StatusCode::UNAUTHORIZED), ("DENY", false));
+        assert_eq!(answered(StatusCode::FORBIDDEN), ("DENY", false));
+        assert_eq!(answered(StatusCode::BAD_REQUEST), ("CONNECT", false));
+        assert_eq!(answered(StatusCode::SERVICE_UNAVAILABLE), ("CONNECT", true));
     }
 }

@@ -73,6 +73,7 @@ impl Local {
         telemetry.closed(&self.source, &outcome, tcp);
         telemetry.closed(&self.destination, &outcome, tcp);
         if outcome.is_err() {
+            relay::reset(&self.server);
             relay::reset(&app);
         }
     }
