@@ -116,10 +116,13 @@ fn data_side(
     tasks.spawn_infallible("certificates", driver.run());
     let flows = Flows::new();
     let (mesh, writer) = MeshState::new(Mesh::new(config.controller.root_namespace.clone()));
-    let kinds = [type_url::ADDRESS, type_url::AUTHORIZATION, type_url::POD_ENROLMENT];
-    let latches = kinds.map(|kind| (kind, process.readiness.latch(format!("discovery of {kind}"))));
-    let (discovery, wanted) =
-        Discovery::new((Arc::clone(&mesh), writer), Arc::clone(&flows), BTreeMap::from(latches));
+    let mut kinds = vec![type_url::AUTHORIZATION, type_url::POD_ENROLMENT];
+    if !config.controller.on_demand {
+        kinds.push(type_url::ADDRESS);
+    }
+    let latch = |kind| (kind, process.readiness.latch(format!("discovery of {kind}")));
+    let latches = kinds.into_iter().map(latch).collect();
+    let (discovery, wanted) = Discovery::new((Arc::clone(&mesh), writer), Arc::clone(&flows), latches);
     let (client, demand) = control.discovery(config, discovery);
     let discovery = client.status();
     tasks.spawn_infallible("discovery", client.run());

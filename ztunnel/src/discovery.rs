@@ -15,7 +15,9 @@ use xds::{Rejection, Resource, Sink};
 use crate::flow::Flows;
 use crate::mesh::{MeshState, MeshWriter};
 
-/// The verdict on every pod of this node; `None` until the controller has said all of them once.
+/// The verdict on every pod of this node; `None` until the controller has said everything once. Verdicts alone would not
+/// do: a pod that is served before its policies and its peers are known would let in whom it must not, and send plaintext
+/// to peers that it takes for strangers.
 pub(crate) type Wanted = Option<Arc<BTreeMap<Str, Enrolment>>>;
 
 /// Applies what discovery delivers.
@@ -25,13 +27,13 @@ pub(crate) struct Discovery {
     mesh: Arc<MeshState>,
     flows: Arc<Flows>,
     enrolments: BTreeMap<Str, Enrolment>,
-    all_enrolments: bool,
     wanted: watch::Sender<Wanted>,
-    /// Released, by type, with the first complete answer.
+    /// Released, by type, with the first complete answer. Empty when everything is known.
     latches: BTreeMap<&'static str, Latch>,
 }
 
 impl Discovery {
+    /// Fills `mesh`. `latches` has one for each type of which everything is sent unasked.
     pub(crate) fn new(
         (mesh, writer): (Arc<MeshState>, MeshWriter),
         flows: Arc<Flows>,
@@ -39,7 +41,7 @@ impl Discovery {
     ) -> (Self, watch::Receiver<Wanted>) {
         let (wanted, watched) = watch::channel(None);
         let enrolments = BTreeMap::new();
-        (Self { writer, mesh, flows, enrolments, all_enrolments: false, wanted, latches }, watched)
+        (Self { writer, mesh, flows, enrolments, wanted, latches }, watched)
     }
 
     fn addresses(&mut self, added: Vec<Resource>, removed: &[String]) -> Vec<Rejection> {
@@ -98,13 +100,14 @@ impl Discovery {
                 Err(error) => rejections.push(rejection(resource.name, &error)),
             }
         }
-        if self.all_enrolments {
-            self.publish_verdicts();
-        }
+        self.publish_verdicts();
         rejections
     }
 
     fn publish_verdicts(&self) {
+        if !self.latches.is_empty() {
+            return;
+        }
         self.wanted.send_replace(Some(Arc::new(self.enrolments.clone())));
     }
 }
@@ -128,10 +131,35 @@ impl Sink for Discovery {
     }
 
     fn synced(&mut self, kind: &str) {
-        if kind == type_url::POD_ENROLMENT && !self.all_enrolments {
-            self.all_enrolments = true;
+        if self.latches.remove(kind).is_some() {
             self.publish_verdicts();
         }
-        self.latches.remove(kind);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use daemon::readiness::Readiness;
+    use model::store::Mesh;
+
+    use super::*;
+
+    #[test]
+    fn no_pod_is_wanted_before_peers_and_policies_are_known() {
+        let readiness = Readiness::new();
+        let kinds = [type_url::ADDRESS, type_url::AUTHORIZATION, type_url::POD_ENROLMENT];
+        for last in 0..kinds.len() {
+            let latches = kinds.map(|kind| (kind, readiness.latch(kind.to_owned())));
+            let mesh = MeshState::new(Mesh::new("istio-system"));
+            let (mut discovery, wanted) = Discovery::new(mesh, Flows::new(), BTreeMap::from(latches));
+            let others = kinds.iter().enumerate().filter(|(index, _)| *index != last);
+            for (_, kind) in others {
+                discovery.synced(kind);
+                discovery.apply(type_url::POD_ENROLMENT, Vec::new(), vec!["gone".to_owned()]);
+                assert!(wanted.borrow().is_none(), "{} is still to come", kinds[last]);
+            }
+            discovery.synced(kinds[last]);
+            assert!(wanted.borrow().is_some());
+        }
     }
 }
