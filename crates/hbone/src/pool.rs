@@ -153,6 +153,11 @@ impl<K: Clone + Eq + Hash + Send + 'static> Pool<K> {
         self.owner.0.close();
     }
 
+    /// Closes the tunnels that no stream uses now. Later streams get new ones.
+    pub fn close_idle(&self) {
+        self.owner.0.close_idle();
+    }
+
     /// How much the pool holds now.
     pub fn stats(&self) -> PoolStats {
         self.owner.0.state.lock().core.stats()
@@ -300,6 +305,15 @@ impl<K: Clone + Eq + Hash + Send + 'static> Inner<K> {
         self.deliver(state, words, None);
         drop(opener);
         idle
+    }
+
+    fn close_idle(&self) {
+        let mut words = Words::new();
+        let mut state = self.state.lock();
+        let unused = state.core.close_idle(&mut words);
+        let openers: Vec<_> = unused.iter().filter_map(|id| state.openers.remove(id)).collect();
+        self.deliver(state, words, None);
+        drop(openers);
     }
 
     fn close(&self) {

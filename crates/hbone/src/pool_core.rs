@@ -219,6 +219,16 @@ impl<K: Clone + Eq + Hash> Core<K> {
         Idle::Close
     }
 
+    /// Forgets every tunnel that nobody uses now; they are to be closed.
+    pub(crate) fn close_idle(&mut self, words: &mut Words) -> Vec<TunnelId> {
+        let unused: Vec<TunnelId> =
+            self.tunnels.iter().filter(|(_, tunnel)| tunnel.used == 0).map(|(id, _)| *id).collect();
+        for id in &unused {
+            self.gone(*id, words);
+        }
+        unused
+    }
+
     pub(crate) fn stats(&self) -> PoolStats {
         PoolStats {
             keys: self.entries.len(),

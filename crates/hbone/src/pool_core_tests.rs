@@ -23,6 +23,7 @@ enum Op {
     Changed { tunnel: usize, max: usize, closing: bool },
     Gone(usize),
     Idle { tunnel: usize, seconds: u64 },
+    CloseIdle,
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -36,6 +37,7 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(tunnel, max, closing)| Op::Changed { tunnel, max, closing }),
         1 => any::<usize>().prop_map(Op::Gone),
         1 => (any::<usize>(), 0..600u64).prop_map(|(tunnel, seconds)| Op::Idle { tunnel, seconds }),
+        1 => Just(Op::CloseIdle),
     ]
 }
 
@@ -155,6 +157,14 @@ impl World {
                 self.core.gone(tunnel, &mut words);
             }
             Op::Idle { tunnel, seconds } => self.idle(tunnel, seconds, &mut words),
+            Op::CloseIdle => {
+                let closed = self.core.close_idle(&mut words);
+                for tunnel in closed {
+                    assert_eq!(self.used(tunnel), 0, "a tunnel in use is not closed");
+                    self.tunnels.remove(&tunnel);
+                }
+                assert!(self.tunnels.keys().all(|tunnel| self.used(*tunnel) > 0), "the others are in use");
+            }
         }
         self.hear(words, failing);
     }

@@ -353,6 +353,24 @@ async fn an_unused_tunnel_is_closed_after_five_minutes_and_its_key_forgotten() {
     until("forgotten", || hands.pool.stats() == PoolStats::default()).await;
 }
 
+#[tokio::test]
+async fn unused_tunnels_are_closed_when_asked_and_used_ones_are_not() {
+    let mut hands = Hands::new();
+    let opening = hands.open();
+    let serving = tokio::spawn(serve_connection(hands.accepted().await, echo));
+    let stream = opening.await.unwrap().unwrap();
+    hands.pool.close_idle();
+    assert_eq!(hands.pool.stats(), PoolStats { keys: 1, tunnels: 1, streams: 1, waiting: 0 });
+    drop(stream);
+    until("its place is free", || hands.pool.stats().streams == 0).await;
+    hands.pool.close_idle();
+    assert_eq!(hands.pool.stats(), PoolStats::default());
+    assert_none(soon("the tunnel ends", serving).await.unwrap());
+    let again = hands.open();
+    tokio::spawn(serve_connection(hands.accepted().await, echo));
+    drop(soon("a new tunnel", again).await.unwrap().unwrap());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_tunnel_with_a_quiet_stream_stays() {
     let mut hands = Hands::new();
