@@ -84,7 +84,7 @@ pub(crate) fn rounds(
         .filter(|(measurement, variant)| variant.plan.takes(*measurement, besides))
         .collect();
     let mut slots = Vec::new();
-    for round in 0..rounds {
+    for round in 0..if cells.is_empty() { 0 } else { rounds } {
         say(&format!("round {} of {rounds}: {} measurements", round + 1, cells.len()));
         for (measurement, variant) in &cells {
             let slot = slot(variant, *measurement, round, Window { warm: WARM, length });

@@ -51,9 +51,9 @@ pub(crate) struct Args {
     /// Only these parts
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Part>,
-    /// Leave everything running after the set-up, for looking around with perf and ss, until this is interrupted
-    #[arg(long)]
-    hold: bool,
+    /// Only these variants, by name (such as airglow-cross), and those without a mesh
+    #[arg(long, value_delimiter = ',')]
+    variants: Vec<String>,
 }
 
 /// Which congestion control is used.
@@ -90,13 +90,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let open_files = raise_open_files()?;
     let parts = if args.only.is_empty() { Part::value_variants().to_vec() } else { args.only.clone() };
     let measurements = Measurement::of(&parts);
+    let plans = variants::plans(args.peer.is_some(), &args.variants)?;
     let mut results = Results::new(args, machine::describe()?);
-    if args.hold || parts.contains(&Part::Memory) || !measurements.is_empty() {
-        let cluster = Cluster::start(args.peer.as_deref(), args.congestion.tuning())?;
+    if parts.contains(&Part::Memory) || !measurements.is_empty() {
+        let cluster = Cluster::start(&plans, args.peer.as_deref(), args.congestion.tuning())?;
         results.variants = cluster.variants.iter().map(|variant| variant.describe()).collect();
-        if args.hold {
-            return hold(&cluster);
-        }
         if parts.contains(&Part::Memory) {
             results.memory = memory::measure(&cluster, open_files)?;
         }
@@ -133,15 +131,6 @@ fn raise_open_files() -> anyhow::Result<u64> {
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
         .context("raise the limit of open files to the hard limit")?;
     Ok(hard)
-}
-
-fn hold(cluster: &Cluster) -> anyhow::Result<()> {
-    for variant in &cluster.variants {
-        println!("{}", serde_json::to_string(&variant.describe())?);
-    }
-    loop {
-        std::thread::park();
-    }
 }
 
 /// Says what is being done, beside the results on stdout.

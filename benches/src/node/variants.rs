@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use lab::{Env, Lab, LabConfig, Node, Pod, PodSpec, Process, Program, Tuning, wait_until};
 use serde::Serialize;
 
@@ -96,11 +96,22 @@ const PLANS: [Plan; 8] = [
     Plan { name: "peer-local", mesh: Mesh::Peer, way: Way::Local },
 ];
 
+/// The variants to set up: without a peer those of ours, and of these the named ones and what they are compared with.
+pub(crate) fn plans(has_peer: bool, named: &[String]) -> anyhow::Result<Vec<Plan>> {
+    let possible: Vec<_> = PLANS.into_iter().filter(|plan| plan.mesh != Mesh::Peer || has_peer).collect();
+    for name in named {
+        let names: Vec<_> = possible.iter().map(|plan| plan.name).collect();
+        ensure!(names.contains(&name.as_str()), "there is no variant {name}; there are {}", names.join(", "));
+    }
+    let is_asked_for = |plan: &Plan| named.is_empty() || named.iter().any(|name| name == plan.name);
+    let ways: Vec<_> = possible.iter().filter(|plan| is_asked_for(plan)).map(|plan| plan.way).collect();
+    let is_base = |plan: &Plan| plan.mesh == Mesh::None && ways.contains(&plan.way);
+    Ok(possible.into_iter().filter(|plan| is_asked_for(plan) || is_base(plan)).collect())
+}
+
 impl Cluster {
     /// Sets everything up and waits until each variant's traffic goes the way it should.
-    pub(crate) fn start(peer: Option<&Path>, tuning: Tuning) -> anyhow::Result<Self> {
-        let plans: Vec<_> =
-            PLANS.into_iter().filter(|plan| plan.mesh != Mesh::Peer || peer.is_some()).collect();
+    pub(crate) fn start(plans: &[Plan], peer: Option<&Path>, tuning: Tuning) -> anyhow::Result<Self> {
         say(&format!("setting up {} variants", plans.len()));
         let nodes = plans.iter().map(|plan| plan.way.nodes()).sum();
         let lab = Lab::start(LabConfig { nodes, ipv6: false, capture: false, tuning, binaries: None })?;
@@ -108,7 +119,7 @@ impl Cluster {
         let mut first = 0;
         let mut variants = Vec::new();
         let mut peers = Vec::new();
-        for plan in plans {
+        for &plan in plans {
             let nodes: Vec<_> = (first..first + plan.way.nodes()).map(|index| lab.node(index)).collect();
             first += nodes.len();
             let (variant, more) = set_up(&lab, plan, &nodes, peer)
@@ -118,6 +129,7 @@ impl Cluster {
         }
         for variant in &variants {
             variant.await_ready().with_context(|| format!("try the variant {}", variant.plan.name))?;
+            say(&format!("{} is ready; its proxies: {:?}", variant.plan.name, variant.describe().proxies));
         }
         Ok(Self { variants, _peers: peers, _lab: lab })
     }
@@ -284,6 +296,22 @@ mod tests {
                     1: 0201F40A:9C40 0202F40A:3AA0 01 00000000:00000000\n\
                     2: 0201F40A:9C41 0202F40A:3AA0 06 00000000:00000000\n";
         assert_eq!(count_tunnels(text), 1);
+    }
+
+    #[track_caller]
+    fn check_plans(has_peer: bool, named: &[&str], expected: &[&str]) {
+        let named: Vec<_> = named.iter().map(|name| (*name).to_owned()).collect();
+        let found: Vec<_> = plans(has_peer, &named).unwrap().iter().map(|plan| plan.name).collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn what_is_asked_for_comes_with_what_it_is_compared_with() {
+        check_plans(false, &["airglow-local"], &["none-local", "airglow-local"]);
+        check_plans(true, &["peer-cross", "airglow-cross"], &["none-cross", "airglow-cross", "peer-cross"]);
+        assert_eq!(plans(true, &[]).unwrap().len(), PLANS.len());
+        assert_eq!(plans(false, &[]).unwrap().len(), PLANS.len() - 2);
+        assert!(plans(false, &["peer-cross".into()]).unwrap_err().to_string().contains("airglow-cross"));
     }
 
     #[test]
