@@ -50,6 +50,10 @@ pub(crate) async fn serve(context: Arc<PodContext>, listener: UdpSocket, mut pha
                 continue;
             }
         };
+        // Whoever claims another's address would have that other one hear what it never asked.
+        if !context.pod.owns(query.client.ip()) {
+            continue;
+        }
         let Some(packet) = buffer.get(..query.length) else { continue };
         match decide(&context, packet, Limit::Datagram) {
             Decision::Reply(bytes) => reply(&replier, &query, &bytes),
@@ -138,11 +142,41 @@ async fn forward(context: &PodContext, query: &DnsQuery, packet: &[u8]) -> io::R
     let socket = UdpSocket::from_std(socket.into())?;
     socket.send(packet).await?;
     let mut answer = vec![0; MAX_MESSAGE];
-    let length = tokio::time::timeout(RESOLVER_WITHIN, socket.recv(&mut answer)).await??;
+    let received = async {
+        loop {
+            let length = socket.recv(&mut answer).await?;
+            if is_answer(&answer[..length], packet) {
+                return io::Result::Ok(length);
+            }
+        }
+    };
+    let length = tokio::time::timeout(RESOLVER_WITHIN, received).await??;
     answer.truncate(length);
     Ok(answer)
 }
 
+/// A packet that only looks like it came from the resolver has to guess the question's number too (RFC 5452 section 9).
+fn is_answer(packet: &[u8], question: &[u8]) -> bool {
+    question.get(..2).is_some_and(|id| packet.starts_with(id))
+        && packet.get(2).is_some_and(|flags| flags & 0x80 != 0)
+}
+
 fn resolver_of(query: &DnsQuery) -> SocketAddr {
     model::address::canonical(query.resolver)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_has_the_questions_number_and_says_so_is_its_answer() {
+        let question = [0x12, 0x34, 1, 0, 0, 1];
+        assert!(is_answer(&[0x12, 0x34, 0x81, 0x80, 0, 1], &question));
+        assert!(!is_answer(&[0x12, 0x35, 0x81, 0x80, 0, 1], &question), "another number");
+        assert!(!is_answer(&question, &question), "a question");
+        assert!(
+            !is_answer(&[0x12, 0x34], &question) && !is_answer(&[], &[]) && !is_answer(&[1, 2, 0x80], &[1])
+        );
+    }
 }

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use super::dns::{Decision, Limit, decide};
 use super::{PodContext, upstream};
 
-/// How long a client may be silent before its connection is closed (RFC 7766 6.2.3 asks for seconds).
+/// How long a client may be silent, or leave its answers unread, before its connection is closed (RFC 7766 6.2.3 asks for seconds).
 const IDLE: Duration = Duration::from_secs(10);
 /// How long the resolver may take for one answer.
 const RESOLVER_WITHIN: Duration = Duration::from_secs(5);
@@ -45,7 +45,7 @@ async fn converse(
             Ok(Err(error)) => return Err(error),
         }
         match decide(context, &message, Limit::Message) {
-            Decision::Reply(answer) => send(app, &answer).await?,
+            Decision::Reply(answer) => answered(app, &answer).await?,
             Decision::Drop => return Ok(()),
             Decision::Forward => {
                 let open = match &mut upstream {
@@ -58,10 +58,15 @@ async fn converse(
                 };
                 let asked = ask(open, &mut message);
                 tokio::time::timeout(RESOLVER_WITHIN, asked).await??;
-                send(app, &message).await?;
+                answered(app, &message).await?;
             }
         }
     }
+}
+
+/// Sends an answer to a client that reads: one that only asks would hold its connection for ever.
+async fn answered(app: &mut TcpStream, answer: &[u8]) -> io::Result<()> {
+    tokio::time::timeout(IDLE, send(app, answer)).await?
 }
 
 /// Puts a question to the resolver and leaves its answer in `message`.
