@@ -226,15 +226,17 @@ impl Process {
         Ok(state.output())
     }
 
-    /// Waits until a line of its output contains `text`, and returns that line.
+    /// Waits until a line of its output contains `text`, and returns that line, which is whole.
     pub fn wait_for_line(&self, text: &str, within: Duration) -> Result<String, ProcessError> {
         let deadline = Instant::now() + within;
         let mut state = self.0.state.lock();
         loop {
             let output = state.output();
-            if let Some(line) = output.stdout.lines().chain(output.stderr.lines()).find(|l| l.contains(text))
-            {
-                return Ok(line.to_owned());
+            // The rest of a line that has not ended yet may be on its way.
+            let is_whole = |line: &&str| line.ends_with('\n') || state.open_streams == 0;
+            let lines = output.stdout.split_inclusive('\n').chain(output.stderr.split_inclusive('\n'));
+            if let Some(line) = lines.filter(is_whole).find(|line| line.contains(text)) {
+                return Ok(line.trim_end_matches(['\n', '\r']).to_owned());
             }
             if let (Some(status), 0) = (state.status, state.open_streams) {
                 let command = self.0.command.clone();

@@ -1,6 +1,8 @@
 //! The lab's own program does what tests will rely on, where nothing disturbs it.
 
-use lab::{PodSpec, Signal};
+use std::time::Duration;
+
+use lab::{PodSpec, ProcessError, Signal};
 use serde_json::{Value, json};
 
 use crate::{SOON, app, client, get, serve, with_client};
@@ -127,4 +129,16 @@ fn two_thousand_connections_are_held() {
         .expect("a client");
     holder.wait_for_line("holding 2000", SOON).expect("all of them");
     assert_eq!(report(&holder), json!({"held": 2000, "errors": {}}));
+}
+
+#[test]
+fn a_line_is_found_when_it_is_whole() {
+    let (_lab, pod) = with_client();
+    let script = "printf 'half a line'; echo printed >&2; exec tail -f /dev/null";
+    let writer = pod.spawn(["sh", "-c", script]).expect("a shell");
+    writer.wait_for_line("printed", SOON).expect("a whole line");
+    let half = writer.wait_for_line("half", Duration::from_millis(50));
+    assert!(matches!(half, Err(ProcessError::Deadline { .. })), "more of it may come: {half:?}");
+    writer.kill().expect("its end");
+    assert_eq!(writer.wait_for_line("half", SOON).expect("no more will come"), "half a line");
 }
