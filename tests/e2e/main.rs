@@ -5,5 +5,6 @@
 mod bypass;
 mod first_light;
 mod mesh;
+mod policy;
 mod support;
 mod traffic;

@@ -133,11 +133,16 @@ pub(crate) fn comes_from(answer: &Value, pod: &Pod) -> bool {
     pod.ips().contains(&seen.ip().to_canonical())
 }
 
-/// Fails unless the connection is refused or reset, at once: neither silence nor an end that looks like an answer's.
+/// Fails unless the connection is refused or reset, at once.
 pub(crate) fn refused(pod: &Pod, url: &str) {
     let output = curl(pod, &[url]);
-    // curl's words: 7 couldn't connect, 56 reset while reading; 28 would be a timeout and 52 an ordinary end.
-    assert!(matches!(output.code(), Some(7 | 56)), "{} -> {url} is not refused: {output:?}", pod.name());
+    assert!(output.code().is_some_and(is_refusal), "{} -> {url} is not refused: {output:?}", pod.name());
+}
+
+/// Whether curl's exit code says refused or reset: neither silence nor an end that looks like an answer's.
+pub(crate) fn is_refusal(code: i32) -> bool {
+    // 7: couldn't connect; 55 and 56: reset while sending and receiving. 28 would be a timeout, 52 an end.
+    matches!(code, 7 | 55 | 56)
 }
 
 /// Waits for an access-log line of a node's ztunnel that has all these parts, and returns it.

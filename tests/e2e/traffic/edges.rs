@@ -142,7 +142,7 @@ fn what_nobody_serves_is_refused_at_once() {
         }
     }
     let at = format!("dst.addr={}:9", far.ip());
-    logged(&border.mesh.node(0), &[&at, "code=\"tunnel-failed\"", "503"]);
+    logged(&border.mesh.node(0), &[&at, "code=\"refused-by-peer\"", "503"]);
     logged(&border.mesh.node(1), &[&at, "code=\"connect-failed\"", "refused"]);
     // A port that the service does not have.
     refused(client, &format!("{far_service}:81/"));
