@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use model::policy::Permit;
 use tokio::net::TcpStream;
 
@@ -62,12 +63,12 @@ pub(crate) async fn connect(
 
 impl Local {
     /// Copies until both ends have finished or policy changes; reports for both ends.
-    pub(crate) async fn run(mut self, telemetry: &Telemetry, mut app: TcpStream) {
+    pub(crate) async fn run(mut self, telemetry: &Telemetry, mut app: TcpStream, early: Bytes) {
         let outcome = tokio::select! {
             biased;
             ending = self.destination.ended() => Err(ending.into()),
             ending = self.source.ended() => Err(ending.into()),
-            outcome = relay::relay(&mut app, &mut self.server, &self.source.traffic) => outcome.map_err(Refusal::Relay),
+            outcome = relay::relay(&mut app, &mut self.server, &self.source.traffic, early) => outcome.map_err(Refusal::Relay),
         };
         let tcp = tcp_info::of(&self.server);
         telemetry.closed(&self.source, &outcome, tcp);

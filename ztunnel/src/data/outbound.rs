@@ -4,11 +4,14 @@
 //! was sent is tried again on another endpoint. Decides nothing about policy: that is the destination's.
 
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use model::address::{AppAddr, ClientAddr, NetworkAddress, OriginalDst, PROXY_PORTS, canonical};
 use model::route::{self, Query, Route, Target};
 use model::workload::{TunnelProtocol, Workload, WorkloadUid};
+use nix::sys::socket::{MsgFlags, recv};
 use tokio::net::TcpStream;
 
 use super::{PodContext, dns_tcp, local, relay, upstream};
@@ -17,6 +20,8 @@ use crate::refusal::Refusal;
 use crate::tcp_info;
 use crate::telemetry::{Facts, Party, Reporter, Transport};
 
+/// The most that is read ahead of a tunnel's answer: a request with its headers, or a TLS hello.
+const EARLY: usize = 4096;
 /// Where DNS is spoken over TCP.
 const DNS_PORT: u16 = 53;
 /// Endpoints tried for one connection: two that fail are bad luck, three are an outage that a fourth won't mend.
@@ -25,16 +30,15 @@ const ATTEMPTS: usize = 3;
 /// Carries one captured connection to its end and reports it.
 pub(crate) async fn handle(context: Arc<PodContext>, app: TcpStream, client: SocketAddr) {
     let Ok(dialled) = app.local_addr() else { return };
-    upstream::unpaced(&context, &app);
     let dialled = OriginalDst(canonical(dialled));
     let client = ClientAddr(canonical(client));
     if dialled.0.port() == DNS_PORT && !context.pod.owns(dialled.0.ip()) {
         return dns_tcp::serve(&context, app, client, dialled).await;
     }
-    let mut attempt =
-        Attempt { context: &context, client, dialled, facts: unknown(&context, client, dialled) };
-    match attempt.connect().await {
-        Ok(connected) => connected.run(&context, app).await,
+    let facts = unknown(&context, client, dialled);
+    let mut attempt = Attempt { context: &context, client, dialled, facts, early: Bytes::new() };
+    match attempt.connect(&app).await {
+        Ok(connected) => connected.run(&context, app, attempt.early).await,
         Err(refusal) => {
             context.shared.telemetry.refused(&attempt.facts, &refusal);
             relay::reset(&app);
@@ -53,15 +57,16 @@ enum Connected {
 }
 
 impl Connected {
-    async fn run(self, context: &PodContext, mut app: TcpStream) {
+    /// `early` was read from the application before; a tunnel has it already.
+    async fn run(self, context: &PodContext, mut app: TcpStream, early: Bytes) {
         let telemetry = &context.shared.telemetry;
         match self {
-            Self::Local(local) => local.run(telemetry, app).await,
+            Self::Local(local) => local.run(telemetry, app, early).await,
             Self::Plain(flow, mut server, _outstanding) => {
                 let outcome = tokio::select! {
                     biased;
                     ending = flow.ended() => Err(ending.into()),
-                    outcome = relay::relay(&mut app, &mut server, &flow.traffic) => outcome.map_err(Refusal::Relay),
+                    outcome = relay::relay(&mut app, &mut server, &flow.traffic, early) => outcome.map_err(Refusal::Relay),
                 };
                 if outcome.is_err() {
                     relay::reset(&server);
@@ -70,6 +75,7 @@ impl Connected {
                 telemetry.closed(&flow, &outcome, tcp_info::of(&server));
             }
             Self::Tunnel(flow, stream, _outstanding) => {
+                flow.traffic.add_to_server(early.len() as u64);
                 let outcome = tokio::select! {
                     biased;
                     ending = flow.ended() => Err(ending.into()),
@@ -90,10 +96,12 @@ struct Attempt<'a> {
     client: ClientAddr,
     dialled: OriginalDst,
     facts: Facts,
+    /// What the application has said already: it goes along with a tunnel's request, one round trip early.
+    early: Bytes,
 }
 
 impl Attempt<'_> {
-    async fn connect(&mut self) -> Result<Connected, Refusal> {
+    async fn connect(&mut self, app: &TcpStream) -> Result<Connected, Refusal> {
         let pod = &self.context.pod;
         if let Some(reason) = &pod.refused {
             return Err(Refusal::PodRefused(reason.clone()));
@@ -124,7 +132,7 @@ impl Attempt<'_> {
             };
             let endpoint = target.workload.uid.clone();
             let more = target.alternatives && tried.len() + 1 < ATTEMPTS;
-            match self.reach(target, waypoint).await {
+            match self.reach(target, waypoint, app).await {
                 Ok(connected) => {
                     self.context.balance.succeeded(&endpoint);
                     return Ok(connected);
@@ -169,7 +177,7 @@ impl Attempt<'_> {
         Ok(Connected::Plain(flow, server, None))
     }
 
-    async fn reach(&mut self, target: Target, waypoint: bool) -> Result<Connected, Refusal> {
+    async fn reach(&mut self, target: Target, waypoint: bool, app: &TcpStream) -> Result<Connected, Refusal> {
         self.describe(&target);
         let context = self.context;
         if PROXY_PORTS.contains(&target.app.0.port()) && !waypoint {
@@ -186,7 +194,11 @@ impl Attempt<'_> {
             TunnelProtocol::Hbone => {
                 self.facts.transport = Transport::Hbone;
                 self.facts.authority = Some(target.authority.as_str().into());
-                let (stream, found) = upstream::open(context, &target, &self.facts).await?;
+                if self.early.is_empty() {
+                    self.early = said_already(app);
+                }
+                let (stream, found) =
+                    upstream::open(context, &target, &self.facts, self.early.clone()).await?;
                 self.facts.destination.identity = Some(found);
                 let flow = self.open(target.app);
                 Ok(Connected::Tunnel(flow, stream, outstanding))
@@ -211,6 +223,16 @@ impl Attempt<'_> {
         let flow = self.context.shared.flows.open(self.facts.clone(), Arc::new(Traffic::default()));
         self.context.shared.telemetry.opened(&flow);
         flow
+    }
+}
+
+/// What the application has said by now, without waiting for it. Clients that speak first mostly have by the time that
+/// their connection is understood; what comes later, an end or an error too, is the relay's to read.
+fn said_already(app: &TcpStream) -> Bytes {
+    let mut buffer = [0; EARLY];
+    match recv(app.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+        Ok(count) => Bytes::copy_from_slice(&buffer[..count]),
+        Err(_) => Bytes::new(),
     }
 }
 

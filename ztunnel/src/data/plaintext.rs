@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use model::address::{AppAddr, ClientAddr, NetworkAddress, OriginalDst, PROXY_PORTS, canonical};
 use tokio::net::TcpStream;
 
@@ -25,7 +26,7 @@ pub(crate) async fn handle(context: Arc<PodContext>, mut outside: TcpStream, cli
             let outcome = tokio::select! {
                 biased;
                 ending = flow.ended() => Err(ending.into()),
-                outcome = relay::relay(&mut outside, &mut server, &flow.traffic) => outcome.map_err(Refusal::Relay),
+                outcome = relay::relay(&mut outside, &mut server, &flow.traffic, Bytes::new()) => outcome.map_err(Refusal::Relay),
             };
             telemetry.closed(&flow, &outcome, tcp_info::of(&outside));
             if outcome.is_err() {

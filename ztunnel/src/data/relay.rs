@@ -9,6 +9,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use bytes::{Buf, Bytes};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -23,7 +24,7 @@ const SPARE_BUFFERS: usize = 16;
 /// Reads in one turn before other connections of this thread get theirs: 2 MiB, about a millisecond.
 const READS_PER_TURN: u32 = 8;
 
-/// Copies both ways until both ends have finished, counting into `traffic`.
+/// Copies both ways until both ends have finished, counting into `traffic`. `early` was read from the client before.
 ///
 /// # Errors
 /// The first failure of either socket. A reset by one end has then been passed on to the other.
@@ -31,11 +32,13 @@ pub(crate) async fn relay(
     client: &mut TcpStream,
     server: &mut TcpStream,
     traffic: &Traffic,
+    early: Bytes,
 ) -> io::Result<()> {
     let outcome = {
         let (mut from_client, mut to_client) = client.split();
         let (mut from_server, mut to_server) = server.split();
-        let mut request = Direction::default();
+        traffic.add_to_server(early.len() as u64);
+        let mut request = Direction { early, ..Direction::default() };
         let mut response = Direction::default();
         poll_fn(|cx| {
             let request = request.poll(cx, &mut from_client, &mut to_server, |n| traffic.add_to_server(n))?;
@@ -61,6 +64,7 @@ pub(crate) fn reset(socket: &TcpStream) {
 /// One direction of a connection.
 #[derive(Default)]
 struct Direction {
+    early: Bytes,
     buffer: Option<Buffer>,
     from: usize,
     until: usize,
@@ -129,6 +133,10 @@ impl Direction {
     }
 
     fn write(&mut self, cx: &mut Context<'_>, writer: &mut WriteHalf<'_>) -> Poll<io::Result<()>> {
+        while !self.early.is_empty() {
+            let written = ready!(Pin::new(&mut *writer).poll_write(cx, &self.early))?;
+            self.early.advance(written);
+        }
         while self.from < self.until {
             let buffer = self.buffer.as_mut().expect("what is not yet written is in the buffer");
             self.from +=
@@ -187,12 +195,15 @@ mod tests {
         (near.unwrap(), far.unwrap().0)
     }
 
-    async fn relayed() -> (TcpStream, TcpStream, tokio::task::JoinHandle<(io::Result<()>, u64, u64)>) {
+    async fn relayed(
+        early: &'static [u8],
+    ) -> (TcpStream, TcpStream, tokio::task::JoinHandle<(io::Result<()>, u64, u64)>) {
         let (client, mut inner_client) = pair().await;
         let (mut inner_server, server) = pair().await;
         let task = tokio::spawn(async move {
             let traffic = Traffic::default();
-            let outcome = relay(&mut inner_client, &mut inner_server, &traffic).await;
+            let outcome =
+                relay(&mut inner_client, &mut inner_server, &traffic, Bytes::from_static(early)).await;
             (outcome, traffic.to_server(), traffic.to_client())
         });
         (client, server, task)
@@ -200,9 +211,9 @@ mod tests {
 
     #[tokio::test]
     async fn bytes_pass_both_ways_and_are_counted() {
-        let (mut client, mut server, task) = relayed().await;
-        let sent: Vec<u8> = (0..3_000_000_u32).map(|n| n.to_le_bytes()[0]).collect();
-        let expected = sent.clone();
+        let (mut client, mut server, task) = relayed(b"early").await;
+        let sent: Vec<u8> = (5..3_000_000_u32).map(|n| n.to_le_bytes()[0]).collect();
+        let expected = [b"early", sent.as_slice()].concat();
         let writer = tokio::spawn(async move {
             client.write_all(&sent).await.unwrap();
             client.shutdown().await.unwrap();
@@ -218,12 +229,12 @@ mod tests {
         assert_eq!(writer.await.unwrap(), b"answer after half-close");
         let (outcome, to_server, to_client) = task.await.unwrap();
         outcome.unwrap();
-        assert_eq!((to_server, to_client), (3_000_000, 23));
+        assert_eq!((to_server, to_client), (3_000_000, 23), "early bytes count too");
     }
 
     #[tokio::test]
     async fn a_reset_is_passed_on() {
-        let (client, mut server, task) = relayed().await;
+        let (client, mut server, task) = relayed(b"").await;
         reset(&client);
         drop(client);
         let mut one = [0];

@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::{PodContext, inbound, outbound, plaintext, relay};
+use super::{PodContext, inbound, outbound, plaintext, relay, upstream};
 use crate::refusal::Refusal;
 
 /// Connections of one kind that one pod may have open on one thread. Each costs two descriptors and a few KiB while idle;
@@ -56,6 +56,9 @@ pub(crate) struct Listeners {
 
 /// Serves until the phase is `Cut`, or `Leaving` and the last connection has ended.
 pub(crate) async fn serve(context: Arc<PodContext>, listeners: Listeners, phase: watch::Receiver<Phase>) {
+    if let Err(error) = configure(&context, &listeners) {
+        tracing::warn!(pod = %context.pod.workload, %error, "accepted connections keep the host's TCP settings");
+    }
     let hbone_phase = phase.clone();
     let hbone = |context, stream, client| inbound::handle(context, stream, client, hbone_phase.clone());
     tokio::join!(
@@ -81,7 +84,7 @@ async fn accept<F>(
                     if connections.len() >= MAX_CONNECTIONS {
                         tracing::warn!(pod = %context.pod.workload, %client, refusal = %Refusal::Overload(MAX_CONNECTIONS), "connection refused");
                         relay::reset(&stream);
-                    } else if prepare(&stream).is_ok() {
+                    } else {
                         connections.spawn(handle(Arc::clone(context), stream, client));
                     }
                 }
@@ -114,10 +117,17 @@ async fn accept<F>(
     }
 }
 
-/// What every accepted socket gets: no delay for small writes, and keepalive so that a vanished peer is noticed.
-fn prepare(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    SockRef::from(stream).set_tcp_keepalive(&super::upstream::KEEPALIVE)
+/// Sets on the listeners what every accepted socket then has from them, at no cost per connection: no delay for small
+/// writes, keepalive where the peer is across a network, and no pacing towards applications of this node.
+fn configure(context: &PodContext, listeners: &Listeners) -> io::Result<()> {
+    for listener in [&listeners.outbound, &listeners.plaintext, &listeners.hbone] {
+        SockRef::from(listener).set_tcp_nodelay(true)?;
+    }
+    for listener in [&listeners.plaintext, &listeners.hbone] {
+        SockRef::from(listener).set_tcp_keepalive(&upstream::KEEPALIVE)?;
+    }
+    upstream::unpaced(context, &listeners.outbound);
+    Ok(())
 }
 
 /// A panic in a connection's task is our fault and must be seen; an aborted one was asked for.

@@ -10,6 +10,7 @@ use std::os::fd::AsFd;
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use bytes::Bytes;
 use ebpf::socket;
 use hbone::{
     ClientLimits, ClientTls, Connect, DialError, Driver, OpenError, Opener, Pool, PoolLimits, Progress,
@@ -93,17 +94,20 @@ pub(crate) async fn certificate(context: &PodContext) -> Result<Arc<Certificate>
 }
 
 /// A stream to `target` in a tunnel that it may share, and who answers at the tunnel's end.
+///
+/// `early` is what the application has said already; it travels with the request and is lost if that is refused, so the
+/// caller keeps it.
 pub(crate) async fn open(
     context: &Arc<PodContext>,
     target: &Target,
     facts: &Facts,
+    early: Bytes,
 ) -> Result<(Stream, Identity), Refusal> {
     let certificate = certificate(context).await?;
     let address = target.peer.0;
     let peer =
         Peer { address, identities: target.identities.clone(), certificate: certificate.serial.clone() };
-    let connect =
-        Connect { authority: target.authority.clone(), headers: headers(facts), ..Connect::default() };
+    let connect = Connect { authority: target.authority.clone(), headers: headers(facts), early };
     let dial = {
         let (context, peer, client) = (Arc::clone(context), peer.clone(), facts.client);
         move || dial(Arc::clone(&context), peer.clone(), client, Arc::clone(&certificate))
@@ -167,6 +171,7 @@ pub(crate) async fn plain(
     to: SocketAddr,
 ) -> Result<TcpStream, Refusal> {
     let made = socket::to_network(&context.pod.netns, client.0.ip(), to);
+    let made = made.and_then(|socket| socket.set_tcp_keepalive(&KEEPALIVE).map(|()| socket));
     connect(made, to).await.map_err(|error| Refusal::Connect { to, error })
 }
 
@@ -193,7 +198,6 @@ pub(crate) fn unpaced(context: &PodContext, socket: &impl AsFd) {
 async fn connect(socket: io::Result<Socket>, to: SocketAddr) -> io::Result<TcpStream> {
     let socket = socket?;
     socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_keepalive(&KEEPALIVE)?;
     let connecting = TcpSocket::from_std_stream(socket.into()).connect(to);
     match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
         Ok(connected) => connected,
