@@ -28,8 +28,8 @@ mod sysctl;
 
 pub use cgroup::CgroupError;
 pub use layout::{
-    MARK_CAPTURE, MARK_PROXY, MARK_RETURN, MAX_ADDRESSES, MAX_PODS, PORT_DNS, PORT_HBONE, PORT_OUTBOUND,
-    PORT_PLAINTEXT,
+    MARK_CAPTURE, MARK_PROXY, MARK_RETURN, MAX_ADDRESSES, MAX_PODS, MAX_UID, PORT_DNS, PORT_HBONE,
+    PORT_OUTBOUND, PORT_PLAINTEXT,
 };
 pub use netns::{Netns, NetnsError};
 pub use network::{NetworkError, NetworkFacts};

@@ -227,6 +227,8 @@ fn certificates(
     let ca = CaClient::new(control.channel.clone(), Arc::clone(&control.token), &config.cluster)
         .context("AIRGLOW_CLUSTER_ID can't be sent in a header")?;
     let settings = CertificatesConfig {
+        // None: how long a certificate lives is the CA's to say.
+        validity: Duration::ZERO,
         trust_domain_aliases: config.trust_domain_aliases.clone().into(),
         ..CertificatesConfig::default()
     };

@@ -12,9 +12,10 @@ use anyhow::Context;
 use api::Enrolment;
 use ebpf::{Kind, Netns, Node, NodeConfig, socket};
 use model::Str;
+use model::workload::WorkloadUid;
 
 use super::goal::{Goal, goal};
-use super::manager::{Enrolled, Manager, Stage, Step, wait};
+use super::manager::{Enrolled, LOOK_AGAIN, Manager, Stage, Step, wait};
 use super::sandbox::Sandbox;
 use super::status::proof;
 use crate::config::CaptureConfig;
@@ -75,6 +76,7 @@ impl Manager {
         };
         self.node.prepare(&captured)?;
         self.shared.certificates.want(verdict.identity.clone());
+        self.ask_for(&verdict.workload);
         let sockets = (0..self.threads.len()).map(|index| open(&netns, index == 0));
         let sockets =
             sockets.collect::<io::Result<Vec<_>>>().context("can't listen in the pod's namespace")?;
@@ -97,6 +99,19 @@ impl Manager {
         self.enrolled.insert(sandbox.uid.clone(), enrolled);
         self.publish_pods();
         Ok(())
+    }
+
+    /// In on-demand mode discovery sends only what was asked for, a node's own pods included; what was asked for once is
+    /// kept current.
+    fn ask_for(&self, workload: &WorkloadUid) {
+        let Some(demand) = self.shared.demand.clone() else { return };
+        let uid = workload.to_string();
+        tokio::spawn(async move {
+            while let Err(error) = demand.lookup(api::type_url::ADDRESS, &uid).await {
+                tracing::warn!(%uid, %error, "discovery does not answer for a pod of this node; asking again");
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        });
     }
 
     /// Begins to let a pod go: peers hear of it now, so tunnels to it are taken for a little longer.

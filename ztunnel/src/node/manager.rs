@@ -28,7 +28,7 @@ use crate::pod::Pod;
 
 /// How often goals are compared with kernel facts though nothing was heard: bounds how long something that removed our
 /// state from a pod goes unnoticed.
-const LOOK_AGAIN: Duration = Duration::from_secs(3);
+pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(3);
 /// How long whoever announces a pod waits for the controller's verdict on it. The controller hears of a pod when it is
 /// scheduled, before its sandbox is made; its push takes milliseconds, and a restart of it a few seconds.
 const VERDICT_WAIT: Duration = Duration::from_secs(5);

@@ -9,12 +9,11 @@ use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use ebpf::{MAX_ADDRESSES, MAX_UID};
 use serde::{Deserialize, Serialize};
 
 /// Kubernetes runs at most a few hundred pods on a node; ten times that bounds what the socket can make us hold.
 const MAX_SANDBOXES: usize = 4096;
-/// A pod UID is a UUID of 36 characters; static pods' are hashes. Anything longer is a mistake.
-const MAX_UID: usize = 128;
 
 /// One pod's network namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -136,8 +135,8 @@ impl Sandboxes {
 fn check(sandbox: &Sandbox) -> Result<(), SandboxError> {
     let invalid = |what: &str| Err(SandboxError::Invalid { uid: sandbox.uid.clone(), what: what.to_owned() });
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    if sandbox.uid.is_empty() || sandbox.uid.len() > MAX_UID || !sandbox.uid.chars().all(plain) {
-        return invalid("the uid must be 1 to 128 letters, digits, '-' or '_'");
+    if sandbox.uid.is_empty() || sandbox.uid.len() > MAX_UID as usize || !sandbox.uid.chars().all(plain) {
+        return invalid("the uid must be 1 to 63 letters, digits, '-' or '_'");
     }
     if sandbox.namespace.is_empty() || sandbox.name.is_empty() || sandbox.service_account.is_empty() {
         return invalid("namespace, name and service_account must all be given");
@@ -145,8 +144,8 @@ fn check(sandbox: &Sandbox) -> Result<(), SandboxError> {
     if !sandbox.netns.is_absolute() {
         return invalid("netns must be an absolute path to the pod's network namespace");
     }
-    if sandbox.addresses.is_empty() || sandbox.addresses.len() > 16 {
-        return invalid("addresses must list the pod's 1 to 16 IP addresses");
+    if sandbox.addresses.is_empty() || sandbox.addresses.len() > MAX_ADDRESSES as usize {
+        return invalid("addresses must list the pod's 1 to 8 IP addresses");
     }
     if sandbox.addresses.iter().any(|ip| ip.is_loopback() || ip.is_unspecified() || ip.is_multicast()) {
         return invalid("addresses must be the pod's own, not loopback, unspecified or multicast ones");
@@ -209,7 +208,7 @@ mod tests {
         check(&|s| s.uid = String::new(), "letters, digits");
         check(&|s| s.namespace = String::new(), "must all be given");
         check(&|s| s.netns = "relative".into(), "absolute path");
-        check(&|s| s.addresses.clear(), "1 to 16");
+        check(&|s| s.addresses.clear(), "1 to 8");
         check(&|s| s.addresses = vec!["127.0.0.1".parse().unwrap()], "not loopback");
     }
 
