@@ -4,7 +4,7 @@
 //! is `dns::answer`'s. DNS over TCP comes in as a captured connection to port 53.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,8 @@ use ebpf::socket::{self, DnsQuery, DnsReplier, receive_query};
 use hickory_proto::op::{Message, MessageType, ResponseCode};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use super::PodContext;
 use super::serve::{Phase, leaving};
@@ -27,7 +28,12 @@ const RESOLVER_WITHIN: Duration = Duration::from_secs(5);
 /// The largest UDP message.
 const MAX_MESSAGE: usize = 65_535;
 
-/// Answers until the pod leaves.
+/// More small packets than a socket's usual receive buffer (208 KiB, of which each takes at least 768 bytes) holds.
+const MAX_QUEUED: usize = 512;
+/// The discard port: nobody sends from there.
+const NOBODY: u16 = 9;
+
+/// Answers until the pod leaves; then what has been asked by then.
 pub(crate) async fn serve(context: Arc<PodContext>, listener: UdpSocket, mut phase: watch::Receiver<Phase>) {
     let replier = match DnsReplier::open(&context.pod.netns) {
         Ok(replier) => Arc::new(replier),
@@ -36,42 +42,93 @@ pub(crate) async fn serve(context: Arc<PodContext>, listener: UdpSocket, mut pha
             return;
         }
     };
-    let places = Arc::new(Semaphore::new(MAX_FORWARDED));
+    let mut questions = Questions { context, replier, forwarded: JoinSet::new() };
     let mut buffer = vec![0; MAX_MESSAGE];
     loop {
-        let received = tokio::select! {
-            received = listener.async_io(Interest::READABLE, || receive_query(listener.as_fd(), &mut buffer)) => received,
-            () = leaving(&mut phase) => return,
-        };
+        tokio::select! {
+            received = listener.async_io(Interest::READABLE, || receive_query(listener.as_fd(), &mut buffer)) => {
+                questions.take(received, &buffer);
+            }
+            Some(ended) = questions.forwarded.join_next() => surface(ended),
+            () = leaving(&mut phase) => break,
+        }
+    }
+    retire(&listener).await;
+    for _ in 0..MAX_QUEUED {
+        let Some(received) = pending(&listener, &mut buffer) else { break };
+        questions.take(received, &buffer);
+    }
+    drop(listener);
+    while let Some(ended) = questions.forwarded.join_next().await {
+        surface(ended);
+    }
+}
+
+/// Makes the kernel hand what comes from now on to a successor's socket, if there is one: it passes over the connected
+/// sockets of a group.
+async fn retire(listener: &UdpSocket) {
+    let nobody: SocketAddr = match listener.local_addr() {
+        Ok(SocketAddr::V4(_)) => (Ipv4Addr::LOCALHOST, NOBODY).into(),
+        _ => (Ipv6Addr::LOCALHOST, NOBODY).into(),
+    };
+    if let Err(error) = listener.connect(nobody).await {
+        tracing::debug!(%error, "questions that come in this moment may be lost; who asked asks again");
+    }
+}
+
+/// What waits in the socket's queue; an error is one packet's.
+fn pending(listener: &UdpSocket, buffer: &mut [u8]) -> Option<io::Result<DnsQuery>> {
+    match receive_query(listener.as_fd(), buffer) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+        received => Some(received),
+    }
+}
+
+fn surface(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        tracing::error!(%error, "a DNS question ended by a fault of ours; please report it");
+    }
+}
+
+/// The questions of one pod.
+struct Questions {
+    context: Arc<PodContext>,
+    replier: Arc<DnsReplier>,
+    /// Those that wait for the resolver.
+    forwarded: JoinSet<()>,
+}
+
+impl Questions {
+    fn take(&mut self, received: io::Result<DnsQuery>, buffer: &[u8]) {
         let query = match received {
             Ok(query) => query,
             Err(error) => {
-                tracing::debug!(pod = %context.pod.workload, %error, "a DNS packet can't be received");
-                continue;
+                tracing::debug!(pod = %self.context.pod.workload, %error, "a DNS packet can't be received");
+                return;
             }
         };
         // Whoever claims another's address would have that other one hear what it never asked.
-        if !context.pod.owns(query.client.ip()) {
-            continue;
+        if !self.context.pod.owns(query.client.ip()) {
+            return;
         }
-        let Some(packet) = buffer.get(..query.length) else { continue };
-        match decide(&context, packet, Limit::Datagram) {
-            Decision::Reply(bytes) => reply(&replier, &query, &bytes),
-            Decision::Drop => {}
-            Decision::Forward => {
-                let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
+        let Some(packet) = buffer.get(..query.length) else { return };
+        match decide(&self.context, packet, Limit::Datagram) {
+            Decision::Reply(bytes) => reply(&self.replier, &query, &bytes),
+            Decision::Forward if self.forwarded.len() < MAX_FORWARDED => {
                 let (context, replier, packet) =
-                    (Arc::clone(&context), Arc::clone(&replier), packet.to_vec());
-                tokio::spawn(async move {
+                    (Arc::clone(&self.context), Arc::clone(&self.replier), packet.to_vec());
+                self.forwarded.spawn(async move {
                     match forward(&context, &query, &packet).await {
                         Ok(bytes) => reply(&replier, &query, &bytes),
                         Err(error) => {
                             tracing::debug!(resolver = %query.resolver, %error, "the pod's resolver does not answer");
                         }
                     }
-                    drop(place);
                 });
             }
+            Decision::Forward | Decision::Drop => {}
         }
     }
 }
