@@ -3,6 +3,7 @@
 //! The control side runs on this thread's runtime, connections on the data threads. Holds no logic of its own.
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +25,7 @@ use model::store::Mesh;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::Channel;
 
@@ -48,8 +49,6 @@ use crate::vitals;
 const COLLECT: Duration = Duration::from_secs(1);
 /// How long logs may take to be written at the end.
 const FLUSH: Duration = Duration::from_secs(2);
-/// Node API commands under way: one per pod that starts at once.
-const COMMANDS: usize = 256;
 
 /// Runs ztunnel until it is told to stop.
 pub(crate) fn run(config: Config) -> anyhow::Result<()> {
@@ -81,14 +80,11 @@ async fn serve(config: Config, logs: Logs) -> anyhow::Result<()> {
     let control = Control::connect(&config.controller)?;
     let (shared, wanted) = data_side(&config, &process, &control, &mut tasks)?;
     let (manager, pods_shown) = node_side(&config, &process, &control, (&shared, wanted), &mut tasks)?;
-    let (commands, received) = mpsc::channel(COMMANDS);
-    let node_api = node::api::listen(&config.run_dir.join("node.sock")).context("can't open the node API")?;
-    tasks.spawn_infallible("node API", node::api::serve(node_api, commands));
     outside(&config, &process, &shared, pods_shown, &mut tasks)?;
 
     tracing::info!(node = %config.data.node, threads = config.threads, "ztunnel has started");
     tokio::select! {
-        () = manager.run(received, process.drain.clone()) => {}
+        outcome = manager.run(process.drain.clone()) => outcome?,
         Some(ended) = tasks.next() => ended.outcome.with_context(|| format!("the task {:?} ended", ended.name))?,
     }
     access.flush(FLUSH);
@@ -162,7 +158,9 @@ fn node_side(
     tasks.spawn_infallible("reports", reporter.run());
     let sandboxes =
         Sandboxes::open(config.run_dir.join("sandboxes")).context("can't read the known sandboxes")?;
-    let parts = Parts { threads, shared: Arc::clone(shared), sandboxes, wanted, pods, reports, latch };
+    let shared = Arc::clone(shared);
+    let node_api = config.run_dir.join("node.sock");
+    let parts = Parts { threads, shared, sandboxes, node_api, wanted, pods, reports, latch };
     let manager = Manager::start(&config.capture, parts)?;
     manager.register_metrics(&process.metrics);
     Ok((manager, pods_shown))
@@ -188,10 +186,10 @@ fn outside(
     let admin =
         node::api::listen(&config.run_dir.join("admin.sock")).context("can't open the admin socket")?;
     tasks.spawn_infallible("admin", serve_unix(admin, admin::routes(&sources)));
-    let metrics = metrics_routes(&process.metrics);
-    tasks.spawn_infallible("metrics", serve_tcp(shared_port(config.metrics)?, metrics));
-    let readiness = readiness_routes(&process.readiness);
-    tasks.spawn_infallible("readiness", serve_tcp(shared_port(config.readiness)?, readiness));
+    let metrics = serve_tcp(shared_port(config.metrics)?, metrics_routes(&process.metrics));
+    tasks.spawn_infallible("metrics", until_drain(process.drain.watch(), metrics));
+    let readiness = serve_tcp(shared_port(config.readiness)?, readiness_routes(&process.readiness));
+    tasks.spawn_infallible("readiness", until_drain(process.drain.watch(), readiness));
     tasks.spawn_infallible("metrics expiry", process.metrics.clone().expire_forever(EXPIRY_PERIOD));
     let terminate = Terminate::listen().context("can't listen for signals")?;
     let signals = terminate.drive(process.drain.clone(), config.drain_deadline);
@@ -233,6 +231,15 @@ fn certificates(
         ..CertificatesConfig::default()
     };
     Ok(Certificates::new(Arc::new(ca), settings, Arc::new(SystemClock)))
+}
+
+/// Serves until the drain begins. The kernel spreads connections over all who listen: from then on only a successor does.
+async fn until_drain(mut drain: daemon::drain::Watch, serving: impl Future<Output = ()>) {
+    tokio::select! {
+        () = serving => {}
+        () = drain.begun() => {}
+    }
+    std::future::pending().await
 }
 
 /// A listener that the next ztunnel can open beside this one.

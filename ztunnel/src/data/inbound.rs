@@ -70,7 +70,7 @@ pub(crate) async fn handle(
             Some(ended) = streams.join_next() => report_panic(ended),
             Ok(()) = phase.changed() => {
                 // The peer is told, and streams that race with the message are still answered.
-                if *phase.borrow_and_update() == Phase::Leaving {
+                if matches!(*phase.borrow_and_update(), Phase::Ending | Phase::Leaving) {
                     connection.drain();
                 }
             }

@@ -25,20 +25,22 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(20);
 /// How long connections that are cut may take to report their end.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
-/// Where a pod's service on this thread stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Where a pod's service on this thread stands. It only ever goes forward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Phase {
     /// Accepting.
     Serving,
+    /// Nothing new is captured. What was on its way is still accepted; tunnels are told to go away.
+    Ending,
     /// Not accepting any more; what is open may finish, tunnels are told to go away.
     Leaving,
     /// Everything ends now.
     Cut,
 }
 
-/// Resolves when the pod is not served any more. A phase that nobody can change any more ends it too.
+/// Resolves when nothing is accepted any more. A phase that nobody can change any more ends it too.
 pub(crate) async fn leaving(phase: &mut watch::Receiver<Phase>) {
-    let _ = phase.wait_for(|phase| *phase != Phase::Serving).await;
+    let _ = phase.wait_for(|phase| *phase >= Phase::Leaving).await;
 }
 
 /// Resolves when everything must end now.
@@ -98,7 +100,7 @@ async fn accept<F>(
         }
     }
     // Closing a listener resets what is in its queue unless another socket of its group takes it over
-    // (tcp_migrate_req); a successor's listener does, and a pod that leaves gets no new connections any more.
+    // (tcp_migrate_req): a successor's listener does, and nothing is on its way to a pod that has left the mesh.
     drop(listener);
     loop {
         tokio::select! {

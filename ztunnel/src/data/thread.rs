@@ -34,6 +34,8 @@ pub(crate) struct Sockets {
 #[derive(Debug)]
 enum Command {
     Serve(Arc<Pod>, Sockets),
+    /// Nothing new is captured of a pod: let what there is end.
+    Finish(u64),
     /// Stop accepting for one pod, or for all of them; answered when the last connection has ended.
     Leave(Option<u64>, oneshot::Sender<()>),
     /// End everything of one pod, or of all of them.
@@ -62,6 +64,12 @@ impl Thread {
         self.send(Command::Serve(pod, sockets)).await;
     }
 
+    /// Nothing new is captured of a pod, by its generation: its tunnels are told to go away, and those that it keeps for
+    /// later are closed. What was on its way is still accepted. To be repeated, because tunnels fall idle one by one.
+    pub(crate) async fn finish(&self, pod: u64) {
+        self.send(Command::Finish(pod)).await;
+    }
+
     /// Stops accepting for a pod, by its generation (`None`: for all). The receiver resolves when the last connection has ended.
     pub(crate) async fn leave(&self, pod: Option<u64>) -> oneshot::Receiver<()> {
         let (done, ended) = oneshot::channel();
@@ -82,8 +90,20 @@ impl Thread {
 
 /// One pod's service on this thread.
 struct Served {
-    pod: Arc<Pod>,
+    context: Arc<PodContext>,
     phase: watch::Sender<Phase>,
+}
+
+impl Served {
+    fn advance(&self, to: Phase) {
+        self.phase.send_if_modified(|phase| {
+            let forward = *phase < to;
+            if forward {
+                *phase = to;
+            }
+            forward
+        });
+    }
 }
 
 async fn run(shared: Arc<Shared>, mut commands: mpsc::Receiver<Command>) {
@@ -98,24 +118,33 @@ async fn run(shared: Arc<Shared>, mut commands: mpsc::Receiver<Command>) {
                 Some(Command::Serve(pod, sockets)) => {
                     next += 1;
                     let (phase, watched) = watch::channel(Phase::Serving);
-                    served.insert(next, Served { pod: Arc::clone(&pod), phase });
-                    let context = PodContext {
+                    let context = Arc::new(PodContext {
                         shared: Arc::clone(&shared),
                         pod,
                         balance: balance.clone(),
                         tunnels: upstream::Tunnels::new(),
-                    };
+                    });
+                    served.insert(next, Served { context: Arc::clone(&context), phase });
                     let key = next;
                     tasks.spawn(async move {
-                        start(Arc::new(context), sockets, watched).await;
+                        start(context, sockets, watched).await;
                         key
                     });
                 }
-                Some(Command::Leave(pod, done)) => {
-                    let phases = of(&served, pod).map(|served| served.phase.clone()).collect::<Vec<_>>();
-                    for phase in &phases {
-                        phase.send_if_modified(|phase| std::mem::replace(phase, Phase::Leaving) == Phase::Serving);
+                Some(Command::Finish(pod)) => {
+                    for served in of(&served, Some(pod)) {
+                        served.advance(Phase::Ending);
+                        served.context.tunnels.close_idle();
                     }
+                }
+                Some(Command::Leave(pod, done)) => {
+                    let leaving = of(&served, pod);
+                    let phases: Vec<_> = leaving
+                        .map(|served| {
+                            served.advance(Phase::Leaving);
+                            served.phase.clone()
+                        })
+                        .collect();
                     tokio::spawn(async move {
                         for phase in phases {
                             phase.closed().await;
@@ -125,7 +154,7 @@ async fn run(shared: Arc<Shared>, mut commands: mpsc::Receiver<Command>) {
                 }
                 Some(Command::Cut(pod)) => {
                     for served in of(&served, pod) {
-                        served.phase.send_replace(Phase::Cut);
+                        served.advance(Phase::Cut);
                     }
                 }
             },
@@ -138,7 +167,9 @@ async fn run(shared: Arc<Shared>, mut commands: mpsc::Receiver<Command>) {
 }
 
 fn of(served: &HashMap<u64, Served>, pod: Option<u64>) -> impl Iterator<Item = &Served> {
-    served.values().filter(move |served| pod.is_none_or(|generation| served.pod.generation == generation))
+    served
+        .values()
+        .filter(move |served| pod.is_none_or(|generation| served.context.pod.generation == generation))
 }
 
 async fn start(context: Arc<PodContext>, sockets: Sockets, phase: watch::Receiver<Phase>) {

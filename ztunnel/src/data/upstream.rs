@@ -74,6 +74,11 @@ impl Tunnels {
         Self { pool: Pool::new(&PoolLimits::default()), found: Mutex::default() }
     }
 
+    /// Closes the tunnels that no connection uses now.
+    pub(crate) fn close_idle(&self) {
+        self.pool.close_idle();
+    }
+
     fn answered(&self, target: &Target) -> Identity {
         match target.identities.as_slice() {
             [only] => only.clone(),

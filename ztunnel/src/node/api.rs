@@ -1,12 +1,13 @@
 //! The node API: a unix socket on which the node's container side announces pods.
 //!
 //! One JSON object per line in, one per line out: `{"add":{..}}`, `{"delete":{"uid":".."}}`, `{"list":{}}` answered by
-//! `{"ok":true,..}` or `{"error":".."}`. Only root may speak. Parses and bounds; what a command does is the manager's.
+//! `{"ok":true,..}` or `{"error":".."}`; `{"succeed":{}}` is a successor's word. Only root may speak. Parses and bounds;
+//! what a command does is the manager's.
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::JoinHandle;
 
 use super::sandbox::Sandbox;
 
@@ -38,6 +40,11 @@ pub(crate) enum Request {
     Delete(Delete),
     /// What is known.
     List(Empty),
+    /// Another ztunnel takes charge of this node, for as long as the connection stands.
+    Succeed(Empty),
+    /// The one that took charge has ended. Nobody can send this: it is the end of the connection.
+    #[serde(skip_deserializing)]
+    Orphaned,
 }
 
 /// Which pod is gone.
@@ -91,6 +98,48 @@ pub(crate) struct PodStatus {
 
 /// A command on its way to the manager.
 pub(crate) type Command = (Request, oneshot::Sender<Reply>);
+
+/// Commands under way: one per pod that starts at once.
+const COMMANDS: usize = 256;
+
+/// The node API of a process that may come to be in charge, and may be succeeded.
+#[derive(Debug)]
+pub(super) struct Door {
+    path: PathBuf,
+    commands: mpsc::Sender<Command>,
+    serving: Option<JoinHandle<()>>,
+}
+
+impl Door {
+    /// A closed one at `path`, and what comes in by it.
+    pub(super) fn new(path: PathBuf) -> (Self, mpsc::Receiver<Command>) {
+        let (commands, received) = mpsc::channel(COMMANDS);
+        (Self { path, commands, serving: None }, received)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.serving.is_some()
+    }
+
+    /// Listens, in the place of whoever does now.
+    pub(super) fn open(&mut self) -> io::Result<()> {
+        let listener = listen(&self.path)?;
+        self.close();
+        self.serving = Some(tokio::spawn(serve(listener, self.commands.clone())));
+        Ok(())
+    }
+
+    /// Accepts nobody any more. Conversations go on.
+    pub(super) fn close(&mut self) {
+        if let Some(serving) = self.serving.take() {
+            serving.abort();
+        }
+    }
+}
 
 /// Listens at `path`, replacing what an earlier process left there. The socket is root's alone.
 pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
@@ -147,11 +196,26 @@ async fn converse(stream: UnixStream, commands: &mpsc::Sender<Command>) -> io::R
             send(&mut writer, &reply).await?;
             return Ok(());
         }
-        let reply = match serde_json::from_slice(&line) {
-            Ok(request) => ask(commands, request).await,
-            Err(error) => Reply::Error { error: format!("not a command of the node API: {error}") },
+        let request = match serde_json::from_slice(&line) {
+            Ok(request) => request,
+            Err(error) => {
+                let error = format!("not a command of the node API: {error}");
+                send(&mut writer, &Reply::Error { error }).await?;
+                continue;
+            }
         };
-        send(&mut writer, &reply).await?;
+        let succeeds = matches!(request, Request::Succeed(_));
+        let reply = ask(commands, request).await;
+        let succeeded = succeeds && matches!(reply, Reply::Ok { .. });
+        let sent = send(&mut writer, &reply).await;
+        if succeeded {
+            // Whatever ends this connection ends the succession, and nothing else does.
+            let mut nothing = [0; 64];
+            while sent.is_ok() && matches!(reader.read(&mut nothing).await, Ok(length) if length > 0) {}
+            ask(commands, Request::Orphaned).await;
+            return Ok(());
+        }
+        sent?;
     }
 }
 
@@ -178,6 +242,7 @@ async fn send(writer: &mut (impl AsyncWriteExt + Unpin), reply: &Reply) -> io::R
 
 #[cfg(test)]
 mod tests {
+    use super::super::succession::Predecessor;
     use super::*;
 
     async fn check(sent: &[u8], expected: &str) {
@@ -212,10 +277,31 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_successor_is_in_charge_for_as_long_as_its_connection_stands() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("node.sock");
+        let (commands, mut received) = mpsc::channel::<Command>(1);
+        let server = tokio::spawn(serve(listen(&path).unwrap(), commands));
+        let mut successor = Predecessor::find(&path).await.expect("somebody listens");
+        let succeeding = tokio::spawn(async move { successor.succeed().await.map(|()| successor) });
+        let (request, reply) = received.recv().await.unwrap();
+        assert!(matches!(request, Request::Succeed(_)), "{request:?}");
+        reply.send(Reply::Ok { ok: true, state: None, pods: None }).unwrap();
+        let successor = succeeding.await.unwrap().expect("it may take charge");
+        assert!(received.try_recv().is_err(), "it lives");
+        drop(successor);
+        assert!(matches!(received.recv().await.unwrap().0, Request::Orphaned));
+        server.abort();
+        let _ = server.await;
+        assert!(Predecessor::find(&path).await.is_none(), "nobody listens");
+    }
+
+    #[tokio::test]
     async fn garbage_gets_a_clear_error() {
         check(b"hello\n", "not a command").await;
         check(b"{\"add\":{\"uid\":7}}\n", "not a command").await;
         check(b"{\"remove\":{}}\n", "unknown variant").await;
+        check(b"{\"orphaned\":null}\n", "unknown variant").await;
         check(&[b'x'; 20_000], "at most 16384 bytes").await;
     }
 }

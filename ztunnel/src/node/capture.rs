@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use api::Enrolment;
-use ebpf::{Kind, Netns, Node, NodeConfig, socket};
+use ebpf::{Kind, Netns, Node, NodeConfig, Observed, socket};
 use model::Str;
 use model::workload::WorkloadUid;
 
@@ -18,6 +18,7 @@ use super::goal::{Goal, goal};
 use super::manager::{Enrolled, LOOK_AGAIN, Manager, Stage, Step, wait};
 use super::sandbox::Sandbox;
 use super::status::proof;
+use super::succession::Charge;
 use crate::config::CaptureConfig;
 use crate::data::thread::Sockets;
 use crate::pod::Pod;
@@ -25,6 +26,9 @@ use crate::pod::Pod;
 /// How long a pod that leaves the mesh still takes tunnels. Peers hear of it in the same moment as we do, so this only
 /// has to cover the slowest of them.
 const LINGER: Duration = Duration::from_secs(3);
+
+/// Between two looks at the connections of a pod that leaves. Nothing waits for it but the removal of what is ours.
+const LOOK_FOR_CONNECTIONS: Duration = Duration::from_millis(250);
 
 /// How long the connections of a pod that is gone have for a last word to their peers.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -46,14 +50,17 @@ impl Manager {
             && pod.workload == verdict.workload
             && pod.refused == refused;
         match enrolled.stage {
-            Stage::In | Stage::Lingering if same && !enrolled.broken => {
+            Stage::In | Stage::Lingering(_) if same && !enrolled.broken => {
                 enrolled.stage = Stage::In;
                 Ok(())
             }
-            Stage::In | Stage::Lingering | Stage::Ending => {
+            Stage::In | Stage::Lingering(_) | Stage::Ending => {
                 // Its new listeners take new connections; those of before go on under the identity they began with.
-                let before = enrolled.pod.generation;
+                let (before, ending) = (enrolled.pod.generation, enrolled.ending.clone());
                 self.enrol(sandbox, verdict, refused).await?;
+                if let Some(ending) = ending {
+                    ending.abort();
+                }
                 for thread in &self.threads {
                     drop(thread.leave(Some(before)).await);
                 }
@@ -95,7 +102,8 @@ impl Manager {
             thread.serve(Arc::clone(&pod), sockets).await;
         }
         tracing::info!(pod = %pod.workload, identity = %pod.identity, refused = ?pod.refused, "pod enrolled");
-        let enrolled = Enrolled { pod, sandbox: sandbox.clone(), captured, stage: Stage::In, broken: false };
+        let (stage, broken, ending) = (Stage::In, false, None);
+        let enrolled = Enrolled { pod, sandbox: sandbox.clone(), captured, stage, broken, ending };
         self.enrolled.insert(sandbox.uid.clone(), enrolled);
         self.publish_pods();
         Ok(())
@@ -119,56 +127,80 @@ impl Manager {
         let Some(enrolled) = self.enrolled.get_mut(uid).filter(|enrolled| enrolled.stage == Stage::In) else {
             return;
         };
-        enrolled.stage = Stage::Lingering;
-        let generation = enrolled.pod.generation;
+        self.leaves += 1;
+        let number = self.leaves;
+        enrolled.stage = Stage::Lingering(number);
         tracing::info!(pod = %enrolled.pod.workload, "pod leaves the mesh");
         self.steps.spawn(async move {
             tokio::time::sleep(LINGER).await;
-            Step::Lingered(generation)
+            Step::Lingered(number)
         });
     }
 
     pub(super) async fn step(&mut self, step: Step) {
-        let generation = match step {
-            Step::Lingered(generation) | Step::Ended(generation) => generation,
-            Step::Waited => return self.answer(),
-        };
-        let Some(uid) = self.uid_of(generation) else { return };
-        let Some(enrolled) = self.enrolled.get_mut(&uid) else { return };
-        match (step, enrolled.stage) {
-            (Step::Lingered(_), Stage::Lingering) => {
-                if let Err(error) = self.node.stop_new(&enrolled.captured) {
-                    tracing::error!(pod = %enrolled.pod.workload, %error, "can't stop the capture of a pod; trying again");
-                    enrolled.stage = Stage::In;
-                    return;
+        if self.charge == Charge::Passed {
+            return;
+        }
+        match step {
+            Step::Waited => self.answer(),
+            Step::Lingered(number) => self.stop_new(number),
+            Step::Ended(generation) => {
+                let ended = |enrolled: &Enrolled| {
+                    enrolled.stage == Stage::Ending && enrolled.pod.generation == generation
+                };
+                // If there is none, the pod came back meanwhile.
+                let Some(uid) = self.find(ended) else { return };
+                let Some(gone) = self.enrolled.remove(&uid) else { return };
+                if let Err(error) = self.node.remove(&gone.captured) {
+                    tracing::warn!(pod = %gone.pod.workload, %error, "something of ours may be left in a pod");
                 }
-                enrolled.stage = Stage::Ending;
-                self.publish_pods();
-                self.end(generation).await;
-            }
-            (Step::Ended(_), Stage::Ending) => {
-                if let Err(error) = self.node.remove(&enrolled.captured) {
-                    tracing::warn!(pod = %enrolled.pod.workload, %error, "something of ours may be left in a pod");
-                }
-                let gone = self.enrolled.remove(&uid);
-                self.forget_identity(gone);
+                self.forget_identity(Some(gone));
                 self.reconcile().await;
             }
-            // The pod came back meanwhile.
-            (Step::Lingered(_) | Step::Ended(_) | Step::Waited, _) => {}
         }
     }
 
-    /// Lets the connections of a pod that is not captured any more end.
-    async fn end(&mut self, generation: u64) {
-        let mut ends = Vec::new();
-        for thread in &self.threads {
-            ends.push(thread.leave(Some(generation)).await);
+    /// Peers have had their time to hear that a pod leaves.
+    fn stop_new(&mut self, number: u64) {
+        // If there is none, the pod came back meanwhile.
+        let Some(uid) = self.find(|enrolled| enrolled.stage == Stage::Lingering(number)) else { return };
+        let Some(enrolled) = self.enrolled.get_mut(&uid) else { return };
+        if let Err(error) = self.node.stop_new(&enrolled.captured) {
+            tracing::error!(pod = %enrolled.pod.workload, %error, "can't stop the capture of a pod; trying again");
+            enrolled.stage = Stage::In;
+            return;
         }
-        self.steps.spawn(async move {
+        enrolled.stage = Stage::Ending;
+        self.publish_pods();
+        self.end(&uid);
+    }
+
+    /// Lets the connections of a pod that is not captured any more end. Its listeners stay until the kernel shows none:
+    /// some may be on their way to us or wait to be accepted, and what an application has not read yet must reach it.
+    pub(super) fn end(&mut self, uid: &str) {
+        let Some(enrolled) = self.enrolled.get_mut(uid) else { return };
+        let (threads, netns) = (self.threads.clone(), Arc::clone(&enrolled.captured.netns));
+        let generation = enrolled.pod.generation;
+        let ending = self.steps.spawn(async move {
+            loop {
+                for thread in &threads {
+                    thread.finish(generation).await;
+                }
+                match has_captured(&netns) {
+                    Ok(false) => break,
+                    Ok(true) => {}
+                    Err(error) => tracing::warn!(%error, "a pod's connections can't be listed; asking again"),
+                }
+                tokio::time::sleep(LOOK_FOR_CONNECTIONS).await;
+            }
+            let mut ends = Vec::new();
+            for thread in &threads {
+                ends.push(thread.leave(Some(generation)).await);
+            }
             wait(ends).await;
             Step::Ended(generation)
         });
+        enrolled.ending = Some(ending);
     }
 
     /// Pods whose sandbox is gone: nothing can reach them any more, so nothing is waited for.
@@ -206,9 +238,8 @@ impl Manager {
         }
     }
 
-    fn uid_of(&self, generation: u64) -> Option<String> {
-        let found = self.enrolled.iter().find(|(_, enrolled)| enrolled.pod.generation == generation);
-        found.map(|(uid, _)| uid.clone())
+    fn find(&self, is_it: impl Fn(&Enrolled) -> bool) -> Option<String> {
+        self.enrolled.iter().find(|(_, enrolled)| is_it(enrolled)).map(|(uid, _)| uid.clone())
     }
 
     fn publish_pods(&self) {
@@ -217,7 +248,10 @@ impl Manager {
     }
 
     /// What the kernel shows of the pods that are enrolled; what is amiss is mended at once.
-    pub(super) fn look(&mut self, wanted: &BTreeMap<Str, Enrolment>) -> BTreeMap<String, Result<(), String>> {
+    pub(super) fn observe(
+        &mut self,
+        wanted: &BTreeMap<Str, Enrolment>,
+    ) -> BTreeMap<String, Result<(), String>> {
         let captured: Vec<&ebpf::Sandbox> =
             self.enrolled.values().map(|enrolled| &enrolled.captured).collect();
         let observed = match self.node.observe(captured) {
@@ -228,6 +262,7 @@ impl Manager {
             }
         };
         let mut facts = BTreeMap::new();
+        self.strays.retain(|uid, _| observed.iter().any(|pod| pod.uid == *uid));
         for pod in &observed {
             match self.enrolled.get_mut(&pod.uid) {
                 Some(enrolled) if enrolled.stage == Stage::Ending => {}
@@ -241,32 +276,51 @@ impl Manager {
                     }
                     facts.insert(pod.uid.clone(), proof);
                 }
-                None => self.release_stray(&pod.uid, wanted),
+                None => self.release_stray(pod, wanted),
             }
         }
         facts
     }
 
     /// Something that an earlier process captured. It stays captured, and so refused, unless nobody wants it captured.
-    fn release_stray(&self, uid: &str, wanted: &BTreeMap<Str, Enrolment>) {
+    fn release_stray(&mut self, pod: &Observed, wanted: &BTreeMap<Str, Enrolment>) {
+        let uid = pod.uid.as_str();
         let released = match self.sandboxes.get(uid) {
-            None => self.node.forget(uid).map_err(anyhow::Error::from),
+            None => self.node.forget(uid).map(|()| true).map_err(anyhow::Error::from),
             Some(sandbox) if matches!(goal(sandbox, wanted.get(uid)), Goal::Leave(_)) => {
-                Netns::open(&sandbox.netns).map_err(anyhow::Error::from).and_then(|netns| {
-                    let netns = Arc::new(netns);
-                    let addresses = sandbox.addresses.iter().map(|ip| ip.to_canonical()).collect();
-                    Ok(self.node.remove(&ebpf::Sandbox { uid: uid.to_owned(), netns, addresses })?)
-                })
+                let since = *self.strays.entry(uid.to_owned()).or_insert_with(Instant::now);
+                let lingered = since.elapsed() >= LINGER;
+                if pod.entered && !lingered { Ok(false) } else { self.let_go(pod, sandbox) }
             }
             Some(_) => return,
         };
         match released {
-            Ok(()) => tracing::info!(%uid, "removed what an earlier process had left in a pod"),
+            Ok(true) => tracing::info!(%uid, "removed what an earlier process had left in a pod"),
+            // Peers are yet to hear, or connections that the earlier process holds are still to end.
+            Ok(false) => {}
             Err(error) => {
                 tracing::warn!(%uid, error = format!("{error:#}"), "can't remove what an earlier process left in a pod")
             }
         }
     }
+
+    /// Says whether nothing is left.
+    fn let_go(&self, pod: &Observed, sandbox: &Sandbox) -> anyhow::Result<bool> {
+        let netns = Arc::new(Netns::open(&sandbox.netns)?);
+        // As it was enrolled: what is known of the pod may have changed since.
+        let captured = ebpf::Sandbox { uid: pod.uid.clone(), netns, addresses: pod.addresses.clone() };
+        self.node.stop_new(&captured)?;
+        if has_captured(&captured.netns)? {
+            return Ok(false);
+        }
+        self.node.remove(&captured)?;
+        Ok(true)
+    }
+}
+
+/// Whether any connection of a pod is captured, or goes to or comes from its proxy.
+fn has_captured(netns: &Netns) -> io::Result<bool> {
+    Ok(socket::connections(netns)?.iter().any(socket::Connection::is_ours))
 }
 
 /// Attaches to the node, or takes over what an earlier process attached.

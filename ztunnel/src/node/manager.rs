@@ -4,6 +4,7 @@
 //! one who enrols. What a pod's goal is, is `goal`'s.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,14 +13,15 @@ use daemon::readiness::Latch;
 use ebpf::Node;
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
-use super::api::{Command, PodStatus, Reply, Request};
+use super::api::{Command, Door, PodStatus, Reply, Request};
 use super::capture;
 use super::goal::{Goal, goal};
 use super::report::Reports;
 use super::sandbox::{Sandbox, Sandboxes};
 use super::status::PENDING;
+use super::succession::{Charge, Predecessor};
 use crate::config::CaptureConfig;
 use crate::data::Shared;
 use crate::data::thread::Thread;
@@ -39,6 +41,8 @@ pub(crate) struct Parts {
     pub(crate) threads: Vec<Thread>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) sandboxes: Sandboxes,
+    /// Where the node API is served.
+    pub(crate) node_api: PathBuf,
     pub(crate) wanted: watch::Receiver<Wanted>,
     pub(crate) pods: watch::Sender<Arc<Vec<PodStatus>>>,
     pub(crate) reports: watch::Sender<Reports>,
@@ -55,24 +59,26 @@ pub(super) struct Enrolled {
     pub(super) stage: Stage,
     /// The kernel does not show it as it should be: it is enrolled anew at the next look.
     pub(super) broken: bool,
+    /// Waits until its captured connections have ended.
+    pub(super) ending: Option<AbortHandle>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
     /// Captured.
     In,
-    /// On its way out: still captured, until peers have heard.
-    Lingering,
+    /// On its way out: still captured, until peers have heard. Numbered, because a pod may come back and leave again.
+    Lingering(u64),
     /// Not captured any more; its captured connections are ending.
     Ending,
 }
 
-/// The end of a step that takes time, with the generation of the pod that it was about.
+/// The end of a step that takes time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Peers have had their time.
+    /// Peers have had their time, since the leave of this number.
     Lingered(u64),
-    /// The last captured connection has ended.
+    /// The last captured connection of this generation has ended.
     Ended(u64),
     /// Nobody waits longer for a verdict on pods that were announced before this.
     Waited,
@@ -86,6 +92,19 @@ pub(super) struct Waiting {
     reply: oneshot::Sender<Reply>,
 }
 
+impl Waiting {
+    fn new(uid: String, reply: oneshot::Sender<Reply>) -> Self {
+        Self { uid, since: Instant::now(), reply }
+    }
+
+    /// Says that this process can't answer.
+    pub(super) fn refer(self) {
+        let error = "another ztunnel has taken charge of this node; connect again to reach it".to_owned();
+        // A caller that is gone does not want the answer any more.
+        let _ = self.reply.send(Reply::Error { error });
+    }
+}
+
 /// Enrols and releases pods.
 #[derive(Debug)]
 pub(crate) struct Manager {
@@ -93,15 +112,25 @@ pub(crate) struct Manager {
     pub(super) threads: Vec<Thread>,
     pub(super) shared: Arc<Shared>,
     pub(super) sandboxes: Sandboxes,
+    pub(super) charge: Charge,
+    /// Kept for as long as this process lives.
+    pub(super) predecessor: Option<Predecessor>,
+    pub(super) door: Door,
+    commands: mpsc::Receiver<Command>,
     pub(super) wanted: watch::Receiver<Wanted>,
     pub(super) pods: watch::Sender<Arc<Vec<PodStatus>>>,
     pub(super) reports: watch::Sender<Reports>,
+    /// Something came from the controller since the last report.
+    pub(super) news: bool,
     pub(super) latch: Option<Latch>,
+    /// Since when pods that an earlier process captured are seen that nobody wants captured.
+    pub(super) strays: BTreeMap<String, Instant>,
     pub(super) enrolled: BTreeMap<String, Enrolled>,
     pub(super) failures: BTreeMap<String, String>,
     pub(super) steps: JoinSet<Step>,
     pub(super) waiting: Vec<Waiting>,
     pub(super) generations: u64,
+    pub(super) leaves: u64,
     pub(super) repairs: Counter,
 }
 
@@ -109,44 +138,74 @@ impl Manager {
     /// Attaches to the node. Nothing is enrolled yet; what an earlier process enrolled stays captured.
     pub(crate) fn start(config: &CaptureConfig, parts: Parts) -> anyhow::Result<Self> {
         let node = capture::attach(config)?;
-        let Parts { threads, shared, sandboxes, wanted, pods, reports, latch } = parts;
+        let Parts { threads, shared, sandboxes, node_api, wanted, pods, reports, latch } = parts;
+        let (door, commands) = Door::new(node_api);
         Ok(Self {
             node,
             threads,
             shared,
             sandboxes,
+            charge: Charge::Expected,
+            predecessor: None,
+            door,
+            commands,
             wanted,
             pods,
             reports,
+            news: false,
             latch: Some(latch),
+            strays: BTreeMap::new(),
             enrolled: BTreeMap::new(),
             failures: BTreeMap::new(),
             steps: JoinSet::new(),
             waiting: Vec::new(),
             generations: 0,
+            leaves: 0,
             repairs: Counter::default(),
         })
     }
 
     /// Works until the drain begins; then lets connections end, as long as the drain allows.
-    pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>, drain: Drain) {
+    ///
+    /// # Errors
+    /// When this process can't be in charge and nobody else is.
+    pub(crate) async fn run(mut self, drain: Drain) -> anyhow::Result<()> {
         let mut watch = drain.watch();
         let mut ticks = tokio::time::interval(LOOK_AGAIN);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = watch.begun() => break,
-                Some((request, reply)) = commands.recv() => self.command(request, reply).await,
-                Ok(()) = self.wanted.changed() => self.reconcile().await,
-                _ = ticks.tick() => self.reconcile().await,
+                Some((request, reply)) = self.commands.recv() => self.command(request, reply).await?,
+                Ok(()) = self.wanted.changed() => {
+                    self.news = true;
+                    self.look().await?;
+                }
+                _ = ticks.tick() => self.look().await?,
                 Some(Ok(step)) = self.steps.join_next() => self.step(step).await,
             }
         }
         self.drain(watch).await;
+        Ok(())
+    }
+
+    /// Compares goals with what is, if that is this process's to do.
+    async fn look(&mut self) -> anyhow::Result<()> {
+        if self.charge == Charge::Expected {
+            if self.wanted.borrow().is_some() {
+                self.take_charge().await?;
+            } else {
+                self.expect_charge().await?;
+            }
+        }
+        self.reconcile().await;
+        Ok(())
     }
 
     /// What is pinned stays: a successor takes over, and without one the kernel refuses.
     async fn drain(self, mut watch: daemon::drain::Watch) {
+        // From here on others can know better.
+        self.reports.send_replace(None);
         let mut ended = Vec::new();
         for thread in &self.threads {
             ended.push(thread.leave(None).await);
@@ -162,21 +221,31 @@ impl Manager {
         }
     }
 
-    async fn command(&mut self, request: Request, reply: oneshot::Sender<Reply>) {
+    async fn command(&mut self, request: Request, reply: oneshot::Sender<Reply>) -> anyhow::Result<()> {
         let done = |pods| Reply::Ok { ok: true, state: None, pods };
         let answer = match request {
+            Request::Orphaned => {
+                self.resume_charge().await?;
+                done(None)
+            }
+            Request::Succeed(_) => self.pass_charge(),
+            _ if self.charge == Charge::Passed => {
+                Waiting::new(String::new(), reply).refer();
+                return Ok(());
+            }
             Request::Add(sandbox) => {
                 let uid = sandbox.uid.clone();
                 match self.sandboxes.add(sandbox) {
                     Err(error) => Reply::Error { error: error.to_string() },
                     Ok(()) => {
                         // Answered by `answer`: at once if the verdict is known.
-                        self.waiting.push(Waiting { uid, since: Instant::now(), reply });
+                        self.waiting.push(Waiting::new(uid, reply));
                         self.steps.spawn(async {
                             tokio::time::sleep(VERDICT_WAIT).await;
                             Step::Waited
                         });
-                        return self.reconcile().await;
+                        self.reconcile().await;
+                        return Ok(());
                     }
                 }
             }
@@ -191,6 +260,7 @@ impl Manager {
         };
         // A caller that is gone does not want the answer any more.
         let _ = reply.send(answer);
+        Ok(())
     }
 
     /// Answers those who announced pods whose verdict is known, or who have waited long enough for it. Until then their
@@ -215,7 +285,11 @@ impl Manager {
 
     /// Compares every pod's goal with what is, acts, and says where things stand.
     pub(super) async fn reconcile(&mut self) {
-        let Some(wanted) = self.wanted.borrow_and_update().clone() else {
+        if self.charge == Charge::Passed {
+            return;
+        }
+        let known = self.wanted.borrow_and_update().clone();
+        let Some(wanted) = known.filter(|_| self.charge == Charge::Held) else {
             // Nothing is touched before the controller has spoken: what an earlier process captured stays captured.
             self.publish(None, &BTreeMap::new());
             return self.answer();
@@ -243,7 +317,7 @@ impl Manager {
             }
         }
         self.forget_gone().await;
-        let observed = self.look(&wanted);
+        let observed = self.observe(&wanted);
         self.publish(Some(&wanted), &observed);
         self.answer();
         self.latch = None;

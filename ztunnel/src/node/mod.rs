@@ -10,3 +10,4 @@ pub(crate) mod manager;
 pub(crate) mod report;
 pub(crate) mod sandbox;
 mod status;
+mod succession;

@@ -70,20 +70,28 @@ impl Sandboxes {
     /// left out: their pods stay captured and refused until they are announced again.
     pub(crate) fn open(folder: PathBuf) -> io::Result<Self> {
         fs::create_dir_all(&folder)?;
+        let mut sandboxes = Self { folder, known: BTreeMap::new() };
+        sandboxes.read()?;
+        Ok(sandboxes)
+    }
+
+    /// Reads the folder again, which another process may have changed.
+    pub(crate) fn read(&mut self) -> io::Result<()> {
         let mut known = BTreeMap::new();
-        for entry in fs::read_dir(&folder)? {
+        for entry in fs::read_dir(&self.folder)? {
             let path = entry?.path();
             if path.extension().is_none_or(|extension| extension != "json") {
                 continue;
             }
-            match read(&path) {
+            match parse(&path) {
                 Ok(sandbox) => drop(known.insert(sandbox.uid.clone(), sandbox)),
                 Err(error) => {
                     tracing::warn!(path = %path.display(), %error, "a remembered sandbox can't be read; announce it again")
                 }
             }
         }
-        Ok(Self { folder, known })
+        self.known = known;
+        Ok(())
     }
 
     /// Remembers a sandbox; announcing the same one again changes nothing.
@@ -153,7 +161,7 @@ fn check(sandbox: &Sandbox) -> Result<(), SandboxError> {
     Ok(())
 }
 
-fn read(path: &Path) -> io::Result<Sandbox> {
+fn parse(path: &Path) -> io::Result<Sandbox> {
     let sandbox: Sandbox = serde_json::from_slice(&fs::read(path)?)?;
     check(&sandbox).map_err(io::Error::other)?;
     Ok(sandbox)
@@ -191,6 +199,21 @@ mod tests {
         first.add(sandbox("a-2")).unwrap();
         first.delete("a-1").unwrap();
         let second = Sandboxes::open(folder.path().into()).unwrap();
+        assert_eq!(second.all().cloned().collect::<Vec<_>>(), [sandbox("a-2")]);
+    }
+
+    #[test]
+    fn what_another_process_changed_is_read_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut first = Sandboxes::open(folder.path().into()).unwrap();
+        let mut second = Sandboxes::open(folder.path().into()).unwrap();
+        second.add(sandbox("a-1")).unwrap();
+        first.add(sandbox("a-2")).unwrap();
+        first.delete("a-1").unwrap();
+        first.read().unwrap();
+        assert_eq!(first.all().count(), 2, "only what is known can be deleted");
+        first.delete("a-1").unwrap();
+        second.read().unwrap();
         assert_eq!(second.all().cloned().collect::<Vec<_>>(), [sandbox("a-2")]);
     }
 

@@ -55,7 +55,7 @@ impl Manager {
 
     /// Tells the admin socket and the controller where things stand.
     pub(super) fn publish(
-        &self,
+        &mut self,
         wanted: Option<&BTreeMap<Str, Enrolment>>,
         observed: &BTreeMap<String, Result<(), String>>,
     ) {
@@ -81,8 +81,11 @@ impl Manager {
         }
         self.pods.send_if_modified(|pods| replace_if_new(pods, shown));
         if wanted.is_some() {
+            // Also when it says the same: the controller forgets what was proven for an earlier wish of its own, and may
+            // have changed its mind and back before we looked.
+            let news = std::mem::take(&mut self.news);
             self.reports.send_if_modified(|known| {
-                let new = known.as_deref() != Some(&reports);
+                let new = news || known.as_deref() != Some(&reports);
                 if new {
                     *known = Some(Arc::new(reports));
                 }

@@ -1,0 +1,135 @@
+//! Which of two ztunnels of a node is in charge while one replaces the other: only that one acts on pods.
+//!
+//! A successor takes charge when it knows everything that it must. It says so to its predecessor over the node API, and
+//! keeps that connection for as long as it lives: if it ends, the predecessor is in charge again. Knows nothing of pods.
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+
+use super::api::Reply;
+use super::manager::{Manager, Stage};
+
+/// How long a predecessor may take to finish what it does and to answer. One that hangs must not keep its pods from
+/// being served.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// Longer than any answer to a command that lists nothing.
+const MAX_ANSWER: u64 = 4096;
+
+/// Whether this process acts on the node's pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Charge {
+    /// Not yet: it does not know what it must, and somebody else may be in charge.
+    Expected,
+    /// Yes.
+    Held,
+    /// Not any more: a successor does.
+    Passed,
+}
+
+/// The ztunnel that was here before, while it runs.
+#[derive(Debug)]
+pub(super) struct Predecessor(BufReader<UnixStream>);
+
+impl Predecessor {
+    /// The process that serves the node API at `path` now, if there is one.
+    pub(super) async fn find(path: &Path) -> Option<Self> {
+        UnixStream::connect(path).await.ok().map(|stream| Self(BufReader::new(stream)))
+    }
+
+    /// Takes charge. When this returns the predecessor acts on no pod any more, and will not unless `self` is dropped.
+    ///
+    /// # Errors
+    /// When it gave no answer, or says why it can't be succeeded now. It may have ended meanwhile.
+    pub(super) async fn succeed(&mut self) -> io::Result<()> {
+        tokio::time::timeout(ANSWER_WITHIN, self.ask()).await?
+    }
+
+    async fn ask(&mut self) -> io::Result<()> {
+        self.0.get_mut().write_all(b"{\"succeed\":{}}\n").await?;
+        let mut line = String::new();
+        if (&mut self.0).take(MAX_ANSWER).read_line(&mut line).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let answer: serde_json::Value = serde_json::from_str(&line)?;
+        match answer.get("error").and_then(serde_json::Value::as_str) {
+            None => Ok(()),
+            Some(error) => Err(io::Error::other(error.to_owned())),
+        }
+    }
+}
+
+impl Manager {
+    /// Waits to be in charge. Pods are announced to whoever is; if nobody is, they are announced to us already.
+    pub(super) async fn expect_charge(&mut self) -> anyhow::Result<()> {
+        if !self.door.is_open() && Predecessor::find(self.door.path()).await.is_none() {
+            self.door.open().context("can't open the node API")?;
+        }
+        Ok(())
+    }
+
+    /// Takes charge: everything is known now.
+    pub(super) async fn take_charge(&mut self) -> anyhow::Result<()> {
+        if !self.door.is_open() {
+            let predecessor = Predecessor::find(self.door.path()).await;
+            // Before the predecessor stops to listen, so that whoever announces a pod finds one of us.
+            self.door.open().context("can't open the node API")?;
+            if let Some(mut predecessor) = predecessor {
+                match predecessor.succeed().await {
+                    Ok(()) => tracing::info!("took charge of the node's pods from the ztunnel before"),
+                    Err(error) => tracing::warn!(%error, "the ztunnel before does not hand over"),
+                }
+                self.predecessor = Some(predecessor);
+            }
+            // It may have heard of pods until now.
+            self.sandboxes.read().context("can't read the known sandboxes")?;
+        }
+        self.charge = Charge::Held;
+        Ok(())
+    }
+
+    /// A successor takes charge. What is captured and served here goes on until this process is told to end.
+    pub(super) fn pass_charge(&mut self) -> Reply {
+        if self.charge == Charge::Passed {
+            return Reply::Error { error: "another ztunnel has taken charge already".to_owned() };
+        }
+        tracing::info!("a successor takes charge of the node's pods");
+        self.charge = Charge::Passed;
+        self.door.close();
+        self.reports.send_replace(None);
+        for waiting in self.waiting.drain(..) {
+            waiting.refer();
+        }
+        Reply::Ok { ok: true, state: None, pods: None }
+    }
+
+    /// The successor has ended. Its listeners are gone; ours are offered again.
+    pub(super) async fn resume_charge(&mut self) -> anyhow::Result<()> {
+        if self.charge != Charge::Passed {
+            return Ok(());
+        }
+        tracing::warn!("the successor has ended; taking charge of the node's pods again");
+        self.charge = Charge::Held;
+        self.door.open().context("can't open the node API")?;
+        self.sandboxes.read().context("can't read the known sandboxes")?;
+        let mut ending = Vec::new();
+        for (uid, enrolled) in &mut self.enrolled {
+            enrolled.broken = true;
+            match enrolled.stage {
+                Stage::In => {}
+                Stage::Lingering(_) => enrolled.stage = Stage::In,
+                Stage::Ending => ending.push(uid.clone()),
+            }
+        }
+        for uid in ending {
+            self.end(&uid);
+        }
+        self.reconcile().await;
+        Ok(())
+    }
+}
