@@ -3,7 +3,9 @@
 //! Needs root and fails without. Every test has a lab of its own, so that they run side by side.
 
 mod bypass;
+mod faults;
 mod first_light;
+mod load;
 mod mesh;
 mod policy;
 mod support;

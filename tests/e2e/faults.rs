@@ -1,0 +1,138 @@
+//! Node proxies that die, and node proxies that are replaced under load: refused at once, or nothing noticed at all.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use lab::{Env, LabConfig, Pod};
+
+use crate::load::{Held, Load};
+use crate::mesh::{Mesh, SOON, get, refused, serve};
+
+/// What "at once" may take on a machine that does other things. A connection that nobody answers takes minutes.
+const AT_ONCE: Duration = Duration::from_secs(2);
+
+/// How often ztunnel is replaced under load.
+const RESTARTS: usize = 20;
+
+/// Dials without sending anything; says how that ended.
+fn dial(pod: &Pod, ip: IpAddr, port: u16) -> (String, Duration) {
+    let began = Instant::now();
+    // Bash speaks TCP itself and names the error of connect(2).
+    let script = format!("exec 3<>/dev/tcp/{ip}/{port} && echo connected");
+    let output = pod.run(["bash", "-c", &script]).expect("an answer before the timeout");
+    (format!("{}{}", output.stdout, output.stderr), began.elapsed())
+}
+
+fn must_be_refused(pod: &Pod, ip: IpAddr, port: u16) {
+    let (said, took) = dial(pod, ip, port);
+    assert!(said.contains("Connection refused"), "{} -> {ip}:{port}: {said}", pod.name());
+    assert!(took < AT_ONCE, "{} -> {ip}:{port} took {took:?}", pod.name());
+}
+
+fn url(ip: IpAddr, path: &str) -> String {
+    format!("http://{}/{path}", SocketAddr::new(ip, 8080))
+}
+
+#[test]
+fn without_a_ztunnel_pods_are_refused_at_once_and_with_one_again_they_are_served() {
+    let mesh = Mesh::start();
+    let pods = [mesh.pod(0, "one"), mesh.pod(1, "two")];
+    let outsiders = [mesh.pod_in("outside", 0, "near"), mesh.pod_in("outside", 1, "far")];
+    for pod in pods.iter().chain(&outsiders) {
+        serve(pod, &["http"]);
+    }
+    let service = mesh.service("shop", "two", 80, 8080);
+    mesh.enrol("shop", &[&pods[0], &pods[1]]);
+    let canary = "canary-without-a-ztunnel";
+    let seen = mesh.lab.wire().watch(canary);
+
+    for (index, pod) in pods.iter().enumerate() {
+        let peer = &pods[1 - index];
+        mesh.node(index).kill_ztunnel().expect("killed");
+        for target in [peer, &outsiders[0], &outsiders[1]] {
+            for ip in target.ips() {
+                must_be_refused(pod, *ip, 8080);
+            }
+        }
+        for ip in &service.ips {
+            must_be_refused(pod, *ip, 80);
+        }
+        for outsider in &outsiders {
+            for ip in pod.ips() {
+                must_be_refused(outsider, *ip, 8080);
+            }
+        }
+        for ip in pod.ips() {
+            let began = Instant::now();
+            // The peer's own ztunnel accepts first, and then finds nobody.
+            refused(peer, &url(*ip, canary));
+            assert!(began.elapsed() < AT_ONCE, "{} -> {ip} took {:?}", peer.name(), began.elapsed());
+        }
+        assert_eq!(seen.count().expect("a whole capture"), 0, "nothing goes out in the clear");
+
+        mesh.node(index).start_ztunnel(Env::new()).expect("a new ztunnel");
+        for ip in peer.ips() {
+            get(pod, &url(*ip, canary));
+        }
+        for ip in pod.ips() {
+            get(peer, &url(*ip, canary));
+        }
+    }
+    assert_eq!(seen.count().expect("a whole capture"), 0, "nor afterwards");
+}
+
+#[test]
+fn ztunnels_are_replaced_under_load_and_nobody_notices() {
+    // Longer than this test takes: the connections that are kept end with it.
+    let patient = Env::from([("AIRGLOW_DRAIN_DEADLINE".into(), "600s".into())]);
+    let mesh = Mesh::start_with(LabConfig::default(), &patient);
+    let (caller, server) = (mesh.pod(0, "caller"), mesh.pod(1, "server"));
+    let neighbour = mesh.pod(0, "neighbour");
+    for pod in [&server, &neighbour] {
+        serve(pod, &["echo"]);
+    }
+    mesh.service("shop", "server", 80, 8080);
+    mesh.enrol("shop", &[&caller, &server, &neighbour]);
+    let v4 = SocketAddr::new(server.ip(), 8080).to_string();
+    let v6 = SocketAddr::new(server.ip6(), 8080).to_string();
+    let local = SocketAddr::new(neighbour.ip(), 8080).to_string();
+    let kept = Load::kept_connections(&caller, &v4);
+    let loads = [
+        // By name: every request asks DNS, which must not be lost either.
+        Load::new_connections(&caller, "server.shop:80"),
+        Load::new_connections(&caller, &v6),
+        Load::new_connections(&caller, &local),
+    ];
+
+    for round in 0..RESTARTS {
+        let held = [&v4, &v6, &local].map(|to| Held::open(&caller, to, 4));
+        let handover = mesh.node(round % 2).restart_ztunnel(patient.clone()).expect("a handover");
+        loads.iter().for_each(Load::progress);
+        held.into_iter().for_each(Held::must_still_work);
+        // The first two hold the connections that are kept.
+        if round >= 2 {
+            handover.old.wait(SOON).expect("an old ztunnel ends when its last connection has");
+        }
+    }
+    kept.progress();
+    loads.into_iter().for_each(Load::must_have_succeeded);
+    kept.must_have_succeeded();
+}
+
+#[test]
+fn a_drain_ends_at_its_deadline_and_cuts_what_is_left() {
+    let impatient = Env::from([("AIRGLOW_DRAIN_DEADLINE".into(), "1s".into())]);
+    let mesh = Mesh::start_with(LabConfig::default(), &impatient);
+    let (caller, server) = (mesh.pod(0, "caller"), mesh.pod(1, "server"));
+    serve(&server, &["echo"]);
+    mesh.enrol("shop", &[&caller, &server]);
+    let to = SocketAddr::new(server.ip(), 8080).to_string();
+    let kept = Load::kept_connections(&caller, &to);
+    let handover = mesh.node(0).restart_ztunnel(impatient).expect("a handover");
+    handover.old.wait(SOON).expect("the old ztunnel ends although connections are open");
+    kept.progress();
+    let account = kept.account();
+    let errors = account["errors"].as_object().expect("errors").clone();
+    assert!(!errors.is_empty(), "the connections were cut: {account}");
+    assert!(errors.keys().all(|error| error.contains("on a kept connection")), "new ones were not: {account}");
+}
