@@ -23,6 +23,7 @@
 #define SOL_SOCKET 1
 #define SO_BINDTODEVICE 25
 #define SO_MARK 36
+#define SO_BINDTOIFINDEX 62
 #define EPERM 1
 #define ENETUNREACH 101
 #define ECONNREFUSED 111

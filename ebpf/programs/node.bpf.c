@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Once per node, on its cgroup: outbound capture (connect4, connect6) and the exemption of health probes (sockops).
+ * Once per node, on its cgroup: outbound capture (connect4, connect6), keeping what is captured so (set_option), and the
+ * exemption of health probes (sockops).
  * A socket is passed untouched, or it is captured, or its connect fails: there is no fourth way.
  */
 #include "airglow.h"
@@ -170,6 +171,45 @@ int connect6(struct bpf_sock_addr *ctx)
 		return PASS;
 	SET_V6(&to, ctx->user_ip6);
 	return connecting(ctx, &to);
+}
+
+static __always_inline int is_rerouting(const struct bpf_sockopt *ctx)
+{
+	if (ctx->level != SOL_SOCKET)
+		return 0;
+	return ctx->optname == SO_MARK || ctx->optname == SO_BINDTODEVICE || ctx->optname == SO_BINDTOIFINDEX;
+}
+
+/* A multipath socket's mark is on its subflow, which cannot be seen from here: any that is connected counts. */
+static __always_inline int is_carried(const struct bpf_sock *sk)
+{
+	if (sk->protocol == IPPROTO_MPTCP)
+		return sk->state != BPF_TCP_CLOSE && sk->state != BPF_TCP_LISTEN;
+	return sk->mark == MARK_CAPTURE || sk->mark == MARK_RETURN;
+}
+
+/*
+ * Without its mark, or bound to a device, an established connection of ours would go on by the pod's own routes, in the
+ * clear: the other end would not know it, but everyone on the way could read it. No privilege is needed for the binding.
+ * The application's end of a connection from the proxy leads to the client in the same way.
+ */
+SEC("cgroup/setsockopt")
+int set_option(struct bpf_sockopt *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+	__u64 netns, cgroup;
+
+	/* The kernel takes the caller's value as it is, also one that is longer than the copy made for us. */
+	ctx->optlen = 0;
+	if (!is_rerouting(ctx) || !sk || !is_carried(sk))
+		return PASS;
+	netns = bpf_get_netns_cookie(ctx);
+	if (!bpf_map_lookup_elem(&pods, &netns))
+		return PASS;
+	cgroup = bpf_get_current_cgroup_id();
+	if (bpf_map_lookup_elem(&ztunnels, &cgroup))
+		return PASS;
+	return refuse(EPERM);
 }
 
 /* `family` is the packets' family: AF_INET also for a mapped address on an IPv6 socket. */

@@ -31,6 +31,7 @@ pub(crate) enum AttachType {
     SockOps = 3,
     Connect4 = 10,
     Connect6 = 11,
+    SetSockOpt = 22,
     SkLookup = 36,
 }
 

@@ -14,7 +14,7 @@ const CAPABILITIES: [(u32, &str); 4] = [
 ];
 
 /// Program type, helper, its name and the release that brought it.
-const HELPERS: [(ProgramType, BpfHelper, &str); 6] = [
+const HELPERS: [(ProgramType, BpfHelper, &str); 7] = [
     (
         ProgramType::CgroupSockAddr,
         BpfHelper::BPF_FUNC_get_netns_cookie,
@@ -27,12 +27,18 @@ const HELPERS: [(ProgramType, BpfHelper, &str); 6] = [
     ),
     (ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_setsockopt, "bpf_setsockopt in connect (Linux 5.8)"),
     (ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_set_retval, "bpf_set_retval in connect (Linux 5.18)"),
+    (
+        ProgramType::CgroupSockopt,
+        BpfHelper::BPF_FUNC_get_netns_cookie,
+        "bpf_get_netns_cookie in setsockopt (Linux 5.15)",
+    ),
     (ProgramType::SockOps, BpfHelper::BPF_FUNC_sk_storage_get, "bpf_sk_storage_get in sockops (Linux 5.4)"),
     (ProgramType::SkLookup, BpfHelper::BPF_FUNC_sk_assign, "bpf_sk_assign in sk_lookup (Linux 5.9)"),
 ];
 
-const PROGRAMS: [(ProgramType, &str); 3] = [
+const PROGRAMS: [(ProgramType, &str); 4] = [
     (ProgramType::CgroupSockAddr, "program type cgroup/connect4 (Linux 4.17, CONFIG_CGROUP_BPF)"),
+    (ProgramType::CgroupSockopt, "program type cgroup/setsockopt (Linux 5.3, CONFIG_CGROUP_BPF)"),
     (ProgramType::SockOps, "program type sockops (Linux 4.13, CONFIG_CGROUP_BPF)"),
     (ProgramType::SkLookup, "program type sk_lookup (Linux 5.9)"),
 ];

@@ -23,6 +23,7 @@ mod pod;
 mod programs;
 mod reconcile;
 mod record;
+mod rtnetlink;
 pub mod socket;
 mod sysctl;
 

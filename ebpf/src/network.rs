@@ -10,6 +10,12 @@ use crate::layout::{
     DNS_SOURCE_FIRST, DNS_SOURCE_LAST, FAMILY_V4, FAMILY_V6, MARK_CAPTURE, MARK_RETURN, TABLE,
 };
 use crate::netlink::{Body, CREATE_EXCLUSIVE, Netlink, attribute, number16, number32};
+use crate::rtnetlink::{
+    ADDRESS_HEAD, FR_ACT_TO_TBL, FRA_DPORT_RANGE, FRA_FWMARK, FRA_FWMASK, FRA_IP_PROTO, FRA_PRIORITY,
+    FRA_SPORT_RANGE, FRA_TABLE, IFA_ADDRESS, IFA_F_TENTATIVE, IFA_FLAGS, IFA_LOCAL, ROUTE_HEAD,
+    RT_SCOPE_HOST, RT_SCOPE_UNIVERSE, RTA_OIF, RTA_PREFSRC, RTA_TABLE, RTM_DELROUTE, RTM_DELRULE,
+    RTM_GETADDR, RTM_GETROUTE, RTM_GETRULE, RTM_NEWROUTE, RTM_NEWRULE, RTN_LOCAL, RTPROT_STATIC,
+};
 use crate::sysctl;
 
 /// Why a pod's network namespace could not be prepared.
@@ -59,37 +65,6 @@ pub struct NetworkFacts {
     pub dns_present: Vec<String>,
 }
 
-/// linux/rtnetlink.h, linux/fib_rules.h, linux/if_addr.h
-const RTM_GETADDR: u16 = 22;
-const RTM_NEWROUTE: u16 = 24;
-const RTM_DELROUTE: u16 = 25;
-const RTM_GETROUTE: u16 = 26;
-const RTM_NEWRULE: u16 = 32;
-const RTM_DELRULE: u16 = 33;
-const RTM_GETRULE: u16 = 34;
-const FRA_PRIORITY: u16 = 6;
-const FRA_FWMARK: u16 = 10;
-const FRA_TABLE: u16 = 15;
-const FRA_FWMASK: u16 = 16;
-const FRA_IP_PROTO: u16 = 22;
-const FRA_SPORT_RANGE: u16 = 23;
-const FRA_DPORT_RANGE: u16 = 24;
-const FR_ACT_TO_TBL: u8 = 1;
-const RTA_OIF: u16 = 4;
-const RTA_PREFSRC: u16 = 7;
-const RTA_TABLE: u16 = 15;
-const RTN_LOCAL: u8 = 2;
-const RTPROT_STATIC: u8 = 4;
-const RT_SCOPE_UNIVERSE: u8 = 0;
-const RT_SCOPE_HOST: u8 = 254;
-const IFA_ADDRESS: u16 = 1;
-const IFA_LOCAL: u16 = 2;
-const IFA_FLAGS: u16 = 8;
-const IFA_F_TENTATIVE: u32 = 0x40;
-/// `struct rtmsg` and `struct fib_rule_hdr`.
-const ROUTE_HEAD: usize = 12;
-/// `struct ifaddrmsg`.
-const ADDRESS_HEAD: usize = 8;
 const TABLE_MAIN: u32 = 254;
 const LOOPBACK_IFINDEX: u32 = 1;
 const DNS_PORT: u16 = 53;

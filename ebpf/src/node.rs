@@ -1,4 +1,4 @@
-//! Once per node: the maps, and the three programs on the node's cgroup. Pinned, so that a restart finds them in place.
+//! Once per node: the maps, and the four programs on the node's cgroup. Pinned, so that a restart finds them in place.
 //! An upgrade replaces the programs of the links that stand: no moment without capture.
 
 use std::fs::File;
@@ -122,6 +122,7 @@ impl Node {
         let target = CgroupDirectory::open(&config.cgroup, cgroup)?;
         target.attach(&pins, "connect4", AttachType::Connect4, programs.connect4.as_fd())?;
         target.attach(&pins, "connect6", AttachType::Connect6, programs.connect6.as_fd())?;
+        target.attach(&pins, "set_option", AttachType::SetSockOpt, programs.set_option.as_fd())?;
         target.attach(&pins, "sockops", AttachType::SockOps, programs.sockops.as_fd())?;
         tracing::info!(cgroup = %config.cgroup.display(), pins = %config.pins.display(), "capture is attached");
         Ok(Self { pins, maps, pod_program })
@@ -138,7 +139,7 @@ impl Node {
             let source = io::Error::other(format!("still enrolled: {}", uids.join(", ")));
             return Err(AttachError::Kernel { action: "uninstall".to_owned(), source });
         }
-        for name in ["connect4", "connect6", "sockops"] {
+        for name in ["connect4", "connect6", "set_option", "sockops"] {
             match Link::open(&self.pins.link(name)) {
                 Ok(link) => link.detach().map_err(kernel("detach a program"))?,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}

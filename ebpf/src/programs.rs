@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use aya::programs::{CgroupSockAddr, ProgramError, SkLookup, SockOps};
+use aya::programs::{CgroupSockAddr, CgroupSockopt, ProgramError, SkLookup, SockOps};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use thiserror::Error;
 
@@ -44,6 +44,7 @@ impl From<ProgramError> for LoadError {
 pub(crate) struct NodePrograms {
     pub(crate) connect4: OwnedFd,
     pub(crate) connect6: OwnedFd,
+    pub(crate) set_option: OwnedFd,
     pub(crate) sockops: OwnedFd,
 }
 
@@ -53,6 +54,7 @@ pub(crate) fn load_node(pins: &Pins) -> Result<NodePrograms, LoadError> {
     Ok(NodePrograms {
         connect4: load_connect(&mut object, "connect4")?,
         connect6: load_connect(&mut object, "connect6")?,
+        set_option: load_set_option(&mut object)?,
         sockops: load_sockops(&mut object)?,
     })
 }
@@ -78,6 +80,12 @@ fn loader<'a>(pins: &Pins) -> EbpfLoader<'a> {
 
 fn load_connect(object: &mut Ebpf, name: &str) -> Result<OwnedFd, LoadError> {
     let program: &mut CgroupSockAddr = program(object, name).try_into()?;
+    program.load()?;
+    Ok(program.fd()?.as_fd().try_clone_to_owned()?)
+}
+
+fn load_set_option(object: &mut Ebpf) -> Result<OwnedFd, LoadError> {
+    let program: &mut CgroupSockopt = program(object, "set_option").try_into()?;
     program.load()?;
     Ok(program.fd()?.as_fd().try_clone_to_owned()?)
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 /// Longer than any answer takes on a busy machine; a test that meets it has found a hang.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -28,6 +28,16 @@ nix::setsockopt_impl!(
     UnicastIf,
     libc::IPPROTO_IP,
     libc::IP_UNICAST_IF,
+    i32,
+    nix::sys::socket::sockopt::SetStruct<i32>
+);
+
+#[derive(Clone, Copy, Debug)]
+struct BindToIfindex;
+nix::setsockopt_impl!(
+    BindToIfindex,
+    libc::SOL_SOCKET,
+    libc::SO_BINDTOIFINDEX,
     i32,
     nix::sys::socket::sockopt::SetStruct<i32>
 );
@@ -57,6 +67,9 @@ impl App {
         match *words {
             ["connect", id, to, ref options @ ..] => self.connect(id, to, options),
             ["say", id, text] => self.say(id, text),
+            ["reroute", id, option] => {
+                reroute(self.connection(id)?.get_ref(), option).map(|()| String::new())
+            }
             ["hear", id] => hear(self.connection(id)?),
             ["close", id] => Ok(format!("{}", self.connections.remove(id).is_some())),
             ["listen", at] => listen(at),
@@ -124,6 +137,20 @@ fn dial(socket: &Socket, to: SocketAddr, options: &[&str]) -> io::Result<()> {
     socket.connect_timeout(&to.into(), PATIENCE)
 }
 
+/// Tries to lead an established connection another way.
+fn reroute(stream: &TcpStream, option: &str) -> io::Result<()> {
+    let socket = SockRef::from(stream);
+    match option.split_once('=') {
+        Some(("mark", mark)) => socket.set_mark(mark.parse().map_err(invalid)?),
+        Some(("device", name)) => socket.bind_device(Some(name.as_bytes())),
+        Some(("index", name)) => {
+            let index = nix::net::if_::if_nametoindex(name)? as i32;
+            Ok(setsockopt(stream, BindToIfindex, &index)?)
+        }
+        _ => Err(io::Error::from(io::ErrorKind::Unsupported)),
+    }
+}
+
 /// One line; the end of the stream is an error of its own.
 fn hear(reader: &mut BufReader<TcpStream>) -> io::Result<String> {
     let mut line = String::new();
@@ -133,7 +160,8 @@ fn hear(reader: &mut BufReader<TcpStream>) -> io::Result<String> {
     Ok(line.trim_end().to_owned())
 }
 
-/// Greets every connection with "app PEER" and sends every line back behind "app ", until "bye".
+/// Greets every connection with "app PEER" and sends every line back behind "app ", until "bye". A line of an option of
+/// [`reroute`] is tried first, and answered by what came of it.
 fn listen(at: &str) -> io::Result<String> {
     let listener = TcpListener::bind(address(at)?)?;
     std::thread::spawn(move || {
@@ -149,7 +177,12 @@ fn serve(mut stream: TcpStream) -> io::Result<()> {
     stream.write_all(format!("app {peer}\n").as_bytes())?;
     for line in BufReader::new(stream.try_clone()?).lines() {
         let line = line?;
-        stream.write_all(format!("app {line}\n").as_bytes())?;
+        let said = match reroute(&stream, &line) {
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => line.clone(),
+            Err(error) => name_of(&error),
+            Ok(()) => "rerouted".to_owned(),
+        };
+        stream.write_all(format!("app {said}\n").as_bytes())?;
         if line == "bye" {
             break;
         }

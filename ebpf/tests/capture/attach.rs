@@ -72,8 +72,13 @@ fn an_upgrade_replaces_the_programs_of_links_that_stand() {
     let proxy = Proxy::start(&pod.sandbox);
     node.prepare(&pod.sandbox).expect("prepared");
     node.capture(&pod.sandbox, proxy.fds()).expect("captured");
-    let pins =
-        ["links/connect4", "links/connect6", "links/sockops", &format!("pods/{}/link", pod.sandbox.uid)];
+    let pins = [
+        "links/connect4",
+        "links/connect6",
+        "links/set_option",
+        "links/sockops",
+        &format!("pods/{}/link", pod.sandbox.uid),
+    ];
     let before = pins.map(|pin| link(&world.pins.join(pin)));
     let node = world.attach();
     node.capture(&pod.sandbox, proxy.fds()).expect("taken over");

@@ -104,6 +104,61 @@ fn a_device_binding_is_cleared() {
     }
 }
 
+/// Everything that would make the kernel look for another way once a connection stands.
+const OTHER_WAYS: [&str; 5] = ["device=eth0", "device=lo", "index=eth0", "mark=0", "mark=1337"];
+
+#[test]
+fn a_captured_connection_cannot_be_led_away() {
+    let enrolled = Enrolled::new();
+    for mut app in [enrolled.pod.app(), enrolled.pod.unprivileged_app()] {
+        for (to, options) in [(VIP4, ""), (VIP6, ""), (VIP4_MAPPED, ""), (VIP4, "mptcp"), (VIP6, "mptcp")] {
+            Enrolled::check_captured(&mut app, to, options);
+            for way in OTHER_WAYS {
+                let answer = app.tell(&format!("reroute x {way}"));
+                assert!(answer.starts_with("err "), "{to} {options} {way}: {answer}");
+            }
+            assert_eq!(app.must("say x still"), "Outbound still");
+        }
+    }
+}
+
+#[test]
+fn a_connection_from_the_proxy_cannot_be_led_away() {
+    let world = World::new();
+    let node = world.attach();
+    let pod = world.pod();
+    let proxy = Proxy::relaying(&pod.sandbox);
+    node.prepare(&pod.sandbox).expect("prepared");
+    node.capture(&pod.sandbox, proxy.fds()).expect("captured");
+    pod.app().must("listen [::]:8080");
+    let (mut server, mut far) = (pod.app(), world.far_app());
+    server.must("listen [::]:8081");
+    for to in [format!("{}:8081", pod.v4), format!("[{}]:8081", pod.v6)] {
+        assert!(far.dial(&to, "").starts_with("app "), "{to}");
+        for way in OTHER_WAYS {
+            assert_eq!(far.must(&format!("say x {way}")), "app EPERM", "{to} {way}");
+        }
+        assert_eq!(far.must("say x still"), "app still");
+    }
+}
+
+#[test]
+fn other_connections_may_be_led_anywhere() {
+    let enrolled = Enrolled::new();
+    let mut far = enrolled.world.far_app();
+    far.must("listen [::]:80");
+    let mut app = enrolled.pod.app();
+    app.must("listen [::]:8080");
+    Enrolled::check_untouched(&mut app, "127.0.0.1:8080");
+    app.must("reroute x device=lo");
+    app.must("reroute x mark=7");
+    let mut stranger = enrolled.world.pod().app();
+    Enrolled::check_untouched(&mut stranger, "10.9.0.2:80");
+    for way in ["device=eth0", "mark=1338", "mark=0"] {
+        stranger.must(&format!("reroute x {way}"));
+    }
+}
+
 #[test]
 fn a_device_binding_that_cannot_be_cleared_is_refused() {
     let enrolled = Enrolled::new();
