@@ -11,7 +11,8 @@ mod incoming;
 mod io;
 mod keepalive;
 pub mod limits;
-pub mod manual;
+#[doc = include_str!("../MANUAL.md")]
+pub mod manual {}
 mod pool;
 mod pool_core;
 mod records;
