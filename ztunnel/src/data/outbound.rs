@@ -28,15 +28,19 @@ const DNS_PORT: u16 = 53;
 const ATTEMPTS: usize = 3;
 
 /// Carries one captured connection to its end and reports it.
-pub(crate) async fn handle(context: Arc<PodContext>, app: TcpStream, client: SocketAddr) {
+pub(crate) async fn handle(context: Arc<PodContext>, mut app: TcpStream, client: SocketAddr) {
     let Ok(dialled) = app.local_addr() else { return };
     let dialled = OriginalDst(canonical(dialled));
     let client = ClientAddr(canonical(client));
+    let mut early = Bytes::new();
     if dialled.0.port() == DNS_PORT && !context.pod.owns(dialled.0.ip()) {
-        return dns_tcp::serve(&context, app, client, dialled).await;
+        match dns_tcp::serve(&context, &mut app).await {
+            Some(question) => early = question,
+            None => return,
+        }
     }
     let facts = unknown(&context, client, dialled);
-    let mut attempt = Attempt { context: &context, client, dialled, facts, early: Bytes::new() };
+    let mut attempt = Attempt { context: &context, client, dialled, facts, early };
     match attempt.connect(&app).await {
         Ok(connected) => connected.run(&context, app, attempt.early).await,
         Err(refusal) => {
