@@ -8,9 +8,9 @@ use std::sync::Arc;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, CNAME};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
-use model::service::{IpFamilies, Service, Visibility};
+use model::service::{HealthPolicy, IpFamilies, Service, Visibility};
 use model::store::Mesh;
-use model::workload::Workload;
+use model::workload::{Health, Workload};
 
 /// Half a minute, as cluster DNS serves: a service's address changes rarely, a headless service's endpoints do.
 const TTL_SECONDS: u32 = 30;
@@ -179,10 +179,10 @@ fn visible(mesh: &Mesh, client: &Workload, host: &str) -> Option<Arc<Service>> {
 fn addresses(mesh: &Mesh, client: &Workload, service: &Service, family: Family) -> Option<Vec<IpAddr>> {
     let offered = family.is_offered(service.ip_families);
     if service.vips.is_empty() {
-        // Headless: its endpoints' own addresses.
-        let endpoints = mesh.endpoints(&service.id);
+        // Headless: the addresses of its endpoints, of those that are ready unless it wants all.
+        let endpoints =
+            mesh.endpoints(&service.id).filter(|endpoint| takes_clients(service, endpoint.workload));
         let mut addresses: Vec<IpAddr> = endpoints
-            .into_iter()
             .filter(|endpoint| endpoint.workload.network == client.network)
             .filter_map(|endpoint| endpoint.workload.addresses.iter().find(|ip| family.has(ip)).copied())
             .filter(|_| offered)
@@ -201,6 +201,13 @@ fn addresses(mesh: &Mesh, client: &Workload, service: &Service, family: Family) 
     Some(ips.into_iter().filter(|ip| offered && family.has(ip)).collect())
 }
 
+fn takes_clients(service: &Service, endpoint: &Workload) -> bool {
+    match service.load_balancing.health {
+        HealthPolicy::AllowAll => true,
+        HealthPolicy::OnlyHealthy => endpoint.health == Health::Healthy,
+    }
+}
+
 fn is_host(block: &ipnet::IpNet) -> bool {
     block.prefix_len() == block.max_prefix_len()
 }
@@ -210,7 +217,7 @@ mod tests {
     use model::identity::Identity;
     use model::service::{AppProtocol, LoadBalancing, ServiceName, ServicePort, Vip};
     use model::store::Update;
-    use model::workload::{Health, Locality, NetworkMode, TunnelProtocol, WorkloadType, WorkloadUid};
+    use model::workload::{Locality, NetworkMode, TunnelProtocol, WorkloadType, WorkloadUid};
 
     use super::*;
 
@@ -273,6 +280,10 @@ mod tests {
             Update::Service(service("shop", headless, &[])),
             Update::Workload(workload("db-0", "shop", &["10.0.0.1", "fd01::1"], &[headless])),
             Update::Workload(workload("db-1", "shop", &["10.0.0.2"], &[headless])),
+            Update::Workload(Workload {
+                health: Health::Unhealthy,
+                ..workload("db-2", "shop", &["10.0.0.3"], &[headless])
+            }),
             Update::Service(service("bank", "api.example.com", &["240.0.0.1/32"])),
             Update::Service(service("bank", "*.example.org", &["240.0.0.2/32"])),
         ]);
@@ -310,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn headless_services_answer_with_their_endpoints() {
+    fn headless_services_answer_with_their_ready_endpoints() {
         check("db.shop.svc.cluster.local.", RecordType::A, "10.0.0.1 10.0.0.2");
         check("db.shop.svc.cluster.local.", RecordType::AAAA, "fd01::1");
     }
