@@ -3,10 +3,12 @@
 //! Needs root and fails without. Every test has a lab of its own, so that they run side by side.
 
 mod bypass;
+mod dns;
 mod faults;
 mod first_light;
 mod load;
 mod mesh;
 mod policy;
+mod probes;
 mod support;
 mod traffic;
