@@ -1,7 +1,7 @@
 //! Watches HTTP/2 frames pass by (their nine-byte heads, nothing else) and keeps the budgets that the HTTP/2 engine
 //! does not: control frames that make us answer, and streams that we had to reset. Decides, and touches no socket.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -41,6 +41,9 @@ const END_STREAM: u8 = 1;
 /// A DATA frame smaller than this pins more memory (the buffer that it was read into) than it carries. Once a stream
 /// is answered its reader copies such pieces together; before that nobody does.
 const SMALL_DATA: usize = 8 * 1024;
+/// How many such pieces may be held at once on streams of one tunnel that are not answered yet. A connection that begins
+/// has one, of which hundreds a second are ordinary; what they pin, some megabytes, is given back with each answer.
+const EARLY_PIECES: usize = 1000;
 
 /// Error codes with which we end streams that did nothing wrong: NO_ERROR, CANCEL, CONNECT_ERROR.
 const INNOCENT: [u32; 3] = [0x0, 0x8, 0xa];
@@ -163,8 +166,11 @@ pub(crate) struct Guard {
     frames: u64,
     /// We are the end that answers.
     answers: bool,
-    /// Streams that the peer opened and we have not answered. The engine's stream limit bounds it.
-    unanswered: HashSet<u32>,
+    /// Streams that the peer opened and we have not answered, each with its small pieces. The engine's stream limit
+    /// bounds it.
+    unanswered: HashMap<u32, usize>,
+    /// The small pieces of all of them.
+    early: usize,
 }
 
 impl Guard {
@@ -187,28 +193,36 @@ impl Guard {
             goaway_seen: false,
             frames: 0,
             answers,
-            unanswered: HashSet::new(),
+            unanswered: HashMap::new(),
+            early: 0,
         }
     }
 
     /// Looks at plaintext from the peer.
     pub(crate) fn inbound(&mut self, bytes: &[u8], now: impl Fn() -> Instant) {
-        let Self { inbound, budget, abuse, goaway_seen, frames, answers, unanswered, .. } = self;
+        let Self { inbound, budget, abuse, goaway_seen, frames, answers, unanswered, early, .. } = self;
         inbound.scan(bytes, |frame| {
             *frames += 1;
             let (cost, kind) = match frame.kind {
-                kind::DATA if frame.length < SMALL_DATA && unanswered.contains(&frame.stream) => {
-                    (1.0, Abuse::EarlyData)
+                kind::DATA if frame.length < SMALL_DATA => {
+                    if let Some(pieces) = unanswered.get_mut(&frame.stream) {
+                        *pieces += 1;
+                        *early += 1;
+                        if *early > EARLY_PIECES {
+                            abuse.get_or_insert(Abuse::EarlyData);
+                        }
+                    }
+                    return;
                 }
                 kind::DATA | kind::WINDOW_UPDATE | kind::CONTINUATION => return,
                 // Trailers name their stream again, and end it.
                 kind::HEADERS if *answers && frame.flags & END_STREAM == 0 => {
-                    unanswered.insert(frame.stream);
+                    unanswered.entry(frame.stream).or_default();
                     return;
                 }
                 kind::HEADERS => return,
                 kind::RST_STREAM => {
-                    unanswered.remove(&frame.stream);
+                    *early -= unanswered.remove(&frame.stream).unwrap_or(0);
                     return;
                 }
                 kind::SETTINGS | kind::PING if frame.flags & ACK != 0 => return,
@@ -227,10 +241,10 @@ impl Guard {
 
     /// Looks at plaintext that we send.
     pub(crate) fn outbound(&mut self, bytes: &[u8], now: impl Fn() -> Instant) {
-        let Self { outbound, budget, abuse, unanswered, .. } = self;
+        let Self { outbound, budget, abuse, unanswered, early, .. } = self;
         outbound.scan(bytes, |frame| {
             if matches!(frame.kind, kind::HEADERS | kind::RST_STREAM) {
-                unanswered.remove(&frame.stream);
+                *early -= unanswered.remove(&frame.stream).unwrap_or(0);
             }
             let blamed = frame.kind == kind::RST_STREAM && !INNOCENT.contains(&frame.code);
             if blamed && !budget.spend(RESET_COST, now()) {
@@ -333,23 +347,41 @@ mod tests {
     fn small_pieces_count_only_until_the_answer() {
         let start = Instant::now();
         let mut guard = self::guard(true, start);
-        let piece = frame(kind::DATA, 0, b"x").repeat(BURST as usize);
-        guard.inbound(&frame(kind::HEADERS, 4, &[]), || start);
-        guard.inbound(&piece, || start);
-        assert_eq!(guard.abuse(), None, "a burst is forgiven");
-        guard.outbound(&frame(kind::HEADERS, 4, &[]), || start);
-        guard.inbound(&piece, || start);
+        let (request, answer) = (frame(kind::HEADERS, 4, &[]), frame(kind::HEADERS, 4, &[]));
+        let pieces = frame(kind::DATA, 0, b"x").repeat(EARLY_PIECES);
+        guard.inbound(&request, || start);
+        guard.inbound(&pieces, || start);
+        assert_eq!(guard.abuse(), None, "so many may be held");
+        guard.outbound(&answer, || start);
+        guard.inbound(&pieces, || start);
         assert_eq!(guard.abuse(), None, "the reader sees to it now");
-        assert!(guard.unanswered.is_empty());
-        guard.inbound(&frame(kind::HEADERS, 4, &[]), || start);
+        assert!(guard.unanswered.is_empty() && guard.early == 0);
+        guard.inbound(&request, || start);
         guard.inbound(&frame(kind::DATA, 0, &[0; SMALL_DATA]).repeat(2000), || start);
         assert_eq!(guard.abuse(), None, "large pieces carry what they pin");
-        guard.inbound(&piece, || start);
+        guard.inbound(&pieces, || start);
+        guard.inbound(&frame(kind::DATA, 0, b"x"), || start);
         assert_eq!(guard.abuse(), Some(Abuse::EarlyData));
         let mut dials = self::guard(false, start);
-        dials.inbound(&frame(kind::HEADERS, 4, &[]), || start);
-        dials.inbound(&piece.repeat(3), || start);
+        dials.inbound(&request, || start);
+        dials.inbound(&pieces.repeat(3), || start);
         assert_eq!(dials.abuse(), None, "what answers us may be small");
+    }
+
+    #[test]
+    fn any_number_of_connections_may_say_something_early() {
+        let start = Instant::now();
+        let mut guard = self::guard(true, start);
+        let early = [frame(kind::HEADERS, 4, &[]), frame(kind::DATA, 0, b"hello")].concat();
+        for _ in 0..10 * EARLY_PIECES {
+            guard.inbound(&early, || start);
+            guard.outbound(&frame(kind::HEADERS, 4, &[]), || start);
+        }
+        for _ in 0..10 * EARLY_PIECES {
+            guard.inbound(&early, || start);
+            guard.inbound(&frame(kind::RST_STREAM, 0, &8u32.to_be_bytes()), || start);
+        }
+        assert_eq!((guard.abuse(), guard.early), (None, 0));
     }
 
     #[test]
