@@ -51,6 +51,8 @@ pub(crate) struct Report {
     pub(crate) bytes: u64,
     pub(crate) operations: u64,
     pub(crate) failed: u64,
+    /// How the first of these failed.
+    pub(crate) failure: Option<String>,
     /// Microseconds; 0 where nothing was timed.
     pub(crate) p50_us: f64,
     pub(crate) p99_us: f64,
@@ -92,7 +94,8 @@ fn keep_up(load: &mut dyn Load, until: Instant) -> io::Result<()> {
 }
 
 fn report(tally: Tally, seconds: f64, cpu: Cpu) -> Report {
-    let Tally { bytes, operations, failed, mut latencies } = tally;
+    let Tally { bytes, operations, failed, failure, mut latencies } = tally;
     let mut at = |p| percentile(&mut latencies, p).unwrap_or(0) as f64 / 1e3;
-    Report { seconds, bytes, operations, failed, p50_us: at(0.5), p99_us: at(0.99), max_us: at(1.0), cpu }
+    let (p50_us, p99_us, max_us) = (at(0.5), at(0.99), at(1.0));
+    Report { seconds, bytes, operations, failed, failure, p50_us, p99_us, max_us, cpu }
 }

@@ -30,7 +30,7 @@ struct Attempt {
 enum Progress {
     Waiting,
     Answered,
-    Failed,
+    Failed(String),
 }
 
 impl Connect {
@@ -53,7 +53,10 @@ impl Load for Connect {
             match attempt.progress(&self.epoll, number)? {
                 Progress::Waiting => continue,
                 Progress::Answered => self.tally.operation(attempt.began, Instant::now()),
-                Progress::Failed => self.tally.failed += 1,
+                Progress::Failed(why) => {
+                    self.tally.failed += 1;
+                    self.tally.failure.get_or_insert(why);
+                }
             }
             // The old socket is closed by this, and thereby forgotten by epoll.
             *attempt = begin(&self.epoll, self.to, number)?;
@@ -104,18 +107,18 @@ impl Attempt {
                     epoll.modify(&self.socket, &mut event)?;
                     Ok(Progress::Waiting)
                 }
-                Err(_) => Ok(Progress::Failed),
+                Err(error) => Ok(Progress::Failed(format!("no request was sent: {error}"))),
             };
         }
         let mut buffer = [0; MESSAGE];
         Ok(match self.socket.read(&mut buffer[self.received..]) {
-            Ok(0) => Progress::Failed,
+            Ok(0) => Progress::Failed(format!("it ended after {} bytes of the answer", self.received)),
             Ok(read) => {
                 self.received += read;
                 if self.received == MESSAGE { Progress::Answered } else { Progress::Waiting }
             }
             Err(error) if would_block(&error) => Progress::Waiting,
-            Err(_) => Progress::Failed,
+            Err(error) => Progress::Failed(format!("after {} bytes of the answer: {error}", self.received)),
         })
     }
 }

@@ -37,6 +37,8 @@ pub(crate) struct Tally {
     pub(crate) operations: u64,
     /// Connections that ended before their answer was complete.
     pub(crate) failed: u64,
+    /// How the first of these failed.
+    pub(crate) failure: Option<String>,
     /// Nanoseconds of each operation.
     pub(crate) latencies: Vec<u64>,
 }

@@ -20,6 +20,9 @@ const WARM: Duration = Duration::from_millis(200);
 /// How much longer than its window a client may take before it counts as hung.
 const END_WITHIN: Duration = Duration::from_secs(60);
 
+/// Lines of a proxy's log that are shown when connections failed.
+const COMPLAINTS: usize = 3;
+
 /// Connections of the bulk load that a ping-pong runs beside.
 pub(crate) const BESIDE: usize = 4;
 
@@ -155,11 +158,32 @@ fn slot(variant: &Variant, measurement: Measurement, round: usize, window: Windo
             (bulk, values)
         }
     };
+    if let Some(failure) = &report.failure {
+        say(&format!(
+            "{} of {}: {} connections failed, the first: {failure}",
+            measurement.label(),
+            variant.plan.name,
+            report.failed
+        ));
+        say_complaints(variant);
+    }
     let capacity = report.seconds * std::thread::available_parallelism()?.get() as f64;
     // The second client of this one is not among the processes that the first knows.
     let others = if measurement == Measurement::Beside { 0.0 } else { report.cpu.others() / capacity };
     let stolen = report.cpu.stolen / capacity;
     Ok(Slot { round, measurement, variant: variant.plan.name, values, failed: report.failed, others, stolen })
+}
+
+/// What the proxies logged of late about connections that failed.
+fn say_complaints(variant: &Variant) {
+    for proxy in &variant.proxies {
+        let output = proxy.output();
+        let lines = output.stdout.lines().chain(output.stderr.lines()).filter(|line| line.contains("error"));
+        let lines: Vec<_> = lines.collect();
+        for line in lines.iter().rev().take(COMPLAINTS) {
+            say(&format!("  process {}: {line}", proxy.pid()));
+        }
+    }
 }
 
 fn with_values(
@@ -232,7 +256,8 @@ mod tests {
     fn report() -> Report {
         let cpu = Cpu { proxies: 1.0, apps: 0.5, machine: 2.0, stolen: 0.0 };
         let (bytes, operations) = (2_000_000_000, 100_000);
-        Report { seconds: 0.5, bytes, operations, failed: 0, p50_us: 7.0, p99_us: 9.0, max_us: 10.0, cpu }
+        let (p50_us, p99_us, max_us) = (7.0, 9.0, 10.0);
+        Report { seconds: 0.5, bytes, operations, failed: 0, failure: None, p50_us, p99_us, max_us, cpu }
     }
 
     #[test]
