@@ -4,18 +4,20 @@
 //! `{"ok":true,..}` or `{"error":".."}`; `{"succeed":{}}` is a successor's word. Only root may speak. Parses and bounds;
 //! what a command does is the manager's.
 
+use std::collections::VecDeque;
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio::task::JoinHandle;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::task::{AbortHandle, JoinHandle};
 
 use super::sandbox::Sandbox;
 
@@ -154,18 +156,20 @@ pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
 
 /// Serves until dropped.
 pub(crate) async fn serve(listener: UnixListener, commands: mpsc::Sender<Command>) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut room = Room::new();
     loop {
-        let place = Arc::clone(&places).acquire_owned().await.expect("the semaphore is never closed");
         match listener.accept().await {
             Ok((stream, _)) => {
-                let commands = commands.clone();
-                tokio::spawn(async move {
-                    if let Err(error) = converse(stream, &commands).await {
+                let place = room.make().await;
+                let (commands, silence) = (commands.clone(), room.silence());
+                let told = silence.clone();
+                let task = tokio::spawn(async move {
+                    if let Err(error) = converse(stream, &commands, &told).await {
                         tracing::warn!(%error, "a node API connection was closed");
                     }
                     drop(place);
                 });
+                room.visitors.push_back((task.abort_handle(), silence));
             }
             Err(error) => {
                 tracing::warn!(%error, "the node API can't accept a connection");
@@ -175,7 +179,64 @@ pub(crate) async fn serve(listener: UnixListener, commands: mpsc::Sender<Command
     }
 }
 
-async fn converse(stream: UnixStream, commands: &mpsc::Sender<Command>) -> io::Result<()> {
+/// Whether one connection waits for a command, and how the room learns of it.
+#[derive(Clone, Debug)]
+struct Silence {
+    now: Arc<AtomicBool>,
+    begins: Arc<Notify>,
+}
+
+impl Silence {
+    fn begin(&self) {
+        self.now.store(true, Ordering::Relaxed);
+        self.begins.notify_one();
+    }
+
+    fn end(&self) {
+        self.now.store(false, Ordering::Relaxed);
+    }
+}
+
+/// Who is connected, the oldest first. When the room is full the oldest that says nothing gives way: nobody who holds
+/// connections open can keep pods from being announced.
+#[derive(Debug)]
+struct Room {
+    places: Arc<Semaphore>,
+    visitors: VecDeque<(AbortHandle, Silence)>,
+    silence_begins: Arc<Notify>,
+}
+
+impl Room {
+    fn new() -> Self {
+        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        Self { places, visitors: VecDeque::new(), silence_begins: Arc::default() }
+    }
+
+    fn silence(&self) -> Silence {
+        Silence { now: Arc::default(), begins: Arc::clone(&self.silence_begins) }
+    }
+
+    async fn make(&mut self) -> OwnedSemaphorePermit {
+        self.visitors.retain(|(task, _)| !task.is_finished());
+        loop {
+            if self.places.available_permits() == 0 {
+                let silent =
+                    self.visitors.iter().position(|(_, silence)| silence.now.load(Ordering::Relaxed));
+                if let Some((task, _)) = silent.and_then(|index| self.visitors.remove(index)) {
+                    task.abort();
+                }
+            }
+            tokio::select! {
+                place = Arc::clone(&self.places).acquire_owned() => {
+                    return place.expect("the semaphore is never closed");
+                }
+                () = self.silence_begins.notified() => {}
+            }
+        }
+    }
+}
+
+async fn converse(stream: UnixStream, commands: &mpsc::Sender<Command>, silence: &Silence) -> io::Result<()> {
     let caller = stream.peer_cred()?;
     if caller.uid() != 0 {
         let message = format!("the node API is for root, not for uid {}", caller.uid());
@@ -184,7 +245,9 @@ async fn converse(stream: UnixStream, commands: &mpsc::Sender<Command>) -> io::R
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
     loop {
+        silence.begin();
         let readable = tokio::time::timeout(IDLE, reader.fill_buf()).await;
+        silence.end();
         if !matches!(readable, Ok(Ok(bytes)) if !bytes.is_empty()) {
             return Ok(());
         }
@@ -294,6 +357,30 @@ mod tests {
         server.abort();
         let _ = server.await;
         assert!(Predecessor::find(&path).await.is_none(), "nobody listens");
+    }
+
+    #[tokio::test]
+    async fn those_who_say_nothing_give_way_and_those_who_wait_for_an_answer_do_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("node.sock");
+        let (commands, mut received) = mpsc::channel::<Command>(1);
+        let server = tokio::spawn(serve(listen(&path).unwrap(), commands));
+        let mut waiting = UnixStream::connect(&path).await.unwrap();
+        waiting.write_all(b"{\"delete\":{\"uid\":\"a-1\"}}\n").await.unwrap();
+        let (_, owed) = received.recv().await.unwrap();
+        let mut silent = Vec::new();
+        for _ in 0..3 * MAX_CONNECTIONS {
+            silent.push(UnixStream::connect(&path).await.unwrap());
+        }
+        let mut asking = UnixStream::connect(&path).await.unwrap();
+        asking.write_all(b"{\"list\":{}}\n").await.unwrap();
+        for (stream, reply) in [(asking, received.recv().await.unwrap().1), (waiting, owed)] {
+            reply.send(Reply::Ok { ok: true, state: None, pods: None }).unwrap();
+            let mut line = String::new();
+            BufReader::new(stream).read_line(&mut line).await.unwrap();
+            assert_eq!(line, "{\"ok\":true}\n");
+        }
+        server.abort();
     }
 
     #[tokio::test]
