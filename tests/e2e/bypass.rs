@@ -139,7 +139,12 @@ const WAYS: &[Way] = &[
     answered("--way bound --from ANY:PORT"),
     answered("--way reconnect --first ITSELF"),
     answered("--way child"),
+    refused("--way mark-later --mark 0"),
+    refused("--way mark-later --mark 1337"),
+    refused("--way device-later"),
+    refused("--way device-later --unprivileged"),
     refused("--way foreign --from OTHER:0"),
+    refused("--way foreign --from OTHER:0 --unprivileged"),
 ];
 
 #[test]

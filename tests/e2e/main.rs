@@ -6,6 +6,7 @@ mod bypass;
 mod dns;
 mod faults;
 mod first_light;
+mod hostile;
 mod load;
 mod mesh;
 mod policy;

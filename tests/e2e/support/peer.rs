@@ -7,10 +7,13 @@ use std::sync::Arc;
 use lab::Pod;
 use rustls::ClientConfig;
 
-use super::raw::{END_HEADERS, Frame, GOAWAY, HEADERS, RST_STREAM, Raw, SETTINGS, block, frame};
+use super::raw::{
+    ACK, END_HEADERS, Frame, GOAWAY, HEADERS, RST_STREAM, Raw, SETTINGS, WINDOW_UPDATE, block, frame,
+};
 
-/// SETTINGS_HEADER_TABLE_SIZE = 0 (RFC 9113 section 6.5.2): answers spell everything out.
-const NO_TABLE: [u8; 6] = [0, 1, 0, 0, 0, 0];
+/// SETTINGS_HEADER_TABLE_SIZE = 0 (RFC 9113 section 6.5.2): answers spell everything out. SETTINGS_INITIAL_WINDOW_SIZE is
+/// the largest: whatever an application has to say may be sent at once, read or not.
+const OWN_SETTINGS: [u8; 12] = [0, 1, 0, 0, 0, 0, 0, 4, 0x7f, 0xff, 0xff, 0xff];
 
 /// What became of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,10 +36,15 @@ pub(crate) fn dial(pod: &Pod, to: SocketAddr, tls: &Arc<ClientConfig>) -> Raw {
 pub(crate) fn tunnel(pod: &Pod, to: SocketAddr, tls: &Arc<ClientConfig>) -> io::Result<Raw> {
     let mut raw = dial(pod, to, tls);
     raw.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")?;
-    raw.write(&frame(SETTINGS, 0, 0, &NO_TABLE))?;
+    raw.write(&frame(SETTINGS, 0, 0, &OWN_SETTINGS))?;
     // In TLS 1.3 a client learns that its certificate was refused when it reads.
     match raw.read_frame()?.kind {
-        SETTINGS => Ok(raw),
+        SETTINGS => {
+            raw.write(&frame(SETTINGS, ACK, 0, &[]))?;
+            // The tunnel's own window, from the protocol's 65,535 to the largest, too.
+            raw.write(&frame(WINDOW_UPDATE, 0, 0, &(0x7fff_ffff_u32 - 65_535).to_be_bytes()))?;
+            Ok(raw)
+        }
         other => Err(io::Error::other(format!("began with frame {other}"))),
     }
 }
@@ -90,6 +98,7 @@ fn status(headers: &Frame) -> u16 {
         [0x8d, ..] => 404,
         [0x8e, ..] => 500,
         [0x08 | 0x18 | 0x48, 0x82, 0x68, 0x01, ..] => 401,
+        [0x08 | 0x18 | 0x48, 0x83, 0x69, 0x90, 0xff, ..] => 431,
         [0x08 | 0x18 | 0x48, 0x83, 0x6c, 0x0c, 0xff, ..] => 503,
         other => panic!("no status that is known: {other:02x?}"),
     }

@@ -93,7 +93,7 @@ enum Way {
     FastopenSend,
     /// The same without waiting.
     FastopenSendNonblocking,
-    /// Bound to `--from`, which is not an address of this host (IP_FREEBIND).
+    /// Bound to `--from`, which is not an address of this host (IP_TRANSPARENT, or IP_FREEBIND without privileges).
     Foreign,
     /// SO_BINDTODEVICE to the loopback device.
     Loopback,
@@ -167,10 +167,7 @@ fn open(args: &Attempt) -> Result<Socket> {
         Way::DontRoute => setsockopt(&socket, sockopt::DontRoute, &true)?,
         Way::FastopenConnect => setsockopt(&socket, sockopt::TcpFastOpenConnect, &true)?,
         Way::Foreign => {
-            socket.set_freebind_v4(true)?;
-            if args.to.is_ipv6() {
-                socket.set_freebind_v6(true)?;
-            }
+            claim(&socket, args)?;
             socket.bind(&from()?.into())?;
         }
         Way::Loopback => socket.bind_device(Some(b"lo"))?,
@@ -196,6 +193,16 @@ fn open(args: &Attempt) -> Result<Socket> {
         | Way::MptcpFastopenSend => {}
     }
     Ok(socket)
+}
+
+/// Makes any source address good.
+fn claim(socket: &Socket, args: &Attempt) -> io::Result<()> {
+    match (args.to.is_ipv6(), args.unprivileged) {
+        (false, false) => socket.set_ip_transparent_v4(true),
+        (false, true) => socket.set_freebind_v4(true),
+        (true, false) => socket.set_ip_transparent_v6(true).and_then(|()| socket.set_ip_transparent_v4(true)),
+        (true, true) => socket.set_freebind_v6(true).and_then(|()| socket.set_freebind_v4(true)),
+    }
 }
 
 fn index() -> Result<i32> {
