@@ -10,7 +10,7 @@ mod rules;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use lab::{Env, LabConfig, Pod, PodSpec, Process, ServiceSpec};
+use lab::{Env, LabConfig, Pod, PodSpec, Process, ServiceSpec, Watch};
 use serde_json::Value;
 
 use crate::mesh::{AMBIENT, Mesh, SOON, comes_from, is_refusal, serve, workload};
@@ -25,6 +25,8 @@ struct Court {
     far: Pod,
     /// The servers' second ports are called by service.
     services: [lab::Service; 2],
+    /// What those of them say who are in the mesh.
+    words: [Watch; 3],
 }
 
 /// The servers' ports. The first is called by the pod's IPv4 address, the second by the service's IPv6 address.
@@ -52,7 +54,8 @@ impl Court {
         let [alice, bob, carol, _] = &clients;
         mesh.lab.label_namespace("bank", AMBIENT, Some("ambient")).expect("a label");
         mesh.enrol("shop", &[alice, bob, carol, &near, &far]);
-        Self { mesh, clients, near, far, services }
+        let words = [alice, bob, carol].map(|pod| mesh.lab.wire().watch(word(pod)));
+        Self { mesh, clients, near, far, services, words }
     }
 
     fn client(&self, name: &str) -> &Pod {
@@ -124,11 +127,14 @@ impl Court {
                 passed.map(|outcome| (outcome.client, outcome.port)).collect();
             assert_eq!(passed, allowed, "who reaches {} under {case}", server.name());
         }
+        for word in &self.words {
+            assert_eq!(word.sightings().expect("a whole capture"), [], "in the clear under {case}");
+        }
     }
 
     /// One curl for every port of both servers, each on a connection of its own.
     fn call(&self, client: &Pod) -> Process {
-        let urls = self.targets().map(|(_, _, to)| format!("http://{to}/"));
+        let urls = self.targets().map(|(_, _, to)| format!("http://{to}/{}", word(client)));
         let curl = ["curl", "-sS", "-m", "10", "-w", "%{exitcode} %{url}\n"].map(str::to_owned);
         client.spawn([curl.as_slice(), &urls].concat().as_slice()).expect("curl")
     }
@@ -169,6 +175,11 @@ impl Court {
         });
         outcomes.into()
     }
+}
+
+/// What a client says in every request.
+fn word(client: &Pod) -> String {
+    format!("the-word-of-{}", client.name())
 }
 
 struct Outcome<'a> {
