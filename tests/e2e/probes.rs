@@ -1,5 +1,6 @@
 //! Health probes: the node's own reach a pod as if there were no mesh, and nothing else passes for one.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -83,16 +84,20 @@ impl Clinic {
     /// saw as their source.
     fn probe(&self, slice: Slice) -> Vec<IpAddr> {
         let mut sources = Vec::new();
-        for ip in self.patient.ips() {
+        let mapped = self.patient.ips().iter().filter_map(|ip| match ip {
+            IpAddr::V4(ip) => Some(IpAddr::from(ip.to_ipv6_mapped())),
+            IpAddr::V6(_) => None,
+        });
+        for ip in self.patient.ips().iter().copied().chain(mapped) {
             let before = self.accepted();
-            let http = self.node().run(slice, curl(&http(*ip, 8080)).as_slice()).expect("curl ends");
+            let http = self.node().run(slice, curl(&http(ip, 8080)).as_slice()).expect("curl ends");
             assert!(http.success(), "{slice:?} to {ip}: {http:?}");
             let answer: Value = serde_json::from_str(&http.stdout).expect("JSON");
             let seen: std::net::SocketAddr =
                 answer["client"].as_str().and_then(|text| text.parse().ok()).expect("an address");
             sources.push(seen.ip());
 
-            let tcp = |port| self.node().run(slice, tcp_probe(*ip, port).as_slice()).expect("python3 ends");
+            let tcp = |port| self.node().run(slice, tcp_probe(ip, port).as_slice()).expect("python3 ends");
             let open = tcp(8080);
             assert!(open.success(), "{slice:?} to {ip}: {open:?}");
             lab::wait_until("both probes at the application", SOON, || match self.accepted() - before {
@@ -217,7 +222,7 @@ fn a_pod_that_spoofs_the_nodes_address_is_not_heard() {
     clinic.be_strict();
     let before = clinic.accepted();
     // The address that the node probes from, and the one that other machines know it by.
-    let spoofed: Vec<IpAddr> = sources.into_iter().chain(clinic.node().ips()).collect();
+    let spoofed: BTreeSet<IpAddr> = sources.into_iter().chain(clinic.node().ips()).collect();
     let mut attempts = Vec::new();
     for address in spoofed {
         let flags = if address.is_ipv6() { " nodad" } else { "" };

@@ -4,6 +4,7 @@
 
 mod apps;
 mod edges;
+mod members;
 mod volume;
 
 use lab::{Env, LabConfig, Pod, PodSpec, Process, ServiceSpec, WireStats};
