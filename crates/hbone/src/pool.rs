@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::client::{Connect, ConnectError, Driver, OpenError, Opener};
 use crate::limits::PoolLimits;
-use crate::pool_core::{Answer, Core, Idle, PoolStats, Ticket, TunnelId, Word, Words};
+use crate::pool_core::{Answer, Core, Idle, PoolStats, Ticket, TunnelId, Turn, Word, Words};
 use crate::stream::{Place, Places, Stream};
 use crate::tunnel::TunnelError;
 
@@ -180,11 +180,14 @@ impl<K: Clone + Eq + Hash + Send + 'static> Inner<K> {
                 Some(Letter::Use(opener, place)) => return Ok((opener, place)),
                 Some(Letter::Fail(error)) => return Err(error),
                 Some(Letter::Dial) => {
-                    if dials.left == 0 || !self.state.lock().core.begin_dial(key, waiting.ticket) {
+                    let turn = self.state.lock().core.begin_dial(key, waiting.ticket, &mut dials.left);
+                    match turn {
+                        Turn::Begun => {}
+                        // A place has come free since, and its letter lies behind this one.
+                        Turn::Over => continue,
                         // All its dials were good, and each tunnel closed before it could be used.
-                        return Err(OpenError::Unprocessed);
+                        Turn::Declined => return Err(OpenError::Unprocessed),
                     }
-                    dials.left -= 1;
                     let me = self.me.upgrade().ok_or(OpenError::PoolClosed)?;
                     let dialling = Dialling { inner: me, key: Some(key.clone()) };
                     tokio::spawn(dialling.run(persist(dials.dial.clone())));
@@ -292,9 +295,12 @@ impl<K: Clone + Eq + Hash + Send + 'static> Inner<K> {
     }
 
     fn gone(&self, id: TunnelId) {
-        let opener = self.state.lock().openers.remove(&id);
+        let mut words = Words::new();
+        let mut state = self.state.lock();
+        state.core.gone(id, &mut words);
+        let opener = state.openers.remove(&id);
+        self.deliver(state, words, None);
         drop(opener);
-        self.with_core(|core, words| core.gone(id, words));
     }
 
     fn idle(&self, id: TunnelId) -> Idle {

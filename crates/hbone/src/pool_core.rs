@@ -38,6 +38,17 @@ pub(crate) enum Answer {
     Full(usize),
 }
 
+/// What became of a waiter's turn to dial.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// It dials now.
+    Begun,
+    /// It has dialled as often as it may; it is to stop waiting, so that the turn goes to another.
+    Declined,
+    /// Another word for it is on its way already.
+    Over,
+}
+
 /// Whether an unused tunnel is to be closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Idle {
@@ -143,14 +154,21 @@ impl<K: Clone + Eq + Hash> Core<K> {
         self.schedule(key, words);
     }
 
-    /// A waiter has begun to dial. False when it is not its turn any more.
-    pub(crate) fn begin_dial(&mut self, key: &K, ticket: Ticket) -> bool {
-        let Some(entry) = self.entries.get_mut(key) else { return false };
-        let asked = entry.dialling == Some(Dial::Asked(ticket));
-        if asked {
-            entry.dialling = Some(Dial::Begun);
+    /// A waiter that was told to dial is about to, if it still may (`left` times). It may not be its turn any more: a
+    /// place may have come free since.
+    pub(crate) fn begin_dial(&mut self, key: &K, ticket: Ticket, left: &mut usize) -> Turn {
+        let Some(entry) = self.entries.get_mut(key) else { return Turn::Over };
+        if entry.dialling != Some(Dial::Asked(ticket)) {
+            return Turn::Over;
         }
-        asked
+        match left.checked_sub(1) {
+            None => Turn::Declined,
+            Some(rest) => {
+                *left = rest;
+                entry.dialling = Some(Dial::Begun);
+                Turn::Begun
+            }
+        }
     }
 
     /// A dial has succeeded.

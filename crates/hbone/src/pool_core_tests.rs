@@ -88,7 +88,7 @@ impl World {
                 }
                 Word::Dial => {
                     assert_eq!(self.dialling.insert(key, ticket), None, "one dial per key at a time");
-                    assert!(self.core.begin_dial(&key, ticket));
+                    assert_eq!(self.core.begin_dial(&key, ticket, &mut 1), Turn::Begun);
                 }
                 Word::Fail => {
                     assert_eq!(failing, Some(key), "strangers do not fail with somebody's dial");
@@ -254,5 +254,26 @@ fn a_waiter_that_was_told_to_dial_and_gives_up_passes_it_on() {
     assert_eq!(std::mem::take(&mut words), [(first, Word::Dial)]);
     core.cancel(&1, first, &mut words);
     assert_eq!(words, [(second, Word::Dial)]);
-    assert!(!core.begin_dial(&1, first) && core.begin_dial(&1, second));
+    assert_eq!(core.begin_dial(&1, first, &mut 1), Turn::Over);
+    assert_eq!(core.begin_dial(&1, second, &mut 0), Turn::Declined);
+    assert_eq!(core.begin_dial(&1, second, &mut 1), Turn::Begun);
+}
+
+#[test]
+fn a_turn_to_dial_is_over_when_a_place_comes_free_first() {
+    let mut core = Core::new(&PoolLimits::default());
+    let (mut words, now) = (Words::new(), Instant::now());
+    let (Answer::Wait(first), Answer::Wait(second)) = (core.ask(&1, &mut words), core.ask(&1, &mut words))
+    else {
+        panic!("there is no tunnel");
+    };
+    assert_eq!(core.begin_dial(&1, first, &mut 1), Turn::Begun);
+    words.clear();
+    let tunnel = core.dialled(&1, 1, now, &mut words);
+    assert_eq!(std::mem::take(&mut words), [(first, Word::Use(tunnel)), (second, Word::Dial)]);
+    core.released(tunnel, now, &mut words);
+    assert_eq!(words, [(second, Word::Use(tunnel))]);
+    let mut left = 1;
+    assert_eq!(core.begin_dial(&1, second, &mut left), Turn::Over);
+    assert_eq!(left, 1, "it has not dialled");
 }

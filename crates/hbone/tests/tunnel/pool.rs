@@ -149,6 +149,33 @@ async fn the_dial_goes_on_when_the_one_who_asked_for_it_gives_up() {
 }
 
 #[tokio::test]
+async fn a_place_that_comes_free_is_better_than_a_turn_to_dial() {
+    let pki = Pki::new();
+    let far = listen(&pki, allow(1), echo).await;
+    let pool: Pool<SocketAddr> = Pool::new(&PoolLimits::default());
+    let gate = Arc::new(Semaphore::new(0));
+    let open = |authority: &'static str| {
+        let (pool, pki, gate) = (pool.clone(), pki.clone(), gate.clone());
+        let dial = move || {
+            let (gate, pki) = (gate.clone(), pki.clone());
+            async move {
+                gate.acquire().await.unwrap().forget();
+                dial_address(far, pki.tls()).await
+            }
+        };
+        tokio::spawn(async move { pool.open(&far, to(authority), dial).await })
+    };
+    let (first, second) = (open("not an authority"), open("10.0.0.1:80"));
+    until("both wait", || pool.stats().waiting == 2).await;
+    // The first gets the one place, so the second is to dial; but the first has no use for it.
+    gate.add_permits(1);
+    let first = soon("the first", first).await.unwrap();
+    assert!(matches!(first, Err(OpenError::BadRequest(_))), "{first:?}");
+    drop(soon("the second", second).await.unwrap().unwrap());
+    assert_eq!(pool.stats().tunnels, 1);
+}
+
+#[tokio::test]
 async fn a_rejected_certificate_fails_the_dial_and_not_a_stream() {
     let pki = Pki::new();
     for (config, what) in [(pki.stranger.clone(), "another authority"), (pki.no_alpn.clone(), "no ALPN")] {
