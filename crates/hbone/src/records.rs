@@ -73,6 +73,8 @@ pub(crate) struct Records<Io, S> {
     staged_len: usize,
     /// Sealed, not yet sent.
     sealed: Window,
+    /// Why the peer hears us no more. What it said before it closed explains that better, so it is read first.
+    deaf: Option<RecordError>,
     peer_closed: bool,
     said_goodbye: bool,
     received: u64,
@@ -92,6 +94,7 @@ where
             staged: None,
             staged_len: 0,
             sealed: Window::default(),
+            deaf: None,
             peer_closed: false,
             said_goodbye: false,
             received: 0,
@@ -126,7 +129,8 @@ where
         }
     }
 
-    /// Reads from the socket once. Zero is the end of the stream.
+    /// Reads from the socket once. Zero is the end of the stream. A peer that stopped listening to us is heard out; then
+    /// that is the error.
     pub(crate) fn fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, RecordError>> {
         let spare = self.raw.spare(LARGE.min(TUNNEL - self.raw.len()));
         if spare.is_empty() {
@@ -140,12 +144,15 @@ where
                 self.raw.release();
                 Poll::Pending
             }
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error.into())),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(self.deaf.clone().unwrap_or(error.into()))),
             Poll::Ready(Ok(())) => {
                 let count = buf.filled().len();
                 self.raw.grow(count);
                 self.received += count as u64;
-                Poll::Ready(Ok(count))
+                match &self.deaf {
+                    Some(error) if count == 0 => Poll::Ready(Err(error.clone())),
+                    _ => Poll::Ready(Ok(count)),
+                }
             }
         }
     }
@@ -195,7 +202,8 @@ where
         self.sealed.len() + self.staged_len
     }
 
-    /// Seals what is staged and sends until everything is sent or the socket is full.
+    /// Seals what is staged and sends until everything is sent or the socket is full. To a peer that takes nothing any
+    /// more everything counts as sent: `fill` knows the error.
     pub(crate) fn flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RecordError>> {
         loop {
             // While earlier records wait for the socket, later messages keep gathering in one record.
@@ -206,12 +214,14 @@ where
                 self.sealed.release();
                 return Poll::Ready(Ok(()));
             }
+            if self.deaf.is_some() {
+                self.sealed.consume(self.sealed.len());
+                continue;
+            }
             match ready!(Pin::new(&mut self.io).poll_write(cx, self.sealed.filled())) {
                 Ok(count) if count > 0 => self.sealed.consume(count),
-                // A peer that has said goodbye need not wait for ours.
-                Ok(_) | Err(_) if self.peer_closed => self.sealed.consume(self.sealed.len()),
-                Ok(_) => return Poll::Ready(Err(io::Error::from(io::ErrorKind::WriteZero).into())),
-                Err(error) => return Poll::Ready(Err(error.into())),
+                Ok(_) => self.deaf = Some(io::Error::from(io::ErrorKind::WriteZero).into()),
+                Err(error) => self.deaf = Some(error.into()),
             }
         }
     }
@@ -225,7 +235,7 @@ where
         }
         ready!(self.flush(cx))?;
         match ready!(Pin::new(&mut self.io).poll_shutdown(cx)) {
-            Err(error) if !self.peer_closed => Poll::Ready(Err(error.into())),
+            Err(error) if !self.peer_closed && self.deaf.is_none() => Poll::Ready(Err(error.into())),
             Ok(()) | Err(_) => Poll::Ready(Ok(())),
         }
     }
