@@ -27,6 +27,8 @@ struct Arena {
     good: hbone::Opener,
     /// Requests that were handed out for port 82, which the good peer never asks for.
     taken: Arc<AtomicUsize>,
+    /// How many tunnels have ended.
+    closed: Arc<AtomicUsize>,
 }
 
 impl Arena {
@@ -34,6 +36,7 @@ impl Arena {
         Arena::with(ServerLimits::default()).await
     }
 
+    /// The limits are for the attackers.
     async fn with(limits: ServerLimits) -> Arena {
         let pki = Pki::new();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -42,28 +45,34 @@ impl Arena {
         let served = pki.clone();
         let taken = Arc::new(AtomicUsize::new(0));
         let counting = taken.clone();
+        let closed = Arc::new(AtomicUsize::new(0));
+        let closing = closed.clone();
         tokio::spawn(async move {
+            // The good peer is the first one.
+            let mut next_limits = ServerLimits::default();
             loop {
                 let (tcp, _) = listener.accept().await.unwrap();
-                let (pki, limits, sender, counting) =
-                    (served.clone(), limits.clone(), sender.clone(), counting.clone());
+                let limits = std::mem::replace(&mut next_limits, limits.clone());
+                let (pki, sender, counting, closing) =
+                    (served.clone(), sender.clone(), counting.clone(), closing.clone());
                 tokio::spawn(async move {
                     let handle = move |incoming: Incoming| {
                         let attacker = incoming.authority.port_u16() == Some(82);
                         counting.fetch_add(usize::from(attacker), Ordering::SeqCst);
                         by_port(incoming)
                     };
-                    if let Ok((connection, _)) = hbone::accept(tcp, pki.server.clone(), &limits).await {
-                        let _ = sender.send(serve_connection(connection, handle).await).await;
-                    } else {
-                        let _ = sender.send(None).await;
-                    }
+                    let end = match hbone::accept(tcp, pki.server.clone(), &limits).await {
+                        Ok((connection, _)) => serve_connection(connection, handle).await,
+                        Err(_) => None,
+                    };
+                    closing.fetch_add(1, Ordering::SeqCst);
+                    let _ = sender.send(end).await;
                 });
             }
         });
         let tcp = TcpStream::connect(address).await.unwrap();
         let good = dial(tcp, &pki, &hbone::ClientLimits::default()).await.unwrap();
-        Arena { pki, address, ended, good, taken }
+        Arena { pki, address, ended, good, taken, closed }
     }
 
     /// Runs the attack on a thread, with the good peer working all the time; then how the attacker's tunnel ended.
@@ -181,20 +190,23 @@ async fn a_rapid_reset_in_one_breath_is_refused() {
 
 #[tokio::test]
 async fn a_patient_rapid_reset_is_refused() {
-    let mut arena = Arena::new().await;
-    let taken = arena.taken.clone();
+    // What time forgives depends on how fast this machine is.
+    let limits = ServerLimits { cancelled_per_second: 0, ..ServerLimits::default() };
+    // A cancelled one is counted when its task has noticed.
+    let most = limits.cancelled_burst * 2;
+    let mut arena = Arena::with(limits).await;
+    let (taken, closed) = (arena.taken.clone(), arena.closed.clone());
     arena
         .expect_abuse(Abuse::CancelledStreams, move |raw| {
-            for round in 0..10_000u32 {
+            for round in 0..most {
                 let id = round * 2 + 1;
                 let before = taken.load(Ordering::SeqCst);
                 if raw.write(&frame(HEADERS, END_HEADERS, id, &connect_to(82))).is_err() {
                     return;
                 }
                 // Every one is handed out before it is cancelled.
-                let started = Instant::now();
                 while taken.load(Ordering::SeqCst) == before {
-                    if started.elapsed() > Duration::from_secs(5) {
+                    if closed.load(Ordering::SeqCst) > 0 {
                         return;
                     }
                     std::thread::yield_now();
@@ -203,7 +215,7 @@ async fn a_patient_rapid_reset_is_refused() {
                     return;
                 }
             }
-            panic!("ten thousand cancelled streams were taken");
+            panic!("twice as many cancelled streams were taken as the burst allows");
         })
         .await;
 }
@@ -253,8 +265,7 @@ async fn an_unfinished_header_block_does_not_hold_a_place_for_ever() {
     let limits = ServerLimits { idle: Duration::from_millis(300), ..ServerLimits::default() };
     let tunnel = TunnelLimits { ping_interval: Duration::from_millis(100), ..limits.tunnel.clone() };
     let mut arena = Arena::with(ServerLimits { tunnel, ..limits }).await;
-    // The good peer keeps a stream open; the slow one says a byte of its one header now and then.
-    let _held = arena.good.open(to("10.0.0.1:83")).await.unwrap();
+    // It says a byte of its one header now and then.
     let error = arena
         .expect_broken(|raw| {
             raw.write(&frame(HEADERS, 0, 1, &connect_block())).unwrap();
@@ -555,10 +566,7 @@ async fn garbage_instead_of_tls_is_refused() {
                 let _ = tcp.shutdown(std::net::Shutdown::Write);
                 let mut rest = Vec::new();
                 let closed = tcp.read_to_end(&mut rest);
-                assert!(
-                    !matches!(closed, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock),
-                    "not closed"
-                );
+                assert!(!gave_up_reading(&closed), "not closed");
                 assert!(rest.len() < 100, "at most an alert: {} bytes", rest.len());
             })
             .await;
@@ -575,24 +583,29 @@ async fn a_slow_handshake_ends_at_the_deadline_in_every_phase() {
             .attack(move |address, pki| {
                 let started = Instant::now();
                 let mut raw = Raw::dial(address, &pki.client);
+                // On a busy machine the deadline may come before the attacker has got as far as it wants.
                 match phase {
                     // Nothing at all; half a client hello; TLS done, and then half a preface.
                     0 => {}
                     1 => {
                         let mut hello = Vec::new();
                         raw.tls.conn.write_tls(&mut hello).unwrap();
-                        raw.tls.sock.write_all(&hello[..hello.len() / 2]).unwrap();
+                        let _ = raw.tls.sock.write_all(&hello[..hello.len() / 2]);
                     }
-                    _ => raw.write(b"PRI * HTTP/2.0").unwrap(),
+                    _ => drop(raw.write(b"PRI * HTTP/2.0")),
                 }
-                let mut rest = Vec::new();
-                let _ = raw.tls.sock.read_to_end(&mut rest);
+                let closed = raw.tls.sock.read_to_end(&mut Vec::new());
+                assert!(!gave_up_reading(&closed), "phase {phase}: not closed");
                 started.elapsed()
             })
             .await;
         assert!(waited >= Duration::from_millis(290), "phase {phase}: {waited:?}");
-        assert!(waited < Duration::from_secs(20), "phase {phase}: {waited:?}");
     }
+}
+
+/// The read timeout passed.
+fn gave_up_reading<T>(read: &std::io::Result<T>) -> bool {
+    matches!(read, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
 }
 
 #[tokio::test]
