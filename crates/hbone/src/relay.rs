@@ -176,6 +176,8 @@ impl Relay<'_> {
                     let full = count == room && room == self.up.want;
                     self.up.want = if full { (self.up.want * GROWTH).min(LARGE) } else { SMALL };
                 }
+                // Only this says that the socket is empty. A short read does not: the kernel also ends one before urgent
+                // data, and does not announce again what comes after.
                 Err(FillError::Fill(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(FillError::Fill(error)) => return Poll::Ready(Err(error.into())),
                 Err(FillError::Stream(error)) => return self.cut_off(error),

@@ -300,6 +300,29 @@ async fn single_bytes_are_not_held_back() {
 }
 
 #[tokio::test]
+async fn urgent_data_does_not_hold_back_what_follows_it() {
+    let app = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let opener = tunnel(&Pki::new(), proxy).await;
+    let stream = opener.open(to(app.local_addr().unwrap())).await.unwrap();
+    let (mut server, _) = app.accept().await.unwrap();
+    let (mut client, tcp) = tcp_pair().await;
+    client.set_nodelay(true).unwrap();
+    // All of it is there, and announced, at once. The kernel ends a read before the urgent byte, although there is more.
+    client.write_all(b"before").await.unwrap();
+    socket2::SockRef::from(&client).send_out_of_band(b"!").unwrap();
+    client.write_all(b"after").await.unwrap();
+    tokio::task::yield_now().await;
+    soon("the announcement", tcp.readable()).await.unwrap();
+    tokio::spawn(async move { hbone::relay(tcp, stream, &Counters::default()).await });
+    let mut got = [0; 11];
+    soon("what follows", server.read_exact(&mut got)).await.unwrap();
+    assert_eq!(
+        &got, b"beforeafter",
+        "the urgent byte itself travels apart from the stream, and only to the proxy"
+    );
+}
+
+#[tokio::test]
 async fn an_application_that_aborts_is_an_abort_at_the_other_end() {
     let app = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let near = path(&Pki::new(), app.local_addr().unwrap()).await;
