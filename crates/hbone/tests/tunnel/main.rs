@@ -8,3 +8,4 @@ mod pool;
 mod raw;
 mod streams;
 mod support;
+mod weather;
