@@ -15,7 +15,7 @@ use crate::flow::{Registered, Traffic};
 use crate::pod::Pod;
 use crate::refusal::Refusal;
 use crate::tcp_info;
-use crate::telemetry::{Facts, Reporter, Telemetry};
+use crate::telemetry::{Facts, Reporter};
 
 /// A connection within the node, as both ends report it.
 #[derive(Debug)]
@@ -63,12 +63,13 @@ pub(crate) async fn connect(
 
 impl Local {
     /// Copies until both ends have finished or policy changes; reports for both ends.
-    pub(crate) async fn run(mut self, telemetry: &Telemetry, mut app: TcpStream, early: Bytes) {
+    pub(crate) async fn run(mut self, context: &PodContext, mut app: TcpStream, early: Bytes) {
+        let telemetry = &context.shared.telemetry;
         let outcome = tokio::select! {
             biased;
             ending = self.destination.ended() => Err(ending.into()),
             ending = self.source.ended() => Err(ending.into()),
-            outcome = relay::relay(&mut app, &mut self.server, &self.source.traffic, early) => outcome.map_err(Refusal::Relay),
+            outcome = relay::relay(&mut app, &mut self.server, &self.source.traffic, early, &context.buffers) => outcome.map_err(Refusal::Relay),
         };
         let tcp = tcp_info::of(&self.server);
         telemetry.closed(&self.source, &outcome, tcp);

@@ -64,4 +64,5 @@ pub(crate) struct PodContext {
     pub(crate) pod: Arc<Pod>,
     pub(crate) balance: balance::Balance,
     pub(crate) tunnels: upstream::Tunnels,
+    pub(crate) buffers: relay::Buffers,
 }

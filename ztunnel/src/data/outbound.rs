@@ -65,12 +65,12 @@ impl Connected {
     async fn run(self, context: &PodContext, mut app: TcpStream, early: Bytes) {
         let telemetry = &context.shared.telemetry;
         match self {
-            Self::Local(local) => local.run(telemetry, app, early).await,
+            Self::Local(local) => local.run(context, app, early).await,
             Self::Plain(flow, mut server, _outstanding) => {
                 let outcome = tokio::select! {
                     biased;
                     ending = flow.ended() => Err(ending.into()),
-                    outcome = relay::relay(&mut app, &mut server, &flow.traffic, early) => outcome.map_err(Refusal::Relay),
+                    outcome = relay::relay(&mut app, &mut server, &flow.traffic, early, &context.buffers) => outcome.map_err(Refusal::Relay),
                 };
                 if outcome.is_err() {
                     relay::reset(&server);

@@ -26,7 +26,7 @@ pub(crate) async fn handle(context: Arc<PodContext>, mut outside: TcpStream, cli
             let outcome = tokio::select! {
                 biased;
                 ending = flow.ended() => Err(ending.into()),
-                outcome = relay::relay(&mut outside, &mut server, &flow.traffic, Bytes::new()) => outcome.map_err(Refusal::Relay),
+                outcome = relay::relay(&mut outside, &mut server, &flow.traffic, Bytes::new(), &context.buffers) => outcome.map_err(Refusal::Relay),
             };
             telemetry.closed(&flow, &outcome, tcp_info::of(&outside));
             if outcome.is_err() {

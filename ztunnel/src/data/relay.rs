@@ -1,12 +1,14 @@
 //! Copies bytes between two TCP sockets: the plaintext and node-local paths.
 //!
 //! Reads and writes of up to 256 KiB through buffers that a connection holds only while bytes are on their way, so that an
-//! idle connection costs none. A half-close is passed on as one, a reset as a reset. Knows nothing of policy or routes.
+//! idle connection costs none, and one of many that wait for a slow reader costs little. A half-close is passed on as one, a reset as a reset. Knows nothing of policy or routes.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
@@ -19,10 +21,19 @@ use crate::flow::Traffic;
 
 /// One read: larger ones gain nothing, smaller ones cost a third of the throughput (a read and a write per 16 KiB).
 const BUFFER: usize = 256 * 1024;
+/// Large buffers that one pod may hold on one thread: 32 MiB. More connections than this that wait for their readers at
+/// once are an outage or an attack, and the memory is the node's.
+const LARGE_BUFFERS: usize = 128;
+/// One read beyond that. With every connection of a pod stalled both ways it adds up to 512 MiB, and not to 8 GiB.
+const SMALL_BUFFER: usize = 16 * 1024;
 /// Buffers that a thread keeps for the next connection: as many as are typically busy within one turn of its loop.
 const SPARE_BUFFERS: usize = 16;
 /// Reads in one turn before other connections of this thread get theirs: 2 MiB, about a millisecond.
 const READS_PER_TURN: u32 = 8;
+
+/// How many large buffers the connections of one pod hold on one thread.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Buffers(Arc<AtomicUsize>);
 
 /// Copies both ways until both ends have finished, counting into `traffic`. `early` was read from the client before.
 ///
@@ -33,13 +44,14 @@ pub(crate) async fn relay(
     server: &mut TcpStream,
     traffic: &Traffic,
     early: Bytes,
+    buffers: &Buffers,
 ) -> io::Result<()> {
     let outcome = {
         let (mut from_client, mut to_client) = client.split();
         let (mut from_server, mut to_server) = server.split();
         traffic.add_to_server(early.len() as u64);
-        let mut request = Direction { early, ..Direction::default() };
-        let mut response = Direction::default();
+        let mut request = Direction::new(early, buffers);
+        let mut response = Direction::new(Bytes::new(), buffers);
         poll_fn(|cx| {
             let request = request.poll(cx, &mut from_client, &mut to_server, |n| traffic.add_to_server(n))?;
             let response =
@@ -62,8 +74,8 @@ pub(crate) fn reset(socket: &TcpStream) {
 }
 
 /// One direction of a connection.
-#[derive(Default)]
-struct Direction {
+struct Direction<'a> {
+    buffers: &'a Buffers,
     early: Bytes,
     buffer: Option<Buffer>,
     from: usize,
@@ -71,9 +83,8 @@ struct Direction {
     state: State,
 }
 
-#[derive(Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
-    #[default]
     Open,
     /// The reader has ended; what is buffered is still to be written.
     Draining,
@@ -81,7 +92,11 @@ enum State {
     Closed,
 }
 
-impl Direction {
+impl<'a> Direction<'a> {
+    fn new(early: Bytes, buffers: &'a Buffers) -> Self {
+        Self { buffers, early, buffer: None, from: 0, until: 0, state: State::Open }
+    }
+
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -114,7 +129,7 @@ impl Direction {
     }
 
     fn read(&mut self, cx: &mut Context<'_>, reader: &mut ReadHalf<'_>) -> Poll<io::Result<()>> {
-        let buffer = self.buffer.get_or_insert_with(Buffer::take);
+        let buffer = self.buffer.get_or_insert_with(|| Buffer::take(self.buffers));
         let mut filled = ReadBuf::new(buffer.bytes());
         match Pin::new(reader).poll_read(cx, &mut filled) {
             Poll::Ready(Ok(())) => {
@@ -155,23 +170,33 @@ thread_local! {
     static SPARE: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A buffer that goes back to its thread's stock.
-struct Buffer(Option<Box<[u8]>>);
+/// A buffer; a large one counts against its pod, and goes back to its thread's stock.
+struct Buffer {
+    bytes: Box<[u8]>,
+    large: Option<Buffers>,
+}
 
 impl Buffer {
-    fn take() -> Self {
+    fn take(buffers: &Buffers) -> Self {
+        if buffers.0.load(Ordering::Relaxed) >= LARGE_BUFFERS {
+            return Self { bytes: vec![0; SMALL_BUFFER].into_boxed_slice(), large: None };
+        }
+        buffers.0.fetch_add(1, Ordering::Relaxed);
         let spare = SPARE.with_borrow_mut(Vec::pop);
-        Self(Some(spare.unwrap_or_else(|| vec![0; BUFFER].into_boxed_slice())))
+        let bytes = spare.unwrap_or_else(|| vec![0; BUFFER].into_boxed_slice());
+        Self { bytes, large: Some(buffers.clone()) }
     }
 
     fn bytes(&mut self) -> &mut [u8] {
-        self.0.as_mut().expect("a buffer is only empty while it is dropped")
+        &mut self.bytes
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if let Some(bytes) = self.0.take() {
+        if let Some(Buffers(held)) = self.large.take() {
+            held.fetch_sub(1, Ordering::Relaxed);
+            let bytes = std::mem::take(&mut self.bytes);
             SPARE.with_borrow_mut(|spare| {
                 if spare.len() < SPARE_BUFFERS {
                     spare.push(bytes);
@@ -202,8 +227,8 @@ mod tests {
         let (mut inner_server, server) = pair().await;
         let task = tokio::spawn(async move {
             let traffic = Traffic::default();
-            let outcome =
-                relay(&mut inner_client, &mut inner_server, &traffic, Bytes::from_static(early)).await;
+            let (early, buffers) = (Bytes::from_static(early), Buffers::default());
+            let outcome = relay(&mut inner_client, &mut inner_server, &traffic, early, &buffers).await;
             (outcome, traffic.to_server(), traffic.to_client())
         });
         (client, server, task)
@@ -230,6 +255,19 @@ mod tests {
         let (outcome, to_server, to_client) = task.await.unwrap();
         outcome.unwrap();
         assert_eq!((to_server, to_client), (3_000_000, 23), "early bytes count too");
+    }
+
+    #[test]
+    fn a_pod_that_holds_many_buffers_gets_small_ones() {
+        let (buffers, others) = (Buffers::default(), Buffers::default());
+        let mut held: Vec<Buffer> = (0..LARGE_BUFFERS).map(|_| Buffer::take(&buffers)).collect();
+        assert!(held.iter_mut().all(|buffer| buffer.bytes().len() == BUFFER));
+        assert_eq!(Buffer::take(&buffers).bytes().len(), SMALL_BUFFER);
+        assert_eq!(Buffer::take(&others).bytes().len(), BUFFER, "another pod's affair");
+        held.pop();
+        assert_eq!(Buffer::take(&buffers).bytes().len(), BUFFER);
+        drop(held);
+        assert_eq!(buffers.0.load(Ordering::Relaxed), 0);
     }
 
     #[tokio::test]

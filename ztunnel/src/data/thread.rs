@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use super::balance::Balance;
 use super::serve::{self, Listeners, Phase};
-use super::{PodContext, Shared, dns, upstream};
+use super::{PodContext, Shared, dns, relay, upstream};
 use crate::pod::Pod;
 
 /// Commands under way to one thread: a node's pods all at once.
@@ -123,6 +123,7 @@ async fn run(shared: Arc<Shared>, mut commands: mpsc::Receiver<Command>) {
                         pod,
                         balance: balance.clone(),
                         tunnels: upstream::Tunnels::new(),
+                        buffers: relay::Buffers::default(),
                     });
                     served.insert(next, Served { context: Arc::clone(&context), phase });
                     let key = next;
