@@ -58,6 +58,8 @@ pub(crate) struct Report {
     pub(crate) p99_us: f64,
     pub(crate) max_us: f64,
     pub(crate) cpu: Cpu,
+    /// CPU seconds of the client itself, which are among those of the apps.
+    pub(crate) own_cpu: f64,
 }
 
 /// Does what was asked for.
@@ -77,13 +79,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 fn window(load: &mut dyn Load, args: &Args) -> io::Result<Report> {
     keep_up(load, Instant::now() + Duration::from_millis(args.warm_ms))?;
     // Reading takes a part of a millisecond in which the proxies go on; it is counted as their time, not as work.
-    let before = meter::read(&args.watched)?;
+    let (before, own_before) = (meter::read(&args.watched)?, meter::read_own()?);
     let began = Instant::now();
     drop(load.take());
     keep_up(load, began + Duration::from_millis(args.for_ms))?;
     let tally = load.take();
     let seconds = began.elapsed().as_secs_f64();
-    Ok(report(tally, seconds, meter::read(&args.watched)?.since(before)))
+    let own_cpu = meter::read_own()? - own_before;
+    Ok(Report { own_cpu, ..report(tally, seconds, meter::read(&args.watched)?.since(before)) })
 }
 
 fn keep_up(load: &mut dyn Load, until: Instant) -> io::Result<()> {
@@ -97,5 +100,5 @@ fn report(tally: Tally, seconds: f64, cpu: Cpu) -> Report {
     let Tally { bytes, operations, failed, failure, mut latencies } = tally;
     let mut at = |p| percentile(&mut latencies, p).unwrap_or(0) as f64 / 1e3;
     let (p50_us, p99_us, max_us) = (at(0.5), at(0.99), at(1.0));
-    Report { seconds, bytes, operations, failed, failure, p50_us, p99_us, max_us, cpu }
+    Report { seconds, bytes, operations, failed, failure, p50_us, p99_us, max_us, cpu, own_cpu: 0.0 }
 }

@@ -52,8 +52,12 @@ impl Cpu {
 pub(crate) fn read(watched: &Watched) -> io::Result<Cpu> {
     let sum = |pids: &[u32]| pids.iter().map(|pid| of_process(*pid)).sum::<io::Result<f64>>();
     let (machine, stolen) = of_machine()?;
-    let own = of_process(std::process::id())?;
-    Ok(Cpu { proxies: sum(&watched.proxies)?, apps: sum(&watched.apps)? + own, machine, stolen })
+    Ok(Cpu { proxies: sum(&watched.proxies)?, apps: sum(&watched.apps)? + read_own()?, machine, stolen })
+}
+
+/// CPU seconds of this process.
+pub(crate) fn read_own() -> io::Result<f64> {
+    of_process(std::process::id())
 }
 
 /// CPU seconds of all threads of a process, in the scheduler's own nanoseconds.

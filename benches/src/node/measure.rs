@@ -23,6 +23,13 @@ const END_WITHIN: Duration = Duration::from_secs(60);
 /// Lines of a proxy's log that are shown when connections failed.
 const COMPLAINTS: usize = 3;
 
+/// A slot in which other programs took more than this share of the machine is measured again.
+pub(crate) const DISTURBED: f64 = 0.15;
+
+/// How often a slot is measured at most; of several, the least disturbed counts. Chosen by the disturbance and not by the
+/// result, so that it favours nobody.
+const TRIES: usize = 4;
+
 /// Connections of the bulk load that a ping-pong runs beside.
 pub(crate) const BESIDE: usize = 4;
 
@@ -90,12 +97,35 @@ pub(crate) fn rounds(
     for round in 0..if cells.is_empty() { 0 } else { rounds } {
         say(&format!("round {} of {rounds}: {} measurements", round + 1, cells.len()));
         for (measurement, variant) in &cells {
-            let slot = slot(variant, *measurement, round, Window { warm: WARM, length });
+            let slot = least_disturbed(variant, *measurement, round, length);
             slots.push(slot.with_context(|| format!("{} of {}", measurement.label(), variant.plan.name))?);
         }
         cells.reverse();
     }
     Ok(slots)
+}
+
+fn least_disturbed(
+    variant: &Variant,
+    measurement: Measurement,
+    round: usize,
+    length: Duration,
+) -> anyhow::Result<Slot> {
+    let mut best: Option<Slot> = None;
+    let mut failed = 0;
+    for _ in 0..TRIES {
+        let slot = slot(variant, measurement, round, Window { warm: WARM, length })?;
+        failed += slot.failed;
+        if best.as_ref().is_none_or(|best| slot.others < best.others) {
+            best = Some(slot);
+        }
+        if best.as_ref().is_some_and(|best| best.others <= DISTURBED) {
+            break;
+        }
+    }
+    let best = best.context("nothing was tried")?;
+    // A failure counts wherever it happened.
+    Ok(Slot { failed, ..best })
 }
 
 /// Runs a load on a variant to its end.
@@ -151,8 +181,10 @@ fn slot(variant: &Variant, measurement: Measurement, round: usize, window: Windo
         Measurement::Beside => {
             let bulk = start(variant, Kind::Bulk, BESIDE, window)?;
             let ping = start(variant, Kind::PingPong, 1, window)?;
-            let (bulk, ping) = (finish(&bulk, window)?, finish(&ping, window)?);
+            let (mut bulk, ping) = (finish(&bulk, window)?, finish(&ping, window)?);
             let mut values = bulk_values(&bulk);
+            // Neither client knows the other. Their windows are the same but for the time that starting one takes.
+            bulk.cpu.apps += ping.own_cpu;
             values.extend([(Metric::P50Microseconds, ping.p50_us), (Metric::P99Microseconds, ping.p99_us)]);
             values.insert(Metric::OperationsPerSecond, ping.operations as f64 / ping.seconds);
             (bulk, values)
@@ -168,8 +200,7 @@ fn slot(variant: &Variant, measurement: Measurement, round: usize, window: Windo
         say_complaints(variant);
     }
     let capacity = report.seconds * std::thread::available_parallelism()?.get() as f64;
-    // The second client of this one is not among the processes that the first knows.
-    let others = if measurement == Measurement::Beside { 0.0 } else { report.cpu.others() / capacity };
+    let others = report.cpu.others() / capacity;
     let stolen = report.cpu.stolen / capacity;
     Ok(Slot { round, measurement, variant: variant.plan.name, values, failed: report.failed, others, stolen })
 }
@@ -228,7 +259,8 @@ fn start(variant: &Variant, kind: Kind, connections: usize, window: Window) -> a
     set("connections", connections.to_string());
     set("warm-ms", window.warm.as_millis().to_string());
     set("for-ms", window.length.as_millis().to_string());
-    set("apps", variant.app.pid().to_string());
+    // This process reads what the proxies log.
+    set("apps", format!("{},{}", variant.app.pid(), std::process::id()));
     if !variant.proxies.is_empty() {
         let pids: Vec<_> = variant.proxies.iter().map(|proxy| proxy.pid().to_string()).collect();
         set("proxies", pids.join(","));
@@ -257,7 +289,18 @@ mod tests {
         let cpu = Cpu { proxies: 1.0, apps: 0.5, machine: 2.0, stolen: 0.0 };
         let (bytes, operations) = (2_000_000_000, 100_000);
         let (p50_us, p99_us, max_us) = (7.0, 9.0, 10.0);
-        Report { seconds: 0.5, bytes, operations, failed: 0, failure: None, p50_us, p99_us, max_us, cpu }
+        Report {
+            seconds: 0.5,
+            bytes,
+            operations,
+            failed: 0,
+            failure: None,
+            p50_us,
+            p99_us,
+            max_us,
+            cpu,
+            own_cpu: 0.1,
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::enrolment::Enrolment;
 use super::machine::Machine;
-use super::measure::{BESIDE, Measurement, Metric, Slot};
+use super::measure::{BESIDE, DISTURBED, Measurement, Metric, Slot};
 use super::memory::Memory;
 use super::table::{Table, cell, number};
 use super::variants::{Description, Mesh};
@@ -110,16 +110,18 @@ impl Results {
             self.rounds, self.window_seconds
         );
         let share = |of: fn(&Slot) -> f64| {
-            let values: Vec<_> =
-                self.slots.iter().filter(|slot| slot.measurement != Measurement::Beside).map(of).collect();
+            let values: Vec<_> = self.slots.iter().map(of).collect();
             spread(&values).map_or_else(String::new, |s| {
                 format!("{:.0} % [{:.0}-{:.0}]", s.median * 100.0, s.min * 100.0, s.max * 100.0)
             })
         };
         text += &format!(
-            "Of the machine went to other programs: {}; to other machines of its host: {}.\n",
+            "Of the machine went to other programs: {}; to other machines of its host: {}. More than {:.0} % to others in {} of {} slots.\n",
             share(|slot| slot.others),
-            share(|slot| slot.stolen)
+            share(|slot| slot.stolen),
+            DISTURBED * 100.0,
+            self.slots.iter().filter(|slot| slot.others > DISTURBED).count(),
+            self.slots.len()
         );
         let failed: u64 = self.slots.iter().map(|slot| slot.failed).sum();
         text += &format!("Failed connections: {failed}.\n");
