@@ -20,7 +20,7 @@ use crate::frames::Guard;
 use crate::io::{Control, TunnelIo, split};
 use crate::keepalive::Keepalive;
 use crate::limits::{ClientLimits, REMEMBERED_RESETS};
-use crate::records::RecordError;
+use crate::record_error::RecordError;
 use crate::share::Share;
 use crate::stream::{Place, Stream, StreamError};
 use crate::tunnel::{HandshakeError, Pulse, TunnelError, handshake, tunnel_error};

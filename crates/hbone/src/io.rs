@@ -12,7 +12,8 @@ use tokio::time::Instant;
 
 use crate::buffers::LARGE;
 use crate::frames::{Abuse, Guard};
-use crate::records::{RecordError, Records};
+use crate::record_error::RecordError;
+use crate::records::Records;
 use crate::session::Session;
 
 /// Plaintext that may wait to be sent before the engine has to wait: measured, 64 KiB costs an eighth more

@@ -6,6 +6,7 @@
 
 mod buffers;
 mod client;
+mod dialling;
 mod frames;
 mod incoming;
 mod io;
@@ -15,6 +16,7 @@ pub mod limits;
 pub mod manual {}
 mod pool;
 mod pool_core;
+mod record_error;
 mod records;
 mod relay;
 mod server;
@@ -31,7 +33,7 @@ pub use incoming::Incoming;
 pub use limits::{ClientLimits, PoolLimits, ServerLimits, TunnelLimits};
 pub use pool::{DialError, Pool};
 pub use pool_core::PoolStats;
-pub use records::RecordError;
+pub use record_error::RecordError;
 pub use relay::{Counters, Progress, RelayError, relay};
 pub use server::{AcceptError, Authority, ServerConnection, accept};
 pub use stream::{FillError, Received, Stream, StreamError};

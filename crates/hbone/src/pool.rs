@@ -2,19 +2,18 @@
 //! counts the places. Whom to dial and how is the caller's closure.
 
 use std::collections::HashMap;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::hash::Hash;
 use std::io;
-use std::pin::{Pin, pin};
 use std::sync::{Arc, Weak};
-use std::task::Poll;
 
 use h2::Reason;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use crate::client::{Connect, ConnectError, Driver, OpenError, Opener};
+use crate::dialling::{Dialling, Dials, persist};
 use crate::limits::PoolLimits;
 use crate::pool_core::{Answer, Core, Idle, PoolStats, Ticket, TunnelId, Turn, Word, Words};
 use crate::stream::{Place, Places, Stream};
@@ -22,7 +21,7 @@ use crate::tunnel::TunnelError;
 
 /// A request that the peer certainly has not processed is tried again this often, on another tunnel if need be.
 /// Two tunnels that close under our hands one after the other are bad luck; three are a peer that cannot serve.
-const ATTEMPTS: usize = 3;
+pub(crate) const ATTEMPTS: usize = 3;
 
 /// Words on their way to one waiting stream: at most "dial" twice and one end.
 const MAILBOX: usize = 4;
@@ -52,7 +51,7 @@ impl DialError {
 
     /// Whether the peer took its leave, in good order, before the tunnel was usable: it is being replaced, and whoever
     /// takes its place answers the next dial.
-    fn is_farewell(&self) -> bool {
+    pub(crate) fn is_farewell(&self) -> bool {
         let Self::Tunnel(error) = self else { return false };
         matches!(**error, ConnectError::Tunnel(TunnelError::Closed(Reason::NO_ERROR)))
     }
@@ -84,9 +83,9 @@ struct State<K> {
     closed: bool,
 }
 
-struct Inner<K> {
+pub(crate) struct Inner<K> {
     state: Mutex<State<K>>,
-    idle: std::time::Duration,
+    pub(crate) idle: std::time::Duration,
     me: Weak<Inner<K>>,
 }
 
@@ -264,7 +263,7 @@ impl<K: Clone + Eq + Hash + Send + 'static> Inner<K> {
         self.deliver(state, words, None);
     }
 
-    fn changed(&self, id: TunnelId, max: usize, closing: bool) {
+    pub(crate) fn changed(&self, id: TunnelId, max: usize, closing: bool) {
         self.with_core(|core, words| core.changed(id, max, closing, words));
         if closing {
             // Without its opener the tunnel closes as soon as its streams have ended.
@@ -273,7 +272,7 @@ impl<K: Clone + Eq + Hash + Send + 'static> Inner<K> {
         }
     }
 
-    fn dialled(&self, key: &K, opener: Opener) -> Option<TunnelId> {
+    pub(crate) fn dialled(&self, key: &K, opener: Opener) -> Option<TunnelId> {
         let mut words = Words::new();
         let mut state = self.state.lock();
         if state.closed {
@@ -281,20 +280,20 @@ impl<K: Clone + Eq + Hash + Send + 'static> Inner<K> {
         }
         // The words may already speak of the new tunnel, so its opener must be there when they are delivered.
         let max = opener.max_streams();
-        let id = state.core.dialled(key, max, Instant::now(), &mut words);
+        let id = state.core.dialled(key, max, Instant::now().into_std(), &mut words);
         state.openers.insert(id, opener);
         self.deliver(state, words, None);
         Some(id)
     }
 
-    fn dial_failed(&self, key: &K, error: DialError) {
+    pub(crate) fn dial_failed(&self, key: &K, error: DialError) {
         let mut words = Words::new();
         let mut state = self.state.lock();
         state.core.dial_failed(key, &mut words);
         self.deliver(state, words, Some(error));
     }
 
-    fn gone(&self, id: TunnelId) {
+    pub(crate) fn gone(&self, id: TunnelId) {
         let mut words = Words::new();
         let mut state = self.state.lock();
         state.core.gone(id, &mut words);
@@ -303,10 +302,10 @@ impl<K: Clone + Eq + Hash + Send + 'static> Inner<K> {
         drop(opener);
     }
 
-    fn idle(&self, id: TunnelId) -> Idle {
+    pub(crate) fn idle(&self, id: TunnelId) -> Idle {
         let mut words = Words::new();
         let mut state = self.state.lock();
-        let idle = state.core.idle(id, Instant::now(), &mut words);
+        let idle = state.core.idle(id, Instant::now().into_std(), &mut words);
         let opener = if idle == Idle::Close { state.openers.remove(&id) } else { None };
         self.deliver(state, words, None);
         drop(opener);
@@ -337,7 +336,7 @@ impl<K: Clone + Eq + Hash + Send + 'static> Inner<K> {
 
 impl<K: Clone + Eq + Hash + Send + 'static> Places for Inner<K> {
     fn release(&self, id: u64) {
-        self.with_core(|core, words| core.released(TunnelId(id), Instant::now(), words));
+        self.with_core(|core, words| core.released(TunnelId(id), Instant::now().into_std(), words));
     }
 }
 
@@ -360,103 +359,5 @@ impl<K: Clone + Eq + Hash + Send + 'static> Drop for Waiting<'_, K> {
         if waits_still {
             self.inner.with_core(|core, words| core.cancel(self.key, self.ticket, words));
         }
-    }
-}
-
-/// How one stream dials, and how often it still may.
-struct Dials<D> {
-    dial: D,
-    left: usize,
-}
-
-/// Dials, and dials again while the peer takes its leave before the tunnel is usable.
-async fn persist<F>(dial: impl Fn() -> F) -> Result<(Opener, Driver), DialError>
-where
-    F: Future<Output = Result<(Opener, Driver), DialError>>,
-{
-    for _ in 1..ATTEMPTS {
-        match dial().await {
-            Err(error) if error.is_farewell() => tracing::debug!(%error, "dialling again"),
-            result => return result,
-        }
-    }
-    dial().await
-}
-
-/// A dial, and then the tunnel that it made. If the task is ended early, everybody who waits is told.
-struct Dialling<K: Clone + Eq + Hash + Send + 'static> {
-    inner: Arc<Inner<K>>,
-    key: Option<K>,
-}
-
-impl<K: Clone + Eq + Hash + Send + 'static> Dialling<K> {
-    async fn run(mut self, dial: impl Future<Output = Result<(Opener, Driver), DialError>>) {
-        let dialled = dial.await;
-        let Some(key) = self.key.take() else { return };
-        match dialled {
-            Err(error) => self.inner.dial_failed(&key, error),
-            Ok((opener, driver)) => {
-                let id = self.inner.dialled(&key, opener);
-                let inner = self.inner.clone();
-                drop(self);
-                match id {
-                    Some(id) => Running { inner, id }.run(driver).await,
-                    None => {
-                        let _ = driver.await;
-                    }
-                }
-            }
-        }
-    }
-}
-
-impl<K: Clone + Eq + Hash + Send + 'static> Drop for Dialling<K> {
-    fn drop(&mut self) {
-        if let Some(key) = self.key.take() {
-            self.inner.dial_failed(&key, DialError::Abandoned);
-        }
-    }
-}
-
-/// A tunnel of the pool. However it ends, the pool forgets it.
-struct Running<K: Clone + Eq + Hash + Send + 'static> {
-    inner: Arc<Inner<K>>,
-    id: TunnelId,
-}
-
-impl<K: Clone + Eq + Hash + Send + 'static> Running<K> {
-    async fn run(self, mut driver: Driver) {
-        let mut published = (driver.max_streams(), false);
-        let mut timer = pin!(sleep(self.inner.idle));
-        let ended = poll_fn(|cx| {
-            let polled = Pin::new(&mut driver).poll(cx);
-            let current = (driver.max_streams(), driver.is_closing());
-            if current != published {
-                published = current;
-                self.inner.changed(self.id, current.0, current.1);
-            }
-            if polled.is_pending() && timer.as_mut().poll(cx).is_ready() {
-                match self.inner.idle(self.id) {
-                    Idle::Until(at) => timer.as_mut().reset(at),
-                    // Closed for new streams; the driver ends when it has said so.
-                    Idle::Close => timer.as_mut().reset(Instant::now() + self.inner.idle),
-                }
-                cx.waker().wake_by_ref();
-            }
-            match polled {
-                Poll::Ready(result) => Poll::Ready(result),
-                Poll::Pending => Poll::Pending,
-            }
-        })
-        .await;
-        if let Err(error) = ended {
-            tracing::debug!(%error, "tunnel ended");
-        }
-    }
-}
-
-impl<K: Clone + Eq + Hash + Send + 'static> Drop for Running<K> {
-    fn drop(&mut self) {
-        self.inner.gone(self.id);
     }
 }

@@ -4,8 +4,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
-
-use tokio::time::Instant;
+use std::time::Instant;
 
 use crate::limits::PoolLimits;
 

@@ -22,7 +22,7 @@ use crate::incoming::{InHand, Incoming, answer};
 use crate::io::{Control, TunnelIo, split};
 use crate::keepalive::Keepalive;
 use crate::limits::{REMEMBERED_RESETS, ServerLimits};
-use crate::records::RecordError;
+use crate::record_error::RecordError;
 use crate::share::Share;
 use crate::tunnel::{Beat, GOODBYE, HandshakeError, Pulse, TunnelError, handshake, tunnel_error};
 

@@ -12,7 +12,8 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::frames::Abuse;
 use crate::keepalive::{Keepalive, Tick};
-use crate::records::{RecordError, Records};
+use crate::record_error::RecordError;
+use crate::records::Records;
 use crate::session::Session;
 
 /// The application protocol of a tunnel.
