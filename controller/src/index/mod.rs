@@ -88,6 +88,8 @@ pub struct Index {
     config: Config,
     cluster: Cluster,
     proven: Proven,
+    /// The source has named all there is: what comes now is new.
+    complete: bool,
     products: BTreeMap<Key, Products>,
     /// By node and pod uid.
     enrolments: BTreeMap<(Str, Str), Name>,
@@ -102,6 +104,7 @@ impl Index {
             config,
             cluster: Cluster::default(),
             proven,
+            complete: false,
             products: BTreeMap::new(),
             enrolments: BTreeMap::new(),
             states: BTreeMap::new(),
@@ -162,9 +165,10 @@ impl Index {
         reported
     }
 
-    /// Forgets proofs of pods that are not there or not to be enrolled: the wish may have ended while nobody watched. Only
-    /// sound once the source has named all there is.
+    /// The source has named all there is. Forgets proofs of pods that are not there or not to be enrolled: the wish may have
+    /// ended while nobody watched. Pods that appear from now on are new.
     pub fn prune(&mut self) {
+        self.complete = true;
         let wanted: BTreeSet<_> = (self.enrolments())
             .filter(|(enrolment, _)| enrolment.verdict.enrol)
             .map(|(enrolment, _)| (enrolment.uid.clone(), enrolment.node.clone()))
@@ -218,7 +222,7 @@ impl Index {
     fn derive(&mut self, touched: BTreeSet<Key>) -> Vec<Change> {
         // Before anything else, so that no workload is derived from a proof that is about to end.
         for key in touched.iter().filter(|key| key.kind == Kind::Pod) {
-            self.withdraw(key);
+            self.settle(key);
         }
         let mut changes = Vec::new();
         for key in touched {
@@ -237,18 +241,23 @@ impl Index {
         changes
     }
 
-    /// Ends the proof of a pod that is not to be enrolled any more: it was about the pod as it was wanted before.
-    fn withdraw(&mut self, pod: &Key) {
-        let wanted = |enrolment: Option<&Enrolment>| {
-            let enrolment = enrolment.filter(|enrolment| enrolment.verdict.enrol);
-            enrolment.map(|enrolment| (enrolment.node.clone(), enrolment.uid.clone()))
-        };
-        let before = self.products.get(pod).and_then(|products| wanted(products.enrolment.as_ref()));
-        let Some(before) = before else { return };
+    /// Ends the proof of a pod that is not to be enrolled any more: it was about the pod as it was wanted before. A new pod
+    /// that is to be enrolled needs none: nobody is to send it plaintext, not even until its node has said that it is.
+    fn settle(&mut self, pod: &Key) {
+        let place = |enrolment: &Enrolment| (enrolment.node.clone(), enrolment.uid.clone());
+        let wanted = |enrolment: &&Enrolment| enrolment.verdict.enrol;
+        let before = self.products.get(pod).and_then(|products| products.enrolment.as_ref());
+        let (known, wanted_before) = (before.map(place), before.filter(wanted).map(place));
         let object = self.cluster.pods.get(&(pod.namespace.clone(), pod.name.clone()));
         let after = object.and_then(|object| enrolment::of(&self.config, &self.cluster, object).0);
-        if wanted(after.as_ref()).as_ref() != Some(&before) {
+        let wanted_after = after.as_ref().filter(wanted).map(place);
+        if let Some(before) = wanted_before.filter(|before| wanted_after.as_ref() != Some(before)) {
             self.proven.remove(&before.1);
+        }
+        if self.complete
+            && let Some((node, uid)) = wanted_after.filter(|after| known.as_ref() != Some(after))
+        {
+            self.proven.insert(uid, node);
         }
     }
 

@@ -1,4 +1,5 @@
-//! Which pods were proven to be enrolled, by their nodes' reports.
+//! Which pods are reached by tunnel only: those that were proven to be enrolled, by their nodes' reports, and those that
+//! were to be enrolled when they first appeared. A new pod that its node fails to enrol is refused, not sent plaintext.
 //!
 //! A proof holds until the pod is gone or is not to be enrolled any more. That a node says less for a while (it
 //! restarts, a repair is under way) does not end it: peers would be told to send plaintext to a pod of the mesh.
@@ -32,7 +33,7 @@ pub enum Progress {
     Unknown,
 }
 
-/// The pods that were proven to be enrolled: uid and the node that proved it.
+/// The pods that are reached by tunnel only: uid and the node that they are on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Proven(BTreeMap<Str, Str>);
 
@@ -47,7 +48,7 @@ impl Proven {
         self.0.iter()
     }
 
-    /// Whether `node` proved that the pod is enrolled.
+    /// Whether the pod is reached by tunnel only, as one of `node`.
     #[must_use]
     pub fn contains(&self, uid: &str, node: &str) -> bool {
         self.0.get(uid).is_some_and(|by| &**by == node)

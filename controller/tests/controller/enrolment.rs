@@ -169,6 +169,37 @@ fn proofs_outlive_a_restart_and_not_their_pods() {
 }
 
 #[test]
+fn a_pod_that_is_born_into_the_mesh_is_never_sent_plaintext() {
+    let mut mesh = Mesh::of(SHOP_AMBIENT);
+    mesh.index.prune();
+    mesh.apply(upserts(&pod("shop", "p", "10.0.0.1")));
+    assert_eq!(mesh.workload("p").tunnel, TunnelProtocol::Hbone, "its node has not said anything");
+    for said in [Pending, Failed] {
+        mesh.report("n1", &[("uid-p", said)]);
+        assert_eq!(mesh.workload("p").tunnel, TunnelProtocol::Hbone, "after {said:?}");
+    }
+    assert_eq!(mesh.index.proven().entries().count(), 1, "a restart does not change that");
+    mesh.apply(upserts(&pod("shop", "p", "10.0.0.2").replace("uid-p", "uid-new")));
+    assert_eq!(mesh.workload("p").tunnel, TunnelProtocol::Hbone, "nor is its successor");
+    assert_eq!(mesh.index.proven().entries().count(), 1);
+}
+
+#[test]
+fn a_pod_that_was_there_before_its_wish_needs_a_proof() {
+    let mut mesh = Mesh::of("");
+    mesh.index.prune();
+    mesh.apply(upserts(&pod("shop", "p", "10.0.0.1")));
+    mesh.apply(upserts(SHOP_AMBIENT));
+    assert_eq!(
+        mesh.workload("p").tunnel,
+        TunnelProtocol::None,
+        "it may have connections, and is not captured yet"
+    );
+    mesh.report("n1", &[("uid-p", Enrolled)]);
+    assert_eq!(mesh.workload("p").tunnel, TunnelProtocol::Hbone);
+}
+
+#[test]
 fn a_wish_that_ended_unseen_ends_the_proof() {
     let mut mesh = Mesh::new(Proven::restore([("uid-p".into(), "n1".into())]));
     mesh.apply(upserts(&pod("shop", "p", "10.0.0.1")));
