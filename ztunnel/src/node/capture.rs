@@ -4,13 +4,14 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use api::Enrolment;
-use ebpf::{Kind, Netns, Node, NodeConfig, Observed, socket};
+use ebpf::{EnrolError, Kind, Netns, Node, NodeConfig, Observed, socket};
 use model::Str;
 use model::workload::WorkloadUid;
 
@@ -76,12 +77,7 @@ impl Manager {
         refused: Option<String>,
     ) -> anyhow::Result<()> {
         let netns = Arc::new(Netns::open(&sandbox.netns)?);
-        let captured = ebpf::Sandbox {
-            uid: sandbox.uid.clone(),
-            netns: Arc::clone(&netns),
-            addresses: sandbox.addresses.iter().map(|ip| ip.to_canonical()).collect(),
-        };
-        self.node.prepare(&captured)?;
+        let captured = self.prepare(sandbox, verdict, &netns)?;
         self.shared.certificates.want(verdict.identity.clone());
         self.ask_for(&verdict.workload);
         let sockets = (0..self.threads.len()).map(|index| open(&netns, index == 0));
@@ -122,6 +118,38 @@ impl Manager {
         });
     }
 
+    /// Makes a pod ready for its capture. A pod that is refused is captured with the addresses that it has, whichever of
+    /// the two stories names them; what was captured with others gives way.
+    fn prepare(
+        &self,
+        sandbox: &Sandbox,
+        verdict: &Enrolment,
+        netns: &Arc<Netns>,
+    ) -> anyhow::Result<ebpf::Sandbox> {
+        let told = |addresses: &[IpAddr]| ebpf::Sandbox {
+            uid: sandbox.uid.clone(),
+            netns: Arc::clone(netns),
+            addresses: addresses.iter().map(IpAddr::to_canonical).collect(),
+        };
+        let (ours, theirs) = (told(&sandbox.addresses), told(&verdict.addresses));
+        let more = theirs.addresses.len() > ours.addresses.len();
+        if more && self.node.prepare(&theirs).is_ok() {
+            return Ok(theirs);
+        }
+        match self.node.prepare(&ours) {
+            Err(EnrolError::Conflict { .. }) => {}
+            prepared => return Ok(prepared.map(|()| ours)?),
+        }
+        let all = self.node.observe([&ours])?;
+        let before = all.into_iter().find(|pod| pod.uid == ours.uid && pod.netns_cookie == netns.cookie());
+        if let Some(before) = before {
+            tracing::warn!(uid = ours.uid, before = ?before.addresses, now = ?ours.addresses, "the pod's addresses have changed; its connections are cut");
+            self.node.remove(&told(&before.addresses))?;
+        }
+        self.node.prepare(&ours)?;
+        Ok(ours)
+    }
+
     /// Begins to let a pod go: peers hear of it now, so tunnels to it are taken for a little longer.
     pub(super) fn release(&mut self, uid: &str) {
         let Some(enrolled) = self.enrolled.get_mut(uid).filter(|enrolled| enrolled.stage == Stage::In) else {
@@ -143,7 +171,10 @@ impl Manager {
         }
         match step {
             Step::Waited => self.answer(),
-            Step::Lingered(number) => self.stop_new(number),
+            Step::Lingered(number) => {
+                self.stop_new(number);
+                self.reconcile().await;
+            }
             Step::Ended(generation) => {
                 let ended = |enrolled: &Enrolled| {
                     enrolled.stage == Stage::Ending && enrolled.pod.generation == generation

@@ -15,7 +15,7 @@ use prometheus_client::metrics::gauge::Gauge;
 
 use super::api::PodStatus;
 use super::goal::{Goal, goal};
-use super::manager::Manager;
+use super::manager::{Manager, Stage};
 use super::sandbox::Sandbox;
 
 const ENROLLED: &str = "enrolled";
@@ -109,7 +109,12 @@ impl Manager {
         }
         let enrolled = self.enrolled.get(&sandbox.uid);
         match (goal(sandbox, verdict), enrolled.map(|enrolled| enrolled.stage)) {
-            (Goal::Leave(_), Some(_)) => (LEAVING, "its last captured connections are ending".to_owned()),
+            (Goal::Leave(_), Some(Stage::Ending)) => {
+                (LEAVING, "its last captured connections are ending".to_owned())
+            }
+            (Goal::Leave(_), Some(Stage::In | Stage::Lingering(_))) => {
+                (LEAVING, "it is still captured, until peers have heard that it leaves".to_owned())
+            }
             (Goal::Leave(reason), None) if verdict.is_none() => (PENDING, reason),
             (Goal::Leave(reason), None) => (NOT_WANTED, reason),
             (Goal::Refuse(reason), _) => (FAILED, format!("captured and refused: {reason}")),
