@@ -134,5 +134,8 @@ fn a_drain_ends_at_its_deadline_and_cuts_what_is_left() {
     let account = kept.account();
     let errors = account["errors"].as_object().expect("errors").clone();
     assert!(!errors.is_empty(), "the connections were cut: {account}");
-    assert!(errors.keys().all(|error| error.contains("on a kept connection")), "new ones were not: {account}");
+    assert!(
+        errors.keys().all(|error| error.contains("on a kept connection")),
+        "new ones were not: {account}"
+    );
 }

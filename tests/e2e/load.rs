@@ -5,33 +5,37 @@ use serde_json::Value;
 
 use crate::mesh::SOON;
 
-/// Between two lines in which a load says how far it is.
-const TELL_EVERY: u64 = 5;
-
 /// Requests from a pod that go on until they are asked to end.
 pub(crate) struct Load {
     name: String,
+    clients: u64,
     process: Process,
 }
 
 impl Load {
     /// A new connection for every request to an echo server.
     pub(crate) fn new_connections(pod: &Pod, to: &str) -> Self {
-        Self::start(pod, to, &["--mode", "new", "--connections", "3", "--interval-ms", "15"])
+        Self::start(pod, to, ("new", 3, 15))
+    }
+
+    /// The same at a pace that leaves room for many loads at once.
+    pub(crate) fn gentle(pod: &Pod, to: &str) -> Self {
+        Self::start(pod, to, ("new", 1, 50))
     }
 
     /// A few connections that are kept, each with a request now and then.
     pub(crate) fn kept_connections(pod: &Pod, to: &str) -> Self {
-        Self::start(pod, to, &["--mode", "keep", "--connections", "4", "--interval-ms", "50"])
+        Self::start(pod, to, ("keep", 4, 50))
     }
 
-    fn start(pod: &Pod, to: &str, args: &[&str]) -> Self {
-        let tell = TELL_EVERY.to_string();
-        let program = Program::new("lab-app").args(["load", "--to", to, "--tell-every", &tell]).args(args);
+    fn start(pod: &Pod, to: &str, (mode, clients, pause): (&str, u64, u64)) -> Self {
+        let program = Program::new("lab-app").args(["load", "--to", to, "--tell-every", "1", "--mode", mode]);
+        let program = program.args(["--connections".into(), clients.to_string()]);
+        let program = program.args(["--interval-ms".into(), pause.to_string()]);
         // A name is asked for once per request: a question that is lost must be seen, and not be asked again.
         let program = program.env("RES_OPTIONS", "attempts:1 timeout:20");
         let process = pod.spawn(program).expect("a load");
-        let load = Self { name: format!("{} -> {to} {args:?}", pod.name()), process };
+        let load = Self { name: format!("{mode} {} -> {to}", pod.name()), clients, process };
         load.progress();
         load
     }
@@ -39,7 +43,7 @@ impl Load {
     /// Waits until requests that began after this call have succeeded.
     pub(crate) fn progress(&self) {
         // Those that were under way, and as many again.
-        let goal = self.done() + 2 * TELL_EVERY + 4;
+        let goal = self.done() + 2 * self.clients;
         lab::wait_until(&format!("progress of {}", self.name), SOON, || {
             let done = self.done();
             if done >= goal { Ok(()) } else { Err(format!("{done} done: {:?}", self.process.output())) }

@@ -4,6 +4,7 @@
 
 mod bypass;
 mod dns;
+mod enrolment;
 mod faults;
 mod first_light;
 mod hostile;
