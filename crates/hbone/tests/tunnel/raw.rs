@@ -3,9 +3,10 @@
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
+
+use crate::support::IN_VAIN;
 
 pub(crate) const DATA: u8 = 0;
 pub(crate) const HEADERS: u8 = 1;
@@ -91,8 +92,8 @@ impl Raw {
         let tcp = TcpStream::connect(address).unwrap();
         tcp.set_nodelay(true).unwrap();
         // A peer that says nothing for this long is stuck, and the test fails where it reads.
-        tcp.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-        tcp.set_write_timeout(Some(Duration::from_secs(30))).unwrap();
+        tcp.set_read_timeout(Some(IN_VAIN)).unwrap();
+        tcp.set_write_timeout(Some(IN_VAIN)).unwrap();
         let name = "peer.test".try_into().unwrap();
         Raw { tls: StreamOwned::new(ClientConnection::new(config.clone(), name).unwrap(), tcp) }
     }
