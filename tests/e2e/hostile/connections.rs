@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use crate::mesh::serve;
-use crate::support::arena::Arena;
+use crate::support::arena::{Arena, WINDOWS_MIB};
 use crate::support::flood;
 
 /// A tunnel's whole handshake may take ten seconds (`hbone::limits::HANDSHAKE`); as much again for a busy machine.
@@ -77,4 +77,15 @@ fn a_pod_that_opens_thousands_of_connections_disturbs_nobody() {
     }
     hold.kill().expect("an end");
     arena.conclude();
+}
+
+/// The same through tunnels: each stream fills its windows and both nodes' buffers, a few MiB in all.
+#[test]
+fn a_pod_that_reads_nothing_costs_no_more_than_its_windows() {
+    let arena = Arena::new();
+    serve(&arena.server, &["source", "--listen", "[::]:8081", "--bytes", "100000000"]);
+    let held = flood::captured(&arena.insider, arena.at(8081), 150);
+    arena.until_memory_stands_still();
+    drop(held);
+    arena.conclude_within(WINDOWS_MIB);
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rustls::ClientConfig;
 
-use crate::support::arena::Arena;
+use crate::support::arena::{Arena, WINDOWS_MIB};
 use crate::support::peer::{self, Answer, connect_to};
 use crate::support::proof::{Proof, tls};
 use crate::support::raw::{
@@ -218,5 +218,5 @@ fn a_mesh_peer_that_never_reads_costs_no_more_than_its_buffers() {
     }
     arena.until_memory_stands_still();
     drop(raw);
-    arena.conclude();
+    arena.conclude_within(WINDOWS_MIB);
 }
