@@ -15,8 +15,8 @@ use crate::index;
 /// The validity of a certificate when the node asks for none: a night without a controller disturbs nobody.
 const CERT_TTL: Duration = Duration::from_secs(24 * 3600);
 
-/// The shortest validity: below, nodes would do little else than renew.
-const CERT_TTL_MIN: Duration = Duration::from_secs(60);
+/// The shortest validity. Nodes renew at half of it: below, a pause of a few seconds would cost them their identities.
+const CERT_TTL_MIN: Duration = Duration::from_secs(10);
 
 /// The longest, as in `identity::authority`: whoever must live longer without a control plane plugs in their own signer.
 const CERT_TTL_MAX: Duration = Duration::from_secs(7 * 24 * 3600);

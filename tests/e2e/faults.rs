@@ -3,10 +3,10 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use lab::{Env, LabConfig, Pod};
+use lab::{Env, LabConfig, Pod, Signal};
 
 use crate::load::{Held, Load};
-use crate::mesh::{Mesh, SOON, get, refused, serve};
+use crate::mesh::{AMBIENT, Mesh, SOON, get, refused, serve};
 
 /// What "at once" may take on a machine that does other things. A connection that nobody answers takes minutes.
 const AT_ONCE: Duration = Duration::from_secs(2);
@@ -138,4 +138,40 @@ fn a_drain_ends_at_its_deadline_and_cuts_what_is_left() {
         errors.keys().all(|error| error.contains("on a kept connection")),
         "new ones were not: {account}"
     );
+}
+
+#[test]
+fn what_changes_while_two_ztunnels_run_is_done_once() {
+    let mesh = Mesh::start();
+    let caller = mesh.pod_in("steady", 0, "caller");
+    let [joins, leaves, stays] = ["joins", "leaves", "stays"].map(|name| {
+        let pod = mesh.pod_in(name, 1, name);
+        serve(&pod, &["echo"]);
+        pod
+    });
+    mesh.enrol("steady", &[&caller]);
+    mesh.enrol("leaves", &[&leaves]);
+    mesh.enrol("stays", &[&stays]);
+    let loads = [&joins, &leaves, &stays]
+        .map(|pod| Load::new_connections(&caller, &SocketAddr::new(pod.ip(), 8080).to_string()));
+    let held = Held::open(&caller, &SocketAddr::new(leaves.ip(), 8080).to_string(), 4);
+    let node = mesh.node(1);
+    let old = node.ztunnel().expect("it runs");
+
+    node.start_ztunnel(Env::new()).expect("a successor");
+    mesh.enrol("joins", &[&joins]);
+    mesh.lab.label_namespace("leaves", AMBIENT, None).expect("a label");
+    let born = mesh.pod_in("stays", 1, "born");
+    serve(&born, &["echo"]);
+    let to_born = Load::new_connections(&caller, &SocketAddr::new(born.ip(), 8080).to_string());
+    loads.iter().for_each(Load::progress);
+    leaves.wait_for_state("leaving", SOON).expect("it is held by a connection of before");
+    old.signal(Signal::SIGTERM).expect("a signal");
+    loads.iter().for_each(Load::progress);
+    held.must_still_work();
+    old.wait(SOON).expect("its last connection has ended");
+    leaves.wait_for_state("not wanted", SOON).expect("nothing of ours is left");
+    loads.iter().for_each(Load::progress);
+    to_born.must_have_succeeded();
+    loads.into_iter().for_each(Load::must_have_succeeded);
 }
