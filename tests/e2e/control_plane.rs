@@ -117,6 +117,7 @@ fn without_a_controller_everything_goes_on_and_with_one_again_it_catches_up() {
     let successor = spawn_ztunnel(&node);
     load.iter().for_each(Load::progress);
     scene.works();
+    assert!(admin(&node, "/pods").to_string().contains("enrolled"), "the one in charge answers");
     successor.terminate().expect("it ends when asked");
     load.iter().for_each(Load::progress);
     for load in load {

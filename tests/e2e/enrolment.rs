@@ -271,7 +271,7 @@ fn a_pod_that_goes_is_forgotten_by_all_and_leaves_nothing() {
 type Story = fn(&mut Value);
 
 /// Says to a ztunnel what the lab would not.
-fn announce(pod: &Pod, change: impl Fn(&mut Value)) -> Value {
+pub(crate) fn announce(pod: &Pod, change: impl Fn(&mut Value)) -> Value {
     let mut sandbox = json!({
         "uid": pod.uid(), "namespace": pod.namespace(), "name": pod.name(), "service_account": pod.service_account(),
         "netns": pod.netns().path(), "addresses": pod.ips(),

@@ -1,12 +1,16 @@
 //! Node proxies that die, and node proxies that are replaced under load: refused at once, or nothing noticed at all.
 
+use std::fs;
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
 use lab::{Env, LabConfig, Pod, Signal};
+use serde_json::Value;
 
+use crate::enrolment::announce;
 use crate::load::{Held, Load};
-use crate::mesh::{AMBIENT, Mesh, SOON, get, refused, serve};
+use crate::mesh::{AMBIENT, Mesh, SOON, admin, get, refused, serve};
 
 /// What "at once" may take on a machine that does other things. A connection that nobody answers takes minutes.
 const AT_ONCE: Duration = Duration::from_secs(2);
@@ -138,6 +142,49 @@ fn a_drain_ends_at_its_deadline_and_cuts_what_is_left() {
         errors.keys().all(|error| error.contains("on a kept connection")),
         "new ones were not: {account}"
     );
+}
+
+#[test]
+fn a_successor_that_dies_gives_its_charge_back() {
+    let mesh = Mesh::start();
+    let (caller, server) = (mesh.pod(0, "caller"), mesh.pod(1, "server"));
+    serve(&server, &["echo"]);
+    mesh.enrol("shop", &[&caller, &server]);
+    let to = SocketAddr::new(server.ip(), 8080).to_string();
+    let held = Held::open(&caller, &to, 4);
+    let node = mesh.node(1);
+    let old = node.ztunnel().expect("it runs");
+
+    // One that ends between taking the sockets' names and asking for the charge.
+    for name in ["node.sock", "admin.sock"] {
+        let draft = node.run_dir().join("draft");
+        drop(UnixListener::bind(&draft).expect("a socket"));
+        fs::rename(draft, node.run_dir().join(name)).expect("taken");
+    }
+    server.wait_for_state("enrolled", SOON).expect("the node API is back");
+    lab::wait_until("the admin socket is back", SOON, || match admin(&node, "/pods") {
+        Value::Null => Err("nobody answers"),
+        _ => Ok(()),
+    })
+    .expect("an answer");
+
+    // One that ends when it is in charge.
+    let new = node.start_ztunnel(Env::new()).expect("a successor");
+    old.wait_for_line("a successor takes charge", SOON).expect("it hears");
+    new.kill().expect("killed");
+    old.wait_for_line("taking charge of the node's pods again", SOON).expect("it notices");
+    server.wait_for_state("enrolled", SOON).expect("it answers for its pods again");
+    let load = Load::new_connections(&caller, &to);
+    load.progress();
+    held.must_still_work();
+    // It also acts again.
+    let late = mesh.pod_in("late", 1, "late");
+    serve(&late, &["echo"]);
+    // The lab announces pods to the ztunnel that it started last only.
+    assert_eq!(announce(&late, |_| {})["state"], "not wanted");
+    mesh.enrol("late", &[&late]);
+    Load::new_connections(&caller, &SocketAddr::new(late.ip6(), 8080).to_string()).must_have_succeeded();
+    load.must_have_succeeded();
 }
 
 #[test]

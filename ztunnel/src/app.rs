@@ -13,7 +13,7 @@ use api::type_url;
 use daemon::access::AccessLog;
 use daemon::admin::{metrics_routes, readiness_routes};
 use daemon::drain::Drain;
-use daemon::http::{serve_tcp, serve_unix};
+use daemon::http::{Routes, serve_tcp};
 use daemon::logs::{self, Logs};
 use daemon::metrics::{EXPIRY_PERIOD, Metrics, register_process_metrics};
 use daemon::readiness::Readiness;
@@ -36,7 +36,6 @@ use crate::data::thread::Thread;
 use crate::discovery::{Discovery, Wanted};
 use crate::flow::Flows;
 use crate::mesh::MeshState;
-use crate::node;
 use crate::node::api::PodStatus;
 use crate::node::manager::{Manager, Parts};
 use crate::node::report::Reporter;
@@ -79,8 +78,8 @@ async fn serve(config: Config, logs: Logs) -> anyhow::Result<()> {
     let mut tasks = TaskGroup::new();
     let control = Control::connect(&config.controller)?;
     let (shared, wanted) = data_side(&config, &process, &control, &mut tasks)?;
-    let (manager, pods_shown) = node_side(&config, &process, &control, (&shared, wanted), &mut tasks)?;
-    outside(&config, &process, &shared, pods_shown, &mut tasks)?;
+    let manager = node_side(&config, &process, &control, (&shared, wanted), &mut tasks)?;
+    outside(&config, &process, &mut tasks)?;
 
     tracing::info!(node = %config.data.node, threads = config.threads, "ztunnel has started");
     tokio::select! {
@@ -143,7 +142,7 @@ fn node_side(
     control: &Control,
     (shared, wanted): (&Arc<Shared>, watch::Receiver<Wanted>),
     tasks: &mut TaskGroup,
-) -> anyhow::Result<(Manager, watch::Receiver<Arc<Vec<PodStatus>>>)> {
+) -> anyhow::Result<Manager> {
     let latch = process.readiness.latch("enrolment of this node's pods");
     let threads = (0..config.threads).map(|index| Thread::start(index, Arc::clone(shared)));
     let threads = threads.collect::<io::Result<Vec<_>>>().context("can't start the data threads")?;
@@ -159,22 +158,21 @@ fn node_side(
     let sandboxes =
         Sandboxes::open(config.run_dir.join("sandboxes")).context("can't read the known sandboxes")?;
     let shared = Arc::clone(shared);
-    let node_api = config.run_dir.join("node.sock");
-    let parts = Parts { threads, shared, sandboxes, node_api, wanted, pods, reports, latch };
+    let (run_dir, admin) = (config.run_dir.clone(), admin_routes(config, process, &shared, pods_shown));
+    let parts = Parts { threads, shared, sandboxes, run_dir, admin, wanted, pods, reports, latch };
     let manager = Manager::start(&config.capture, parts)?;
     manager.register_metrics(&process.metrics);
-    Ok((manager, pods_shown))
+    Ok(manager)
 }
 
-/// What others can ask this process.
-fn outside(
+/// What operators can ask this process when it is in charge of the node.
+fn admin_routes(
     config: &Config,
     process: &Process,
     shared: &Arc<Shared>,
     pods: watch::Receiver<Arc<Vec<PodStatus>>>,
-    tasks: &mut TaskGroup,
-) -> anyhow::Result<()> {
-    let sources = Sources {
+) -> Routes {
+    admin::routes(&Sources {
         shared: Arc::clone(shared),
         pods,
         metrics: process.metrics.clone(),
@@ -182,10 +180,11 @@ fn outside(
         logs: process.logs.clone(),
         drain: process.drain.clone(),
         patience: config.drain_deadline,
-    };
-    let admin =
-        node::api::listen(&config.run_dir.join("admin.sock")).context("can't open the admin socket")?;
-    tasks.spawn_infallible("admin", serve_unix(admin, admin::routes(&sources)));
+    })
+}
+
+/// What others can ask this process at any time, and the signals that end it.
+fn outside(config: &Config, process: &Process, tasks: &mut TaskGroup) -> anyhow::Result<()> {
     let metrics = serve_tcp(shared_port(config.metrics)?, metrics_routes(&process.metrics));
     tasks.spawn_infallible("metrics", until_drain(process.drain.watch(), metrics));
     let readiness = serve_tcp(shared_port(config.readiness)?, readiness_routes(&process.readiness));

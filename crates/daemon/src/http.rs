@@ -7,6 +7,7 @@ mod listen;
 mod serve;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -92,6 +93,12 @@ pub struct Routes(BTreeMap<String, Methods>);
 struct Methods {
     get: Option<(&'static str, Handler)>,
     post: Option<(&'static str, Handler)>,
+}
+
+impl fmt::Debug for Routes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
 }
 
 impl Routes {

@@ -5,10 +5,7 @@
 //! what a command does is the manager's.
 
 use std::collections::VecDeque;
-use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -17,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
-use tokio::task::{AbortHandle, JoinHandle};
+use tokio::task::AbortHandle;
 
 use super::sandbox::Sandbox;
 
@@ -102,57 +99,7 @@ pub(crate) struct PodStatus {
 pub(crate) type Command = (Request, oneshot::Sender<Reply>);
 
 /// Commands under way: one per pod that starts at once.
-const COMMANDS: usize = 256;
-
-/// The node API of a process that may come to be in charge, and may be succeeded.
-#[derive(Debug)]
-pub(super) struct Door {
-    path: PathBuf,
-    commands: mpsc::Sender<Command>,
-    serving: Option<JoinHandle<()>>,
-}
-
-impl Door {
-    /// A closed one at `path`, and what comes in by it.
-    pub(super) fn new(path: PathBuf) -> (Self, mpsc::Receiver<Command>) {
-        let (commands, received) = mpsc::channel(COMMANDS);
-        (Self { path, commands, serving: None }, received)
-    }
-
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    pub(super) fn is_open(&self) -> bool {
-        self.serving.is_some()
-    }
-
-    /// Listens, in the place of whoever does now.
-    pub(super) fn open(&mut self) -> io::Result<()> {
-        let listener = listen(&self.path)?;
-        self.close();
-        self.serving = Some(tokio::spawn(serve(listener, self.commands.clone())));
-        Ok(())
-    }
-
-    /// Accepts nobody any more. Conversations go on.
-    pub(super) fn close(&mut self) {
-        if let Some(serving) = self.serving.take() {
-            serving.abort();
-        }
-    }
-}
-
-/// Listens at `path`, replacing what an earlier process left there. The socket is root's alone.
-pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
-    let draft = path.with_extension("starting");
-    let _ = fs::remove_file(&draft);
-    let listener = UnixListener::bind(&draft)?;
-    fs::set_permissions(&draft, fs::Permissions::from_mode(0o600))?;
-    // A rename replaces the old process's socket without a moment in which there is none.
-    fs::rename(&draft, path)?;
-    Ok(listener)
-}
+pub(super) const COMMANDS: usize = 256;
 
 /// Serves until dropped.
 pub(crate) async fn serve(listener: UnixListener, commands: mpsc::Sender<Command>) {
@@ -305,6 +252,7 @@ async fn send(writer: &mut (impl AsyncWriteExt + Unpin), reply: &Reply) -> io::R
 
 #[cfg(test)]
 mod tests {
+    use super::super::door::listen;
     use super::super::succession::Predecessor;
     use super::*;
 
@@ -312,7 +260,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("node.sock");
         let (commands, mut received) = mpsc::channel::<Command>(1);
-        let server = tokio::spawn(serve(listen(&path).unwrap(), commands));
+        let server = tokio::spawn(serve(listen(&path).unwrap().0, commands));
         tokio::spawn(async move {
             while let Some((request, reply)) = received.recv().await {
                 let state = Some(format!("{request:?}"));
@@ -344,7 +292,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("node.sock");
         let (commands, mut received) = mpsc::channel::<Command>(1);
-        let server = tokio::spawn(serve(listen(&path).unwrap(), commands));
+        let server = tokio::spawn(serve(listen(&path).unwrap().0, commands));
         let mut successor = Predecessor::find(&path).await.expect("somebody listens");
         let succeeding = tokio::spawn(async move { successor.succeed().await.map(|()| successor) });
         let (request, reply) = received.recv().await.unwrap();
@@ -364,7 +312,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("node.sock");
         let (commands, mut received) = mpsc::channel::<Command>(1);
-        let server = tokio::spawn(serve(listen(&path).unwrap(), commands));
+        let server = tokio::spawn(serve(listen(&path).unwrap().0, commands));
         let mut waiting = UnixStream::connect(&path).await.unwrap();
         waiting.write_all(b"{\"delete\":{\"uid\":\"a-1\"}}\n").await.unwrap();
         let (_, owed) = received.recv().await.unwrap();

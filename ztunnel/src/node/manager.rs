@@ -9,14 +9,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use daemon::drain::Drain;
+use daemon::http::Routes;
 use daemon::readiness::Latch;
 use ebpf::Node;
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::api::{Command, Door, PodStatus, Reply, Request};
+use super::api::{Command, PodStatus, Reply, Request};
 use super::capture;
+use super::door::Door;
 use super::goal::{Goal, goal};
 use super::report::Reports;
 use super::sandbox::{Sandbox, Sandboxes};
@@ -41,8 +43,10 @@ pub(crate) struct Parts {
     pub(crate) threads: Vec<Thread>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) sandboxes: Sandboxes,
-    /// Where the node API is served.
-    pub(crate) node_api: PathBuf,
+    /// Where the sockets are.
+    pub(crate) run_dir: PathBuf,
+    /// What the admin socket answers.
+    pub(crate) admin: Routes,
     pub(crate) wanted: watch::Receiver<Wanted>,
     pub(crate) pods: watch::Sender<Arc<Vec<PodStatus>>>,
     pub(crate) reports: watch::Sender<Reports>,
@@ -138,8 +142,8 @@ impl Manager {
     /// Attaches to the node. Nothing is enrolled yet; what an earlier process enrolled stays captured.
     pub(crate) fn start(config: &CaptureConfig, parts: Parts) -> anyhow::Result<Self> {
         let node = capture::attach(config)?;
-        let Parts { threads, shared, sandboxes, node_api, wanted, pods, reports, latch } = parts;
-        let (door, commands) = Door::new(node_api);
+        let Parts { threads, shared, sandboxes, run_dir, admin, wanted, pods, reports, latch } = parts;
+        let (door, commands) = Door::new(&run_dir, admin);
         Ok(Self {
             node,
             threads,
@@ -191,12 +195,11 @@ impl Manager {
 
     /// Compares goals with what is, if that is this process's to do.
     async fn look(&mut self) -> anyhow::Result<()> {
-        if self.charge == Charge::Expected {
-            if self.wanted.borrow().is_some() {
-                self.take_charge().await?;
-            } else {
-                self.expect_charge().await?;
-            }
+        match self.charge {
+            Charge::Expected if self.wanted.borrow().is_some() => self.take_charge().await?,
+            Charge::Expected => self.expect_charge().await?,
+            Charge::Held => self.keep_charge().await?,
+            Charge::Passed => {}
         }
         self.reconcile().await;
         Ok(())

@@ -5,6 +5,7 @@
 
 pub(crate) mod api;
 mod capture;
+mod door;
 pub(crate) mod goal;
 pub(crate) mod manager;
 pub(crate) mod report;

@@ -68,7 +68,7 @@ impl Manager {
     /// Waits to be in charge. Pods are announced to whoever is; if nobody is, they are announced to us already.
     pub(super) async fn expect_charge(&mut self) -> anyhow::Result<()> {
         if !self.door.is_open() && Predecessor::find(self.door.path()).await.is_none() {
-            self.door.open().context("can't open the node API")?;
+            self.door.open().context("can't open the sockets in the run directory")?;
         }
         Ok(())
     }
@@ -78,7 +78,7 @@ impl Manager {
         if !self.door.is_open() {
             let predecessor = Predecessor::find(self.door.path()).await;
             // Before the predecessor stops to listen, so that whoever announces a pod finds one of us.
-            self.door.open().context("can't open the node API")?;
+            self.door.open().context("can't open the sockets in the run directory")?;
             if let Some(mut predecessor) = predecessor {
                 match predecessor.succeed().await {
                     Ok(()) => tracing::info!("took charge of the node's pods from the ztunnel before"),
@@ -90,6 +90,15 @@ impl Manager {
             self.sandboxes.read().context("can't read the known sandboxes")?;
         }
         self.charge = Charge::Held;
+        Ok(())
+    }
+
+    /// Who is in charge can be reached: a successor takes the sockets' names first, and may end before it asks for more.
+    pub(super) async fn keep_charge(&mut self) -> anyhow::Result<()> {
+        if self.door.is_deserted().await {
+            tracing::warn!("nobody listens on a socket in the run directory; listening again");
+            self.door.open().context("can't open the sockets in the run directory")?;
+        }
         Ok(())
     }
 
@@ -115,7 +124,7 @@ impl Manager {
         }
         tracing::warn!("the successor has ended; taking charge of the node's pods again");
         self.charge = Charge::Held;
-        self.door.open().context("can't open the node API")?;
+        self.door.open().context("can't open the sockets in the run directory")?;
         self.sandboxes.read().context("can't read the known sandboxes")?;
         let mut ending = Vec::new();
         for (uid, enrolled) in &mut self.enrolled {
