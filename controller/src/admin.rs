@@ -120,9 +120,14 @@ fn findings(view: &View) -> Value {
             "message": finding.message,
         })
     });
+    let misunderstood = view.misunderstood.iter().map(|object| {
+        json!({
+            "object": key(&object.key), "outcome": "Refused", "reason": "Invalid", "message": object.message,
+        })
+    });
     json!({
         "files": files.collect::<Vec<_>>(),
-        "objects": objects.collect::<Vec<_>>(),
+        "objects": misunderstood.chain(objects).collect::<Vec<_>>(),
         "proofs_not_saved": view.unsaved,
     })
 }

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -27,7 +28,8 @@ use crate::index::Index;
 use crate::proofs::Proofs;
 use crate::serve::published::{Published, Publisher};
 use crate::serve::{self, Discovery, Gate, JoinTokens};
-use crate::source::directory::{self, Batch};
+use crate::source::kube::{Kube, client};
+use crate::source::{Batch, directory};
 
 /// How often the authority does what time has made due.
 const MAINTENANCE: Duration = Duration::from_secs(3600);
@@ -74,7 +76,8 @@ impl Controller {
         let routes = metrics_routes(&metrics).merge(readiness_routes(&readiness));
         tasks.spawn_infallible("metrics", serve_tcp(scraped, routes));
 
-        let (hub, published) = start_hub(&config, &mut tasks)?;
+        let source = Input::open(&config, &readiness, &metrics).await?;
+        let (hub, published) = start_hub(&config, source, &mut tasks)?;
         hub.1.await.context("the source ended before it was read")?;
         drop(source_read);
         let hub = hub.0;
@@ -178,15 +181,40 @@ async fn maintain(authority: Arc<Authority>) {
 
 type Started = ((Handle, oneshot::Receiver<()>), Published);
 
-fn start_hub(config: &Config, tasks: &mut TaskGroup) -> anyhow::Result<Started> {
+/// What objects are read from.
+enum Input {
+    Directory(PathBuf),
+    Kube(Kube),
+}
+
+impl Input {
+    async fn open(config: &Config, readiness: &Readiness, metrics: &Metrics) -> anyhow::Result<Self> {
+        let kubeconfig = match &config.source {
+            Source::Directory(directory) => return Ok(Self::Directory(directory.clone())),
+            Source::Kube { kubeconfig } => kubeconfig.as_deref(),
+        };
+        let kube = Kube::new(client::connect(kubeconfig).await?, readiness);
+        let failing = kube.failing();
+        let help = "Kinds of objects that can't be watched at present";
+        metrics.register_gauge_fn("airglow_source_kinds_failing", help, move || failing.count());
+        Ok(Self::Kube(kube))
+    }
+}
+
+fn start_hub(config: &Config, source: Input, tasks: &mut TaskGroup) -> anyhow::Result<Started> {
     let proofs = Proofs::new(&config.state_dir);
     let index = Index::new(config.index.clone(), proofs.load()?);
     let (publisher, published) = Publisher::new();
     let (hub, handle, ready) = Hub::new(index, proofs, publisher);
     tasks.spawn_infallible("hub", hub.run());
-    let Source::Directory(directory) = config.source.clone();
     let (batches, received) = mpsc::channel(BATCHES);
-    tasks.spawn_infallible("source", directory::run(directory, config.state_dir.join("last-good"), batches));
+    match source {
+        Input::Directory(directory) => {
+            let copies = config.state_dir.join("last-good");
+            tasks.spawn_infallible("source", directory::run(directory, copies, batches));
+        }
+        Input::Kube(kube) => tasks.spawn_infallible("source", kube.run(batches)),
+    }
     tasks.spawn("source events", forward(received, handle.clone()));
     Ok(((handle, ready), published))
 }

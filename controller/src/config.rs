@@ -49,6 +49,11 @@ pub struct Config {
 pub enum Source {
     /// A directory of manifests.
     Directory(PathBuf),
+    /// The API server of a Kubernetes cluster.
+    Kube {
+        /// How to reach it; the service account of the pod that we are when unset.
+        kubeconfig: Option<PathBuf>,
+    },
 }
 
 /// Reads every setting, or says everything that is wrong.
@@ -57,8 +62,7 @@ pub enum Source {
 /// With all mistakes.
 pub fn load(vars: &dyn Vars) -> Result<Config, Mistakes> {
     let p = Parser::new(vars);
-    let source =
-        p.required_as::<SourceText>("AIRGLOW_SOURCE", "`dir:` and the path of a directory of manifests");
+    let source = source(&p);
     let state_dir = p.required("AIRGLOW_STATE_DIR");
     let listen = p.or("AIRGLOW_LISTEN", SocketAddr::from(([0_u16; 8], 15012)));
     let join_tokens = p.required("AIRGLOW_JOIN_TOKENS");
@@ -70,7 +74,7 @@ pub fn load(vars: &dyn Vars) -> Result<Config, Mistakes> {
     let filter = p.or("AIRGLOW_LOG", FILTER_DEFAULT.to_owned());
     p.finish(|| {
         Some(Config {
-            source: source?.0,
+            source: source?,
             state_dir: state_dir?,
             listen: listen?,
             join_tokens: join_tokens?,
@@ -81,6 +85,23 @@ pub fn load(vars: &dyn Vars) -> Result<Config, Mistakes> {
             log: (format?, filter?),
         })
     })
+}
+
+fn source(p: &Parser<'_>) -> Option<Source> {
+    let source = p.required_as::<SourceText>(
+        "AIRGLOW_SOURCE",
+        "`kube`, or `directory:` and the path of a directory of manifests",
+    );
+    let kubeconfig = p.optional::<PathBuf>("AIRGLOW_KUBECONFIG");
+    match source?.0 {
+        Source::Directory(directory) => {
+            if kubeconfig?.is_some() {
+                p.conflict("AIRGLOW_KUBECONFIG", "only AIRGLOW_SOURCE=kube has a use for it");
+            }
+            Some(Source::Directory(directory))
+        }
+        Source::Kube { .. } => Some(Source::Kube { kubeconfig: kubeconfig? }),
+    }
 }
 
 fn index(p: &Parser<'_>) -> Option<index::Config> {
@@ -124,7 +145,11 @@ impl std::str::FromStr for SourceText {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
-        let path = text.strip_prefix("dir:").filter(|path| !path.is_empty()).ok_or(())?;
+        if text == "kube" {
+            return Ok(Self(Source::Kube { kubeconfig: None }));
+        }
+        let path = text.strip_prefix("directory:").or_else(|| text.strip_prefix("dir:"));
+        let path = path.filter(|path| !path.is_empty()).ok_or(())?;
         Ok(Self(Source::Directory(path.into())))
     }
 }
@@ -149,6 +174,20 @@ mod tests {
         assert_eq!(config.listen.to_string(), "[::]:15012");
         assert_eq!(config.metrics.to_string(), "[::]:15014");
         assert_eq!(config.index, index::Config::default());
+    }
+
+    #[test]
+    fn sources() {
+        let source = |more: &[_]| with(more).map(|config| config.source);
+        let directory = Source::Directory("/d".into());
+        assert_eq!(source(&[("AIRGLOW_SOURCE", "directory:/d")]).expect("valid"), directory);
+        let inside = Source::Kube { kubeconfig: None };
+        assert_eq!(source(&[("AIRGLOW_SOURCE", "kube")]).expect("valid"), inside);
+        let outside = Source::Kube { kubeconfig: Some("/k".into()) };
+        let set = [("AIRGLOW_SOURCE", "kube"), ("AIRGLOW_KUBECONFIG", "/k")];
+        assert_eq!(source(&set).expect("valid"), outside);
+        let text = source(&[("AIRGLOW_KUBECONFIG", "/k")]).expect_err("of no use").to_string();
+        assert!(text.contains("only AIRGLOW_SOURCE=kube"), "{text}");
     }
 
     #[test]

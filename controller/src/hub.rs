@@ -10,8 +10,8 @@ use tokio::time::{Instant, sleep_until};
 use crate::index::{Index, PodState};
 use crate::proofs::Proofs;
 use crate::serve::published::Publisher;
-use crate::source::directory::Batch;
 use crate::source::files::FileProblem;
+use crate::source::{Batch, Misunderstood};
 
 /// Commands that wait. Nodes report rarely, and a sender that waits for us loses nothing.
 const QUEUE: usize = 256;
@@ -29,8 +29,10 @@ enum Command {
 pub struct View<'a> {
     /// The mesh as derived.
     pub index: &'a Index,
-    /// What is wrong with the source.
+    /// What is wrong with the manifests.
     pub problems: &'a [FileProblem],
+    /// Objects of an API server that can't be understood.
+    pub misunderstood: &'a [Misunderstood],
     /// Why proofs are not kept on disk, if they are not.
     pub unsaved: Option<&'a str>,
 }
@@ -84,6 +86,7 @@ impl Handle {
 pub struct Hub {
     index: Index,
     problems: Vec<FileProblem>,
+    misunderstood: Vec<Misunderstood>,
     proofs: Proofs,
     publisher: Publisher,
     commands: mpsc::Receiver<Command>,
@@ -104,6 +107,7 @@ impl Hub {
         let hub = Self {
             index,
             problems: Vec::new(),
+            misunderstood: Vec::new(),
             proofs,
             publisher,
             commands,
@@ -136,6 +140,7 @@ impl Hub {
             Command::Inspect(look) => look(&View {
                 index: &self.index,
                 problems: &self.problems,
+                misunderstood: &self.misunderstood,
                 unsaved: self.unsaved.as_ref().map(|(why, _)| why.as_str()),
             }),
             Command::Report { node, pods, taken } => {
@@ -150,11 +155,17 @@ impl Hub {
         }
     }
 
-    async fn batch(&mut self, Batch { events, problems }: Batch) {
+    async fn batch(&mut self, Batch { events, problems, misunderstood }: Batch) {
         for problem in problems.iter().filter(|problem| !self.problems.contains(problem)) {
             tracing::warn!(%problem, "a manifest needs attention");
         }
         self.problems = problems;
+        for Misunderstood { key, message } in
+            misunderstood.iter().filter(|object| !self.misunderstood.contains(object))
+        {
+            tracing::warn!(object = %key, message, "an object can't be understood");
+        }
+        self.misunderstood = misunderstood;
         let before = self.index.proven().clone();
         let mut changes = self.index.apply(events);
         let first = self.first.take();

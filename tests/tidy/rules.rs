@@ -31,12 +31,16 @@ pub(crate) enum Core {
 pub(crate) const CORES: &[Core] = &[
     Core::Dir("crates/model/src/"),
     Core::Dir("controller/src/index/"),
+    Core::File("controller/src/source/kube/held.rs"),
+    Core::File("controller/src/source/kube/stand_in.rs"),
     Core::Suffix("crates/xds/src/", "_core.rs"),
     Core::File("crates/xds/src/backoff.rs"),
     Core::File("crates/identity/src/authority/state.rs"),
     Core::File("crates/identity/src/rotation.rs"),
     Core::File("crates/hbone/src/pool_core.rs"),
     Core::File("ebpf/src/plan.rs"),
+    Core::File("ztunnel/src/bin/ztunnel-cni/call.rs"),
+    Core::File("ztunnel/src/bin/ztunnel-cni/decide.rs"),
     Core::File("ztunnel/src/node/goal.rs"),
 ];
 

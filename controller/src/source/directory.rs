@@ -15,6 +15,7 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 
+use super::Batch;
 use super::files::{FileProblem, Files, Scan, Update, hash};
 use super::kept::Kept;
 use super::objects::Event;
@@ -40,15 +41,6 @@ const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// How often to look without having been told, for what notification misses: linked directories, network file systems.
 const RESCAN: Duration = Duration::from_secs(5);
 
-/// What is different since the last look. The first one is complete.
-#[derive(Debug)]
-pub struct Batch {
-    /// Objects that are new, different or gone.
-    pub events: Vec<Event>,
-    /// Everything that is wrong now.
-    pub problems: Vec<FileProblem>,
-}
-
 /// Looks at `directory` until the receiver of `out` is gone. Always sends a first batch, and then only differences. In
 /// `copies` it keeps what each file said when it was last good.
 pub async fn run(directory: PathBuf, copies: PathBuf, out: mpsc::Sender<Batch>) {
@@ -71,7 +63,7 @@ pub async fn run(directory: PathBuf, copies: PathBuf, out: mpsc::Sender<Batch>) 
         let problems = look.files.problems();
         if !events.is_empty() || told.as_ref() != Some(&problems) {
             told = Some(problems.clone());
-            if out.send(Batch { events, problems }).await.is_err() {
+            if out.send(Batch { events, problems, misunderstood: Vec::new() }).await.is_err() {
                 return;
             }
         }

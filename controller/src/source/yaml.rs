@@ -3,19 +3,19 @@
 //! A mistake costs only the document (or list item) that it is in. Owns no files and no memory of what was there before.
 
 use std::fmt;
-use std::sync::Arc;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_saphyr::{DefaultMessageFormatter, Location, MessageFormatter, Spanned};
 
-use super::objects::{Kind, Metadata, Object};
+use super::objects::read::{Form, check_names, read};
+use super::objects::{Kind, Object};
 
 /// Documents per file. Whoever prints a whole cluster gets a list, which is one document.
 const MAX_DOCUMENTS: usize = 10_000;
 
-/// What DNS allows for a subdomain, and so Kubernetes for a name.
-const MAX_NAME_LENGTH: usize = 253;
+/// The group of policies.
+const SECURITY: &str = "security.istio.io/v1";
 
 /// What a text says. Lines count from 1.
 #[derive(Debug, Default, PartialEq)]
@@ -168,14 +168,11 @@ fn join(mut parsed: Parsed, more: Parsed) -> Parsed {
     parsed
 }
 
-/// Something that an object can be read from.
-trait Form {
-    fn read<T: DeserializeOwned>(self) -> Result<T, Problem>;
-}
-
 struct Text<'a>(&'a str);
 
 impl Form for Text<'_> {
+    type Error = Problem;
+
     fn read<T: DeserializeOwned>(self) -> Result<T, Problem> {
         from_yaml(self.0)
     }
@@ -187,79 +184,36 @@ struct Tree {
 }
 
 impl Form for Tree {
+    type Error = Problem;
+
     fn read<T: DeserializeOwned>(self) -> Result<T, Problem> {
         serde_json::from_value(self.value)
             .map_err(|error| Problem::broken(self.at.0, self.at.1, format!("in this list item: {error}")))
     }
 }
 
-fn object_of(head: &Head, at: (u64, u64), form: impl Form) -> Result<Option<Object>, Problem> {
-    const CORE: &[&str] = &["v1"];
-    const DISCOVERY: &[&str] = &["discovery.k8s.io/v1"];
-    const SECURITY: &[&str] = &["security.istio.io/v1", "security.istio.io/v1beta1"];
-    let versions = match head.kind.as_str() {
-        "Namespace" | "Node" | "Pod" | "Service" | "ServiceAccount" => CORE,
-        "EndpointSlice" => DISCOVERY,
-        "AuthorizationPolicy" | "PeerAuthentication" => SECURITY,
-        "" => return Err(Problem::broken(at.0, at.1, "no `kind`; add one, or put `---` between documents")),
-        other => {
-            let message = format!("Airglow does not read kind {other}; if that is a typing mistake, mend it");
-            return Err(Problem { line: at.0, column: at.1, severity: Severity::Ignored, message });
+fn object_of(
+    head: &Head,
+    at: (u64, u64),
+    form: impl Form<Error = Problem>,
+) -> Result<Option<Object>, Problem> {
+    let Some(kind) = Kind::ALL.into_iter().find(|kind| kind.to_string() == head.kind) else {
+        if head.kind.is_empty() {
+            return Err(Problem::broken(at.0, at.1, "no `kind`; add one, or put `---` between documents"));
         }
+        let message =
+            format!("Airglow does not read kind {}; if that is a typing mistake, mend it", head.kind);
+        return Err(Problem { line: at.0, column: at.1, severity: Severity::Ignored, message });
     };
-    if !versions.contains(&head.api_version.as_str()) {
-        let message = format!("{} has apiVersion {:?}; use {}", head.kind, head.api_version, versions[0]);
+    // The version before `v1` has the same fields.
+    let is_older = kind.api_version() == SECURITY && head.api_version == format!("{SECURITY}beta1");
+    if head.api_version != kind.api_version() && !is_older {
+        let message = format!("{} has apiVersion {:?}; use {}", kind, head.api_version, kind.api_version());
         return Err(Problem::broken(at.0, at.1, message));
     }
-    let mut object = match head.kind.as_str() {
-        "Namespace" => Object::Namespace(Arc::new(form.read()?)),
-        "Node" => Object::Node(Arc::new(form.read()?)),
-        "Pod" => Object::Pod(Arc::new(form.read()?)),
-        "Service" => Object::Service(Arc::new(form.read()?)),
-        "ServiceAccount" => Object::ServiceAccount(Arc::new(form.read()?)),
-        "EndpointSlice" => Object::EndpointSlice(Arc::new(form.read()?)),
-        "AuthorizationPolicy" => Object::AuthorizationPolicy(Arc::new(form.read()?)),
-        _ => Object::PeerAuthentication(Arc::new(form.read()?)),
-    };
-    let kind = object.kind();
-    place_in_namespace(kind, object.metadata_mut());
-    check_names(kind, object.metadata()).map_err(|message| Problem::broken(at.0, at.1, message))?;
+    let object = read(kind, form)?;
+    check_names(&object).map_err(|message| Problem::broken(at.0, at.1, message))?;
     Ok(Some(object))
-}
-
-/// As the API server does it: what names no namespace is in `default`.
-fn place_in_namespace(kind: Kind, metadata: &mut Metadata) {
-    if !kind.is_namespaced() {
-        metadata.namespace.clear();
-    } else if metadata.namespace.is_empty() {
-        "default".clone_into(&mut metadata.namespace);
-    }
-}
-
-/// What the API server would refuse must not get in by another door: names end up in identities and resource names.
-fn check_names(kind: Kind, metadata: &Metadata) -> Result<(), String> {
-    let is_name = |name: &str| {
-        let inner =
-            |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.');
-        let edge =
-            |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
-        name.len() <= MAX_NAME_LENGTH
-            && name.bytes().all(inner)
-            && edge(name.bytes().next())
-            && edge(name.bytes().next_back())
-    };
-    let Metadata { name, namespace, .. } = metadata;
-    if name.is_empty() {
-        return Err(format!("{kind} has no metadata.name; add one"));
-    }
-    for (field, value) in [("name", name), ("namespace", namespace)] {
-        if !value.is_empty() && !is_name(value) {
-            return Err(format!(
-                "metadata.{field} {value:?} is no Kubernetes name; use lower case letters, digits, `-` and `.`"
-            ));
-        }
-    }
-    Ok(())
 }
 
 fn from_yaml<T: DeserializeOwned>(text: &str) -> Result<T, Problem> {

@@ -5,8 +5,8 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::Duration;
 
-use controller::source::directory::{self, Batch};
 use controller::source::objects::Event;
+use controller::source::{Batch, directory};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -60,7 +60,7 @@ impl Watched {
 
     async fn next(&mut self) {
         let batch = timeout(DEADLINE, self.batches.recv()).await;
-        let Batch { events, problems } =
+        let Batch { events, problems, .. } =
             batch.expect("a change is noticed in time").expect("the watcher runs");
         for event in events {
             match event {

@@ -6,6 +6,7 @@
 
 mod pods;
 mod policies;
+pub(crate) mod read;
 mod services;
 
 use std::collections::BTreeMap;
@@ -97,6 +98,28 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::AuthorizationPolicy,
+        Self::EndpointSlice,
+        Self::Namespace,
+        Self::Node,
+        Self::PeerAuthentication,
+        Self::Pod,
+        Self::Service,
+        Self::ServiceAccount,
+    ];
+
+    /// The API group and version that it is read in: `v1` for the core group.
+    #[must_use]
+    pub fn api_version(self) -> &'static str {
+        match self {
+            Self::Namespace | Self::Node | Self::Pod | Self::Service | Self::ServiceAccount => "v1",
+            Self::EndpointSlice => "discovery.k8s.io/v1",
+            Self::AuthorizationPolicy | Self::PeerAuthentication => "security.istio.io/v1",
+        }
+    }
+
     /// Whether objects of the kind live in a namespace.
     #[must_use]
     pub fn is_namespaced(self) -> bool {

@@ -25,7 +25,7 @@ use crate::tls::{ALPN, provider, sealed_client};
 
 /// TCP and TLS together. A control plane further away than this is as good as down, and the next attempt may meet
 /// another replica.
-const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+pub(super) const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 
 /// A silent connection is asked for a sign of life this often, so that a vanished peer is noticed within 40 s.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
@@ -43,6 +43,17 @@ pub enum Roots {
     File(PathBuf),
     /// PEM text.
     Pem(String),
+}
+
+impl Roots {
+    /// All of them, as they are now.
+    pub(super) fn store(&self) -> io::Result<RootCertStore> {
+        match self {
+            Self::File(path) => root_store(&read_roots(path)?)
+                .map_err(|reason| io::Error::other(format!("{}: {reason}", path.display()))),
+            Self::Pem(pem) => root_store(pem.as_bytes()).map_err(io::Error::other),
+        }
+    }
 }
 
 /// Which control plane to talk to.
@@ -73,14 +84,8 @@ pub enum BadTarget {
 /// A channel to `target`. It connects when it is first used, and again after each loss.
 pub fn channel(target: Target, clock: Arc<dyn Clock>) -> Result<Channel, BadTarget> {
     let Target { address, roots, server_name } = target;
-    let (Some("https"), Some(host)) = (address.scheme_str(), address.host()) else {
-        return Err(BadTarget::NotHttps(address));
-    };
-    // An IPv6 address has brackets in a URI, and none in a socket call or a certificate.
-    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let (host, name) = https(&address, server_name)?;
     let port = address.port_u16().ok_or_else(|| BadTarget::NoPort(address.clone()))?;
-    let name = server_name.unwrap_or_else(|| host.clone());
-    let name = ServerName::try_from(name.clone()).map_err(|_| BadTarget::BadName(name))?;
     let connector = Connector(Arc::new(Dial { host, port, name, roots, clock }));
     let endpoint = Endpoint::from(address)
         .connect_timeout(CONNECT_DEADLINE)
@@ -88,6 +93,21 @@ pub fn channel(target: Target, clock: Arc<dyn Clock>) -> Result<Channel, BadTarg
         .keep_alive_timeout(PING_DEADLINE)
         .keep_alive_while_idle(true);
     Ok(endpoint.connect_with_connector_lazy(connector))
+}
+
+/// The host to dial and the name to verify.
+pub(super) fn https(
+    address: &Uri,
+    server_name: Option<String>,
+) -> Result<(String, ServerName<'static>), BadTarget> {
+    let (Some("https"), Some(host)) = (address.scheme_str(), address.host()) else {
+        return Err(BadTarget::NotHttps(address.clone()));
+    };
+    // An IPv6 address has brackets in a URI, and none in a socket call or a certificate.
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let name = server_name.unwrap_or_else(|| host.clone());
+    let name = ServerName::try_from(name.clone()).map_err(|_| BadTarget::BadName(name))?;
+    Ok((host, name))
 }
 
 #[derive(Clone)]
@@ -129,12 +149,7 @@ impl Dial {
     }
 
     fn config(&self) -> io::Result<ClientConfig> {
-        let roots = match &self.roots {
-            Roots::File(path) => root_store(&read_roots(path)?)
-                .map_err(|reason| io::Error::other(format!("{}: {reason}", path.display())))?,
-            Roots::Pem(pem) => root_store(pem.as_bytes()).map_err(io::Error::other)?,
-        };
-        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(self.roots.store()?), provider())
             .build()
             .map_err(io::Error::other)?;
         let config = ClientConfig::builder_with_details(provider(), Arc::new(TlsTime(self.clock.clone())))

@@ -4,7 +4,9 @@
 //! Knows no service: it makes channels and accepts connections, tonic does the rest.
 
 mod client;
+mod kubernetes;
 mod server;
 
 pub use client::{BadTarget, Roots, Target, channel};
+pub use kubernetes::{ApiConnector, ApiServer, ApiStream, ClientPem};
 pub use server::{ControlPeer, ControlStream, Incoming, ServerTls, incoming};

@@ -1,0 +1,261 @@
+//! One kind: list it, follow it, begin again when that fails. Owns no memory of objects.
+//!
+//! Lists are streamed where the server can do that, and consistent in any case: an older state than one that was acted
+//! upon must not come back.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use futures_util::TryStreamExt as _;
+use kube::api::{ListParams, WatchParams};
+use kube::core::{ObjectList, Request, WatchEvent};
+use kube::{Client, Error};
+use serde_json::Value;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::super::objects::Kind;
+use super::failing::Failing;
+use super::held::Said;
+use super::stand_in::{name, told};
+
+/// How long the server lets a watch run: below the five minutes after which load balancers cut connections.
+const WATCH_SECONDS: u32 = 290;
+
+/// A watch that says nothing for longer than it may run is lost: bookmarks alone come every minute.
+const SILENCE: Duration = Duration::from_secs(300);
+
+/// Objects per page, where lists are not streamed: some hundred kilobytes.
+const PAGE: u32 = 500;
+
+/// The first pause after a failure.
+const PAUSE_MIN: Duration = Duration::from_millis(250);
+
+/// The longest: whoever mends the API server should not wait for us.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// How often to look whether a kind that the server does not know has come to be.
+const ABSENT_AGAIN: Duration = Duration::from_secs(5);
+
+/// Ends the initial events of a streamed list.
+const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
+
+/// The watch of one kind.
+pub(super) struct Watch {
+    client: Client,
+    kind: Kind,
+    out: mpsc::Sender<(Kind, Said)>,
+    failing: Failing,
+    /// What to follow from; `None`: it is to be listed.
+    version: Option<String>,
+    /// The server streams lists, as far as we know.
+    streams: bool,
+    pause: Duration,
+}
+
+/// Why a watch can't go on.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    /// The server does not know the kind.
+    #[error("the API server does not know the kind")]
+    Absent,
+    /// What we followed from is forgotten; to be listed again.
+    #[error("the API server has forgotten where we were")]
+    Forgotten,
+    /// The server can't stream lists.
+    #[error("the API server can't stream lists")]
+    NoStreaming,
+    /// Anything else.
+    #[error("{0}")]
+    Other(String),
+    /// Nobody listens any more.
+    #[error("nobody listens")]
+    Unheard,
+}
+
+impl Watch {
+    pub(super) fn new(client: Client, kind: Kind, out: mpsc::Sender<(Kind, Said)>, failing: Failing) -> Self {
+        Self { client, kind, out, failing, version: None, streams: true, pause: PAUSE_MIN }
+    }
+
+    /// Watches until nobody listens.
+    pub(super) async fn run(mut self) {
+        let mut absent = false;
+        loop {
+            let began = Instant::now();
+            let ended = self.once().await;
+            let was_absent = std::mem::replace(&mut absent, matches!(ended, Err(Broken::Absent)));
+            match ended {
+                // A server that ends every watch at once is not to be asked without a pause.
+                Ok(()) if began.elapsed() > PAUSE_MAX => {}
+                Ok(()) => self.rest().await,
+                Err(Broken::Absent) => {
+                    if !was_absent {
+                        tracing::info!(kind = %self.kind, "the API server does not know the kind; it is asked again");
+                    }
+                    self.failing.works(self.kind);
+                    self.version = None;
+                    if self.say(Said::Listed(Vec::new())).await.is_err() {
+                        return;
+                    }
+                    sleep(ABSENT_AGAIN).await;
+                }
+                Err(Broken::Forgotten) => {
+                    self.version = None;
+                    self.rest().await;
+                }
+                Err(Broken::NoStreaming) => self.streams = false,
+                Err(Broken::Other(why)) => {
+                    self.failing.failed(self.kind, why);
+                    self.rest().await;
+                }
+                Err(Broken::Unheard) => return,
+            }
+        }
+    }
+
+    /// Lists, if that is due, and follows until the server ends the watch.
+    async fn once(&mut self) -> Result<(), Broken> {
+        if self.version.is_none() && !self.streams {
+            self.pages().await?;
+        }
+        let mut listed = self.version.is_none().then(Vec::new);
+        let from = self.version.clone().unwrap_or_default();
+        let params = WatchParams {
+            timeout: Some(WATCH_SECONDS),
+            send_initial_events: listed.is_some(),
+            ..WatchParams::default()
+        };
+        let request = Request::new(path(self.kind)).watch(&params, &from).map_err(other)?;
+        let started = self.client.request_events::<Value>(request).await;
+        let mut events = pin!(started.map_err(|error| self.broken(error, listed.is_some()))?);
+        if listed.is_none() {
+            self.works();
+        }
+        loop {
+            let next = timeout(SILENCE, events.try_next()).await;
+            let next = next.map_err(|_| Broken::Other(format!("silent for {SILENCE:?}")))?;
+            let Some(event) = next.map_err(|error| self.broken(error, false))? else { return Ok(()) };
+            match event {
+                WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                    let version = version(&object);
+                    let Some(told) = told(self.kind, object) else { continue };
+                    match &mut listed {
+                        Some(listed) => listed.push(told),
+                        None => {
+                            self.say(Said::Told(told)).await?;
+                            self.version = version.or(self.version.take());
+                        }
+                    }
+                }
+                WatchEvent::Deleted(object) => {
+                    let Some(name) = name(&object) else { continue };
+                    self.say(Said::Gone(name)).await?;
+                    self.version = version(&object).or(self.version.take());
+                }
+                WatchEvent::Bookmark(bookmark) => {
+                    let ends = bookmark.metadata.annotations.contains_key(INITIAL_EVENTS_END);
+                    if ends && let Some(listed) = listed.take() {
+                        self.say(Said::Listed(listed)).await?;
+                        self.works();
+                    }
+                    if listed.is_none() {
+                        self.version = Some(bookmark.metadata.resource_version);
+                    }
+                }
+                WatchEvent::Error(status) => return Err(self.broken(Error::Api(status), false)),
+            }
+        }
+    }
+
+    /// Lists page by page.
+    async fn pages(&mut self) -> Result<(), Broken> {
+        let (mut listed, mut next) = (Vec::new(), None);
+        loop {
+            let params = ListParams { limit: Some(PAGE), continue_token: next, ..ListParams::default() };
+            let request = Request::new(path(self.kind)).list(&params).map_err(other)?;
+            let page = self.client.request::<ObjectList<Value>>(request).await;
+            let page = page.map_err(|error| self.broken(error, false))?;
+            listed.extend(page.items.into_iter().filter_map(|object| told(self.kind, object)));
+            next = page.metadata.continue_.filter(|token| !token.is_empty());
+            if next.is_none() {
+                let version = page.metadata.resource_version;
+                self.version = Some(version.ok_or_else(|| other("a list without a version"))?);
+                self.say(Said::Listed(listed)).await?;
+                self.works();
+                return Ok(());
+            }
+        }
+    }
+
+    async fn say(&self, said: Said) -> Result<(), Broken> {
+        self.out.send((self.kind, said)).await.map_err(|_| Broken::Unheard)
+    }
+
+    fn works(&mut self) {
+        self.pause = PAUSE_MIN;
+        self.failing.works(self.kind);
+    }
+
+    /// Waits a little longer each time, and never as long as the others do.
+    async fn rest(&mut self) {
+        let part = 0.5 + fastrand::f64() / 2.0;
+        sleep(self.pause.mul_f64(part)).await;
+        self.pause = (self.pause * 2).min(PAUSE_MAX);
+    }
+
+    /// What `error` means. `streamed`: a streamed list was asked for.
+    fn broken(&self, error: Error, streamed: bool) -> Broken {
+        let Error::Api(status) = &error else { return other(chain(&error)) };
+        match status.code {
+            404 if is_optional(self.kind) => Broken::Absent,
+            410 => Broken::Forgotten,
+            400 | 422 if streamed => Broken::NoStreaming,
+            403 => Broken::Other(format!("{}; grant the service account `list` and `watch`", status.message)),
+            code => Broken::Other(format!("status {code}: {}", status.message)),
+        }
+    }
+}
+
+fn other(error: impl ToString) -> Broken {
+    Broken::Other(error.to_string())
+}
+
+/// An error and what is behind it: the outermost says little more than that there is one.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
+fn version(object: &Value) -> Option<String> {
+    object.pointer("/metadata/resourceVersion").and_then(Value::as_str).map(str::to_owned)
+}
+
+/// Whether a cluster may lack the kind: it is defined by an object that someone has to install.
+fn is_optional(kind: Kind) -> bool {
+    matches!(kind, Kind::AuthorizationPolicy | Kind::PeerAuthentication)
+}
+
+fn path(kind: Kind) -> String {
+    let plural = match kind {
+        Kind::AuthorizationPolicy => "authorizationpolicies",
+        Kind::EndpointSlice => "endpointslices",
+        Kind::Namespace => "namespaces",
+        Kind::Node => "nodes",
+        Kind::PeerAuthentication => "peerauthentications",
+        Kind::Pod => "pods",
+        Kind::Service => "services",
+        Kind::ServiceAccount => "serviceaccounts",
+    };
+    let version = kind.api_version();
+    let root = if version.contains('/') { "apis" } else { "api" };
+    format!("/{root}/{version}/{plural}")
+}

@@ -1,0 +1,6 @@
+//! The controller on a real API server with a real etcd: what it reads, whom it believes, and what it writes.
+//!
+//! Needs no root and no node. The programs are those of the test cluster (`scripts/cluster-binaries`).
+
+mod server;
+mod source;
