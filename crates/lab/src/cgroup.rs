@@ -26,6 +26,46 @@ pub(crate) fn mount_point() -> Result<PathBuf, LabError> {
     })
 }
 
+/// Mount points of the controllers of cgroup v1; none on machines that have moved on.
+pub(crate) fn v1_mount_points() -> io::Result<Vec<PathBuf>> {
+    Ok(mounts_of("cgroup", &fs::read_to_string("/proc/self/mountinfo")?))
+}
+
+/// Makes the group of a node, `run/node`, wherever a container runtime expects it: with controllers enabled in v2, or in every
+/// hierarchy of v1.
+pub(crate) fn create_node(run: &str, node: &str) -> Result<(), LabError> {
+    let v2 = mount_point()?;
+    create(&v2.join(run).join(node))?;
+    let v1 = v1_mount_points().map_err(cannot("read /proc/self/mountinfo"))?;
+    if v1.is_empty() {
+        // A group has the controllers that all above it have enabled for those below.
+        return [v2.clone(), v2.join(run), v2.join(run).join(node)]
+            .iter()
+            .try_for_each(|group| enable_all(group));
+    }
+    for root in v1 {
+        create(&root.join(run).join(node))?;
+        for settings in ["cpuset.cpus", "cpuset.mems"] {
+            // A new group has none of them, and takes no process until it has.
+            if let Ok(value) = fs::read(root.join(settings)) {
+                for group in [root.join(run), root.join(run).join(node)] {
+                    let path = group.join(settings);
+                    fs::write(&path, &value).map_err(cannot(format!("write {}", path.display())))?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn enable_all(group: &Path) -> Result<(), LabError> {
+    let known = group.join("cgroup.controllers");
+    let known = fs::read_to_string(&known).map_err(cannot(format!("read {}", known.display())))?;
+    let words: Vec<_> = known.split_whitespace().map(|name| format!("+{name}")).collect();
+    let path = group.join("cgroup.subtree_control");
+    fs::write(&path, words.join(" ")).map_err(cannot(format!("write {}", path.display())))
+}
+
 /// Makes a group and those above it.
 pub(crate) fn create(path: &Path) -> Result<(), LabError> {
     fs::create_dir_all(path).map_err(cannot(format!("create the cgroup {}", path.display())))
@@ -43,6 +83,21 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Removes a group of v1, which has no processes any more. Absent is fine.
+pub(crate) fn remove_v1(path: &Path) -> io::Result<()> {
+    let deadline = Instant::now() + EMPTY_WITHIN;
+    loop {
+        match remove_tree(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            // A process is gone for its parent before it is for its groups.
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy && Instant::now() < deadline => {
+                std::thread::yield_now();
+            }
+            other => return other,
+        }
+    }
 }
 
 /// Kills everything in the group and below and waits until no live process is left in it.
@@ -84,11 +139,17 @@ fn remove_tree(path: &Path) -> io::Result<()> {
 
 /// `proc_pid_mountinfo(5)`: field 5 is the mount point, the file system type follows the separator "-".
 fn find_mount(mountinfo: &str) -> Option<PathBuf> {
-    mountinfo.lines().find_map(|line| {
+    mounts_of("cgroup2", mountinfo).into_iter().next()
+}
+
+fn mounts_of(kind: &str, mountinfo: &str) -> Vec<PathBuf> {
+    let mount = |line: &str| {
         let (left, right) = line.split_once(" - ")?;
-        let is_v2 = right.split(' ').next() == Some("cgroup2");
-        is_v2.then(|| left.split(' ').nth(4)).flatten().map(|path| PathBuf::from(path.replace("\\040", " ")))
-    })
+        let is_asked_for = right.split(' ').next() == Some(kind);
+        let path = is_asked_for.then(|| left.split(' ').nth(4)).flatten();
+        path.map(|path| PathBuf::from(path.replace("\\040", " ")))
+    };
+    mountinfo.lines().filter_map(mount).collect()
 }
 
 #[cfg(test)]

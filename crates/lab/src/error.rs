@@ -59,6 +59,14 @@ pub enum LabError {
         /// Its words.
         reason: String,
     },
+    /// A component of a cluster ended while it was needed.
+    #[error("{what} failed: {said}")]
+    Component {
+        /// What was waited for.
+        what: String,
+        /// Which component, how it ended, and the end of its log.
+        said: String,
+    },
     /// A condition did not become true in time.
     #[error("{what} did not happen within {within:?}: {last}")]
     Deadline {
@@ -69,6 +77,17 @@ pub enum LabError {
         /// What was seen last.
         last: String,
     },
+}
+
+impl LabError {
+    /// Adds what somebody's log says to a condition that did not become true.
+    pub(crate) fn with_log(mut self, log: &str) -> Self {
+        if let Self::Deadline { last, .. } = &mut self {
+            last.push('\n');
+            last.push_str(log);
+        }
+        self
+    }
 }
 
 /// A program could not be started, or did not do what was waited for.

@@ -157,9 +157,7 @@ impl Inner {
         let command = program.display();
         let mut launcher = Command::new(&self.lab_run);
         launcher.args(entry.to_args()).args(&program.args).current_dir("/");
-        for name in PROXY_VARIABLES {
-            launcher.env_remove(name);
-        }
+        without_proxies(&mut launcher);
         launcher.envs(program.env);
         Process::start(launcher, command).map_err(|error| match error {
             ProcessError::System { doing, source } => LabError::System { doing, source },
@@ -198,6 +196,13 @@ impl Site {
             netns: Some(self.netns.path().to_owned()),
             ..Entry::default()
         }
+    }
+}
+
+/// Keeps a program's traffic away from proxies of the machine.
+pub(crate) fn without_proxies(command: &mut Command) {
+    for name in PROXY_VARIABLES {
+        command.env_remove(name);
     }
 }
 

@@ -8,6 +8,7 @@
 
 mod binaries;
 mod cgroup;
+mod cluster;
 mod dns;
 mod enter;
 mod error;
@@ -33,6 +34,8 @@ mod wiring;
 
 use std::time::Duration;
 
+pub use cluster::helper;
+pub use cluster::{APP_IMAGE, Cluster, ClusterConfig, ClusterNode, Component, ControlPlane, Image};
 pub use enter::Entry;
 pub use error::{LabError, RunError};
 pub use lab::{Lab, LabConfig, Service};

@@ -13,6 +13,16 @@ const LOOK_EVERY: Duration = Duration::from_millis(2);
 pub fn wait_until<T, E: Display>(
     what: &str,
     within: Duration,
+    condition: impl FnMut() -> Result<T, E>,
+) -> Result<T, LabError> {
+    wait_looking_every(LOOK_EVERY, what, within, condition)
+}
+
+/// The same for a condition whose look is dear, such as a process of its own.
+pub(crate) fn wait_looking_every<T, E: Display>(
+    pause: Duration,
+    what: &str,
+    within: Duration,
     mut condition: impl FnMut() -> Result<T, E>,
 ) -> Result<T, LabError> {
     let deadline = Instant::now() + within;
@@ -22,7 +32,7 @@ pub fn wait_until<T, E: Display>(
             Err(last) if Instant::now() >= deadline => {
                 return Err(LabError::Deadline { what: what.to_owned(), within, last: last.to_string() });
             }
-            Err(_) => thread::sleep(LOOK_EVERY),
+            Err(_) => thread::sleep(pause),
         }
     }
 }

@@ -1,12 +1,13 @@
 //! The lab's helper process: becomes a program inside a pod or node (`exec`), or removes a run when its owner is gone
 //! (`reap`). Both are started by the lab; their arguments are nobody's interface.
 //!
-//! `lab-run up` is for people: a cluster with a web server on each node, to look around in until Ctrl-C.
+//! For people: `lab-run up`, a lab with a web server on each node, and `lab-run cluster`, a Kubernetes; both to look around in
+//! until Ctrl-C.
 
 use std::io;
 use std::process::ExitCode;
 
-use lab::{Lab, LabConfig, LabError, PodSpec, Program, ServiceSpec};
+use lab::{Cluster, ClusterConfig, Lab, LabConfig, LabError, PodSpec, Program, ServiceSpec};
 
 /// What shells say for a program that could not be run.
 const CANNOT_RUN: u8 = 126;
@@ -30,7 +31,15 @@ fn main() -> ExitCode {
             Ok(()) => return ExitCode::SUCCESS,
             Err(error) => error.to_string(),
         },
-        _ => "usage: lab-run up (`exec` and `reap` are for the lab itself)".to_owned(),
+        Some("cluster") => match cluster() {
+            Ok(()) => return ExitCode::SUCCESS,
+            Err(error) => error.to_string(),
+        },
+        other => match lab::helper(other.unwrap_or_default(), &args.collect::<Vec<_>>()) {
+            Some(Ok(code)) => return ExitCode::from(code),
+            Some(Err(failure)) => failure,
+            None => "usage: lab-run up|cluster (what else there is is for the lab itself)".to_owned(),
+        },
     };
     eprintln!("lab-run: {failure}");
     ExitCode::from(CANNOT_RUN)
@@ -48,6 +57,20 @@ fn up() -> Result<(), LabError> {
         let (netns, ip) = (pod.netns().path().display(), pod.ip());
         println!("{name} on {}: {ip}, nsenter --net={netns} curl -s http://10.96.1.0/", node.name());
     }
+    println!("press Ctrl-D to end");
+    drop(io::read_to_string(io::stdin()));
+    Ok(())
+}
+
+/// Says how to use it, and holds it as [`up`] does.
+fn cluster() -> Result<(), LabError> {
+    let cluster = Cluster::start(ClusterConfig::default())?;
+    cluster.load_app_image()?;
+    println!("{}", cluster.name());
+    print!("{}", cluster.kubectl(&["get", "nodes", "-o", "wide"])?);
+    println!("logs of its components: {}/logs", cluster.dir().display());
+    println!("an image for pods: {} (lab-app, sh, curl)", lab::APP_IMAGE);
+    println!("export KUBECONFIG={}", cluster.kubeconfig().display());
     println!("press Ctrl-D to end");
     drop(io::read_to_string(io::stdin()));
     Ok(())
