@@ -27,7 +27,7 @@ use crate::hub::{Handle, Hub};
 use crate::index::Index;
 use crate::proofs::Proofs;
 use crate::serve::published::{Published, Publisher};
-use crate::serve::{self, Discovery, Gate, JoinTokens};
+use crate::serve::{self, Authenticator, Discovery, Gate, JoinTokens, TokenReviews};
 use crate::source::kube::{Kube, client};
 use crate::source::{Batch, directory};
 
@@ -76,13 +76,13 @@ impl Controller {
         let routes = metrics_routes(&metrics).merge(readiness_routes(&readiness));
         tasks.spawn_infallible("metrics", serve_tcp(scraped, routes));
 
-        let source = Input::open(&config, &readiness, &metrics).await?;
+        let (source, nodes) = open_source(&config, &readiness, &metrics, clock.clone()).await?;
         let (hub, published) = start_hub(&config, source, &mut tasks)?;
         hub.1.await.context("the source ended before it was read")?;
         drop(source_read);
         let hub = hub.0;
 
-        let gate = Gate::new(JoinTokens::new(config.join_tokens.clone()));
+        let gate = Gate::new(nodes);
         let discovery = Discovery::new(gate.clone(), published.clone());
         let issued = Arc::new(AtomicU64::new(0));
         register_metrics(&metrics, &gate, &discovery, &published, &issued);
@@ -187,17 +187,25 @@ enum Input {
     Kube(Kube),
 }
 
-impl Input {
-    async fn open(config: &Config, readiness: &Readiness, metrics: &Metrics) -> anyhow::Result<Self> {
-        let kubeconfig = match &config.source {
-            Source::Directory(directory) => return Ok(Self::Directory(directory.clone())),
-            Source::Kube { kubeconfig } => kubeconfig.as_deref(),
-        };
-        let kube = Kube::new(client::connect(kubeconfig).await?, readiness);
-        let failing = kube.failing();
-        let help = "Kinds of objects that can't be watched at present";
-        metrics.register_gauge_fn("airglow_source_kinds_failing", help, move || failing.count());
-        Ok(Self::Kube(kube))
+/// The source, and who judges what nodes present.
+async fn open_source(
+    config: &Config,
+    readiness: &Readiness,
+    metrics: &Metrics,
+    clock: Arc<dyn Clock>,
+) -> anyhow::Result<(Input, Box<dyn Authenticator>)> {
+    match &config.source {
+        Source::Directory { path, join_tokens } => {
+            Ok((Input::Directory(path.clone()), Box::new(JoinTokens::new(join_tokens.clone()))))
+        }
+        Source::Kube { kubeconfig, accepted } => {
+            let client = client::connect(kubeconfig.as_deref()).await?;
+            let kube = Kube::new(client.clone(), readiness);
+            let failing = kube.failing();
+            let help = "Kinds of objects that can't be watched at present";
+            metrics.register_gauge_fn("airglow_source_kinds_failing", help, move || failing.count());
+            Ok((Input::Kube(kube), Box::new(TokenReviews::new(client, accepted.clone(), clock))))
+        }
     }
 }
 

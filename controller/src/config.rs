@@ -2,6 +2,7 @@
 //!
 //! Probes nothing: that a path exists is for those who open it.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,6 +12,10 @@ use daemon::logs::{FILTER_DEFAULT, Format};
 use identity::signer::ServingName;
 
 use crate::index;
+use crate::serve::Accepted;
+
+/// What projected tokens are made for, as in Istio's charts.
+const TOKEN_AUDIENCE: &str = "istio-ca";
 
 /// The validity of a certificate when the node asks for none: a night without a controller disturbs nobody.
 const CERT_TTL: Duration = Duration::from_secs(24 * 3600);
@@ -30,8 +35,6 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Where nodes call.
     pub listen: SocketAddr,
-    /// One file per node with its token.
-    pub join_tokens: PathBuf,
     /// What the derivation is told.
     pub index: index::Config,
     /// The validity of a certificate when the node asks for none.
@@ -44,15 +47,22 @@ pub struct Config {
     pub log: (Format, String),
 }
 
-/// Where objects come from.
+/// Where objects come from, and how nodes prove who they are there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// A directory of manifests.
-    Directory(PathBuf),
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// One file per node with its token.
+        join_tokens: PathBuf,
+    },
     /// The API server of a Kubernetes cluster.
     Kube {
         /// How to reach it; the service account of the pod that we are when unset.
         kubeconfig: Option<PathBuf>,
+        /// Which service account tokens are believed.
+        accepted: Accepted,
     },
 }
 
@@ -62,11 +72,11 @@ pub enum Source {
 /// With all mistakes.
 pub fn load(vars: &dyn Vars) -> Result<Config, Mistakes> {
     let p = Parser::new(vars);
-    let source = source(&p);
+    let index = index(&p);
+    let root_namespace = index.as_ref().map(|index| index.root_namespace.clone());
+    let source = source(&p, root_namespace.unwrap_or_default());
     let state_dir = p.required("AIRGLOW_STATE_DIR");
     let listen = p.or("AIRGLOW_LISTEN", SocketAddr::from(([0_u16; 8], 15012)));
-    let join_tokens = p.required("AIRGLOW_JOIN_TOKENS");
-    let index = index(&p);
     let cert_ttl = p.or_within("AIRGLOW_CERT_TTL", CERT_TTL, CERT_TTL_MIN..=CERT_TTL_MAX);
     let server_names = p.or("AIRGLOW_SERVER_NAMES", String::new());
     let metrics = p.or("AIRGLOW_METRICS", SocketAddr::from(([0_u16; 8], 15014)));
@@ -77,7 +87,6 @@ pub fn load(vars: &dyn Vars) -> Result<Config, Mistakes> {
             source: source?,
             state_dir: state_dir?,
             listen: listen?,
-            join_tokens: join_tokens?,
             index: index?,
             cert_ttl: cert_ttl?,
             server_names: listed(&server_names?).map(serving_name).collect(),
@@ -87,20 +96,51 @@ pub fn load(vars: &dyn Vars) -> Result<Config, Mistakes> {
     })
 }
 
-fn source(p: &Parser<'_>) -> Option<Source> {
-    let source = p.required_as::<SourceText>(
+fn source(p: &Parser<'_>, root_namespace: String) -> Option<Source> {
+    let kind = p.required_as::<SourceKind>(
         "AIRGLOW_SOURCE",
         "`kube`, or `directory:` and the path of a directory of manifests",
     );
     let kubeconfig = p.optional::<PathBuf>("AIRGLOW_KUBECONFIG");
-    match source?.0 {
-        Source::Directory(directory) => {
-            if kubeconfig?.is_some() {
-                p.conflict("AIRGLOW_KUBECONFIG", "only AIRGLOW_SOURCE=kube has a use for it");
+    let audience = p.optional::<String>("AIRGLOW_TOKEN_AUDIENCE");
+    let accounts = p.optional::<String>("AIRGLOW_NODE_ACCOUNTS");
+    let of_no_use = |variable: &str, source: &str| {
+        p.conflict(variable, format!("only AIRGLOW_SOURCE={source} has a use for it"));
+    };
+    match kind {
+        Some(SourceKind::Kube) => {
+            if p.optional::<PathBuf>("AIRGLOW_JOIN_TOKENS")?.is_some() {
+                of_no_use("AIRGLOW_JOIN_TOKENS", "directory:...");
             }
-            Some(Source::Directory(directory))
+            let audience = audience?.unwrap_or_else(|| TOKEN_AUDIENCE.to_owned()).into();
+            let accounts = accounts?.unwrap_or_else(|| format!("{root_namespace}/ztunnel"));
+            let accounts = listed(&accounts).map(str::to_owned).collect();
+            check_accounts(p, &accounts);
+            Some(Source::Kube { kubeconfig: kubeconfig?, accepted: Accepted { audience, accounts } })
         }
-        Source::Kube { .. } => Some(Source::Kube { kubeconfig: kubeconfig? }),
+        directory => {
+            let join_tokens = p.required("AIRGLOW_JOIN_TOKENS");
+            for (variable, is_set) in [
+                ("AIRGLOW_KUBECONFIG", kubeconfig?.is_some()),
+                ("AIRGLOW_TOKEN_AUDIENCE", audience?.is_some()),
+                ("AIRGLOW_NODE_ACCOUNTS", accounts?.is_some()),
+            ] {
+                if is_set {
+                    of_no_use(variable, "kube");
+                }
+            }
+            let Some(SourceKind::Directory(path)) = directory else { return None };
+            Some(Source::Directory { path, join_tokens: join_tokens? })
+        }
+    }
+}
+
+fn check_accounts(p: &Parser<'_>, accounts: &BTreeSet<String>) {
+    let is_account = |account: &String| {
+        account.split_once('/').is_some_and(|(namespace, name)| !namespace.is_empty() && !name.is_empty())
+    };
+    if accounts.is_empty() || !accounts.iter().all(is_account) {
+        p.conflict("AIRGLOW_NODE_ACCOUNTS", "expected `namespace/name` of service accounts, with commas");
     }
 }
 
@@ -139,18 +179,21 @@ fn serving_name(text: &str) -> ServingName {
     text.parse().map_or_else(|_| ServingName::Dns(text.to_owned()), ServingName::Ip)
 }
 
-struct SourceText(Source);
+enum SourceKind {
+    Directory(PathBuf),
+    Kube,
+}
 
-impl std::str::FromStr for SourceText {
+impl std::str::FromStr for SourceKind {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
         if text == "kube" {
-            return Ok(Self(Source::Kube { kubeconfig: None }));
+            return Ok(Self::Kube);
         }
         let path = text.strip_prefix("directory:").or_else(|| text.strip_prefix("dir:"));
         let path = path.filter(|path| !path.is_empty()).ok_or(())?;
-        Ok(Self(Source::Directory(path.into())))
+        Ok(Self::Directory(path.into()))
     }
 }
 
@@ -170,7 +213,8 @@ mod tests {
     #[test]
     fn defaults() {
         let config = with(&[]).expect("the least there must be");
-        assert_eq!(config.source, Source::Directory("/m".into()));
+        let directory = Source::Directory { path: "/m".into(), join_tokens: "/t".into() };
+        assert_eq!(config.source, directory);
         assert_eq!(config.listen.to_string(), "[::]:15012");
         assert_eq!(config.metrics.to_string(), "[::]:15014");
         assert_eq!(config.index, index::Config::default());
@@ -178,16 +222,40 @@ mod tests {
 
     #[test]
     fn sources() {
-        let source = |more: &[_]| with(more).map(|config| config.source);
-        let directory = Source::Directory("/d".into());
-        assert_eq!(source(&[("AIRGLOW_SOURCE", "directory:/d")]).expect("valid"), directory);
-        let inside = Source::Kube { kubeconfig: None };
-        assert_eq!(source(&[("AIRGLOW_SOURCE", "kube")]).expect("valid"), inside);
-        let outside = Source::Kube { kubeconfig: Some("/k".into()) };
-        let set = [("AIRGLOW_SOURCE", "kube"), ("AIRGLOW_KUBECONFIG", "/k")];
-        assert_eq!(source(&set).expect("valid"), outside);
-        let text = source(&[("AIRGLOW_KUBECONFIG", "/k")]).expect_err("of no use").to_string();
-        assert!(text.contains("only AIRGLOW_SOURCE=kube"), "{text}");
+        let source = |set: &[(&'static str, &'static str)]| {
+            let vars: BTreeMap<&str, &str> =
+                [("AIRGLOW_STATE_DIR", "/s")].iter().chain(set).copied().collect();
+            load(&vars).map(|config| config.source)
+        };
+        let text = |set: &[(&'static str, &'static str)]| source(set).expect_err("a mistake").to_string();
+        let tokens = ("AIRGLOW_JOIN_TOKENS", "/t");
+        assert_eq!(
+            source(&[("AIRGLOW_SOURCE", "directory:/d"), tokens]).expect("valid"),
+            Source::Directory { path: "/d".into(), join_tokens: "/t".into() }
+        );
+        let kube = |kubeconfig: Option<&str>, audience: &str, accounts: &[&str]| Source::Kube {
+            kubeconfig: kubeconfig.map(PathBuf::from),
+            accepted: Accepted {
+                audience: audience.into(),
+                accounts: accounts.iter().map(|account| (*account).to_owned()).collect(),
+            },
+        };
+        let inside = source(&[("AIRGLOW_SOURCE", "kube"), ("AIRGLOW_ROOT_NAMESPACE", "mesh")]);
+        assert_eq!(inside.expect("valid"), kube(None, "istio-ca", &["mesh/ztunnel"]));
+        let set = [
+            ("AIRGLOW_SOURCE", "kube"),
+            ("AIRGLOW_KUBECONFIG", "/k"),
+            ("AIRGLOW_TOKEN_AUDIENCE", "mesh"),
+            ("AIRGLOW_NODE_ACCOUNTS", "a/b, c/d"),
+        ];
+        assert_eq!(source(&set).expect("valid"), kube(Some("/k"), "mesh", &["a/b", "c/d"]));
+
+        let of_no_use = text(&[("AIRGLOW_SOURCE", "dir:/d"), tokens, ("AIRGLOW_KUBECONFIG", "/k")]);
+        assert!(of_no_use.contains("AIRGLOW_KUBECONFIG"), "{of_no_use}");
+        let of_no_use = text(&[("AIRGLOW_SOURCE", "kube"), tokens]);
+        assert!(of_no_use.contains("AIRGLOW_JOIN_TOKENS"), "{of_no_use}");
+        let account = text(&[("AIRGLOW_SOURCE", "kube"), ("AIRGLOW_NODE_ACCOUNTS", "ztunnel")]);
+        assert!(account.contains("namespace/name"), "{account}");
     }
 
     #[test]

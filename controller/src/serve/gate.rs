@@ -43,9 +43,9 @@ struct State {
 impl Gate {
     /// A gate that believes `authenticator`.
     #[must_use]
-    pub fn new(authenticator: impl Authenticator) -> Self {
+    pub fn new(authenticator: Box<dyn Authenticator>) -> Self {
         Self(Arc::new(Inner {
-            authenticator: Box::new(authenticator),
+            authenticator,
             epoch: Instant::now(),
             state: Mutex::new(State {
                 nodes: Rates::new(OF_NODE),
@@ -73,6 +73,9 @@ impl Gate {
             Err(why) => {
                 // Not counted against its address: whoever shares that with a node could lock the node out.
                 self.refused(peer, None, &why.to_string());
+                if why.is_undecided() {
+                    return Err(Status::unavailable("can't be authenticated at present; try again later"));
+                }
                 Err(Status::unauthenticated("not authenticated"))
             }
         }

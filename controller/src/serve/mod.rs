@@ -9,6 +9,7 @@ mod gate;
 mod node;
 pub mod published;
 mod rate;
+mod token_review;
 mod tokens;
 
 use std::future::Future;
@@ -28,6 +29,7 @@ use published::Published;
 
 pub use discovery::Discovery;
 pub use gate::Gate;
+pub use token_review::{Accepted, NotReviewed, TokenReviews};
 pub use tokens::{Authenticator, Caller, JoinTokens, NotProven};
 
 /// Streams of one connection. A node has one session, and certificate requests in a burst when it starts.

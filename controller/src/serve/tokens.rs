@@ -15,11 +15,13 @@ use model::Str;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use super::token_review::NotReviewed;
+
 /// Fewer bytes can be guessed.
 const MIN_TOKEN_BYTES: usize = 16;
 
 /// Longer than any token that there is; a projected service account token has about 1 KiB.
-const MAX_TOKEN_BYTES: u64 = 8 << 10;
+pub(super) const MAX_TOKEN_BYTES: u64 = 8 << 10;
 
 /// Nodes that can have a token: more than a mesh without Kubernetes will see. Each costs a comparison per call.
 const MAX_TOKENS: usize = 4096;
@@ -40,6 +42,9 @@ pub enum NotProven {
     /// Nothing was presented.
     #[error("no bearer token in the authorization header")]
     NoToken,
+    /// The API server was asked about it, or need not be.
+    #[error(transparent)]
+    Reviewed(#[from] NotReviewed),
     /// It was presented and is not one of ours.
     #[error("the token is not one of those in {0}; is the node's token file up to date?")]
     UnknownToken(PathBuf),
@@ -51,6 +56,14 @@ pub enum NotProven {
         /// What the system said.
         error: io::Error,
     },
+}
+
+impl NotProven {
+    /// Whether that is nobody's fault, so that the caller is to try again with the same proof.
+    #[must_use]
+    pub fn is_undecided(&self) -> bool {
+        matches!(self, Self::Reviewed(NotReviewed::Unavailable(_)))
+    }
 }
 
 /// Checks a caller's proof.

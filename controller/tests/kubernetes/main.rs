@@ -2,5 +2,7 @@
 //!
 //! Needs no root and no node. The programs are those of the test cluster (`scripts/cluster-binaries`).
 
+mod nodes;
+mod objects;
 mod server;
 mod source;

@@ -14,6 +14,9 @@ use nix::sys::signal::Signal;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use tempfile::TempDir;
 
+/// Much longer than anything takes here.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
 /// On a machine with two busy processors an API server takes some seconds to start.
 const READY: Duration = Duration::from_secs(120);
 

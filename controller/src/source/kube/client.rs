@@ -77,6 +77,23 @@ pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ConnectError> 
     })
 }
 
+/// An error in words fit for a log: what the API server says, or else every cause of the failure.
+pub(crate) fn explain(error: &kube::Error) -> String {
+    if let kube::Error::Api(status) = error {
+        return format!("status {}: {}", status.code, status.message);
+    }
+    let mut text = error.to_string();
+    let mut next = std::error::Error::source(error);
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
 fn roots(config: &Config) -> Result<Roots, ConnectError> {
     if let Some(path) = &config.root_cert_file {
         return Ok(Roots::File(path.clone()));

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::super::objects::Kind;
+use super::client::explain;
 use super::failing::Failing;
 use super::held::Said;
 use super::stand_in::{name, told};
@@ -206,33 +207,19 @@ impl Watch {
 
     /// What `error` means. `streamed`: a streamed list was asked for.
     fn broken(&self, error: Error, streamed: bool) -> Broken {
-        let Error::Api(status) = &error else { return other(chain(&error)) };
+        let Error::Api(status) = &error else { return other(explain(&error)) };
         match status.code {
             404 if is_optional(self.kind) => Broken::Absent,
             410 => Broken::Forgotten,
             400 | 422 if streamed => Broken::NoStreaming,
             403 => Broken::Other(format!("{}; grant the service account `list` and `watch`", status.message)),
-            code => Broken::Other(format!("status {code}: {}", status.message)),
+            _ => other(explain(&error)),
         }
     }
 }
 
 fn other(error: impl ToString) -> Broken {
     Broken::Other(error.to_string())
-}
-
-/// An error and what is behind it: the outermost says little more than that there is one.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        next = cause.source();
-    }
-    text
 }
 
 fn version(object: &Value) -> Option<String> {

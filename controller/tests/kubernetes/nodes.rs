@@ -1,0 +1,184 @@
+//! Whom the controller believes to be a node, by tokens that the API server made, and what such a node may have certified.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use controller::app::Controller;
+use controller::config;
+use controller::serve::{Accepted, Authenticator as _, TokenReviews};
+use identity::control::{Roots, Target, channel};
+use identity::{Ca, CaClient, Clock, KeyRequest, SystemClock, TokenFile, peer_identity};
+use kube::Client;
+use model::identity::Identity;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::time::timeout;
+
+use crate::objects::{apply, delete_pod, pod, shop};
+use crate::server::{ApiServer, PATIENCE};
+
+const AUDIENCE: &str = "istio-ca";
+
+/// A cluster with the pod of a ztunnel on `n1`.
+async fn with_ztunnel() -> (ApiServer, Client) {
+    let api = ApiServer::start().await;
+    let client = api.client().await;
+    for object in shop() {
+        apply(&client, object).await;
+    }
+    apply(&client, json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "istio-system"}}))
+        .await;
+    for (namespace, name) in [("istio-system", "ztunnel"), ("shop", "ztunnel")] {
+        let account = json!({"apiVersion": "v1", "kind": "ServiceAccount",
+            "metadata": {"namespace": namespace, "name": name}});
+        apply(&client, account).await;
+        let mut pod = pod("ztunnel", "10.0.0.9");
+        pod["metadata"]["namespace"] = namespace.into();
+        apply(&client, pod).await;
+    }
+    (api, client)
+}
+
+/// A token of the account `ztunnel` in `namespace`, bound to its pod unless `bound` is false.
+async fn token(client: &Client, namespace: &str, audience: &str, bound: bool) -> String {
+    let mut spec = json!({"audiences": [audience], "expirationSeconds": 600});
+    if bound {
+        let path = format!("/api/v1/namespaces/{namespace}/pods/ztunnel");
+        let pod: Value = client.request(crate::server::http(&path)).await.expect("it is there");
+        spec["boundObjectRef"] = json!({"kind": "Pod", "apiVersion": "v1", "name": "ztunnel",
+            "uid": pod["metadata"]["uid"]});
+    }
+    let body = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec});
+    let request =
+        http::Request::post(format!("/api/v1/namespaces/{namespace}/serviceaccounts/ztunnel/token"))
+            .header("content-type", "application/json")
+            .body(body.to_string().into_bytes())
+            .expect("a request");
+    let answer: Value = client.request(request).await.expect("a token");
+    answer["status"]["token"].as_str().expect("a token").to_owned()
+}
+
+/// A clock that is wrong by that much.
+#[derive(Debug)]
+struct Ahead(Duration);
+
+impl Clock for Ahead {
+    fn now(&self) -> SystemTime {
+        SystemTime::now() + self.0
+    }
+}
+
+fn reviews(client: &Client, ahead: Duration) -> TokenReviews {
+    let accepted =
+        Accepted { audience: AUDIENCE.into(), accounts: ["istio-system/ztunnel".to_owned()].into() };
+    TokenReviews::new(client.clone(), accepted, Arc::new(Ahead(ahead)))
+}
+
+/// The node that `token` proves, or why it proves none.
+async fn node(reviews: &TokenReviews, token: &str) -> Result<String, String> {
+    let caller = reviews.authenticate(Some(token)).await;
+    caller.map(|caller| caller.node.to_string()).map_err(|why| why.to_string())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_is_what_the_api_server_says_of_its_token() {
+    let (mut api, client) = with_ztunnel().await;
+    let good = token(&client, "istio-system", AUDIENCE, true).await;
+    let fresh = || reviews(&client, Duration::ZERO);
+    assert_eq!(node(&fresh(), &good).await.as_deref(), Ok("n1"));
+
+    let check = async |token: &str, ahead: Duration, why: &str| {
+        let refused = node(&reviews(&client, ahead), token).await.expect_err(why);
+        assert!(refused.contains(why), "{refused}, not {why}");
+    };
+    let zero = Duration::ZERO;
+    check(&token(&client, "istio-system", "someone-else", true).await, zero, "audience").await;
+    check(&token(&client, "shop", AUDIENCE, true).await, zero, "AIRGLOW_NODE_ACCOUNTS").await;
+    check(&token(&client, "istio-system", AUDIENCE, false).await, zero, "not bound to a pod").await;
+    check("no token at all", zero, "no service account token").await;
+    check(&good, Duration::from_secs(3600), "expired").await;
+    // Signed by somebody else: everything that it says is right, and none of it is true.
+    let (said, _) = good.rsplit_once('.').expect("a signature");
+    let signature = token(&client, "shop", AUDIENCE, true).await;
+    let forged = format!("{said}.{}", signature.rsplit('.').next().expect("a signature"));
+    check(&forged, zero, "the API server refuses the token").await;
+
+    let remembering = fresh();
+    assert_eq!(node(&remembering, &good).await.as_deref(), Ok("n1"));
+    api.down();
+    assert_eq!(node(&remembering, &good).await.as_deref(), Ok("n1"), "remembered for a moment");
+    check(&good, zero, "can't be asked").await;
+
+    api.up().await;
+    delete_pod(&client, "istio-system", "ztunnel").await;
+    // The API server itself remembers tokens for some seconds.
+    let refused = async {
+        while node(&fresh(), &good).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    timeout(PATIENCE, refused).await.expect("the token of a deleted pod is refused");
+}
+
+/// A controller on the API server.
+struct Site {
+    directory: TempDir,
+    controller: Controller,
+}
+
+impl Site {
+    async fn start(api: &ApiServer) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let state = directory.path().join("state").display().to_string();
+        let kubeconfig = api.kubeconfig().display().to_string();
+        let vars: BTreeMap<&str, &str> = [
+            ("AIRGLOW_SOURCE", "kube"),
+            ("AIRGLOW_KUBECONFIG", kubeconfig.as_str()),
+            ("AIRGLOW_STATE_DIR", state.as_str()),
+            ("AIRGLOW_LISTEN", "127.0.0.1:0"),
+            ("AIRGLOW_METRICS", "127.0.0.1:0"),
+        ]
+        .into();
+        let config = config::load(&vars).expect("the test's own settings");
+        let started = timeout(PATIENCE, Controller::start(config, None)).await.expect("in time");
+        Self { directory, controller: started.expect("it starts") }
+    }
+
+    async fn certify(&self, token: PathBuf, identity: &str) -> Result<Identity, String> {
+        let target = Target {
+            address: format!("https://{}", self.controller.address()).parse().expect("an address"),
+            roots: Roots::File(self.directory.path().join("state/roots.pem")),
+            server_name: None,
+        };
+        let channel = channel(target, Arc::new(SystemClock)).expect("a good target");
+        let identity: Identity = identity.parse().expect("the test's own identity");
+        let request = KeyRequest::for_workload(&identity).expect("a key");
+        let client = CaClient::new(channel, Arc::new(TokenFile(token)), "Kubernetes").expect("printable");
+        let signed = client.sign(&identity, request.csr_pem, Duration::from_secs(3600));
+        let signed = timeout(PATIENCE, signed).await.expect("an answer in time");
+        let signed = signed.map_err(|error| error.to_string())?;
+        Ok(peer_identity(&signed.chain).expect("an identity"))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_gets_certificates_for_its_pods_and_no_others() {
+    let (api, client) = with_ztunnel().await;
+    let mut elsewhere = pod("pay", "10.0.1.1");
+    elsewhere["spec"]["nodeName"] = "n2".into();
+    apply(&client, elsewhere).await;
+    let site = Site::start(&api).await;
+    let file = site.directory.path().join("token");
+    fs::write(&file, token(&client, "istio-system", AUDIENCE, true).await).expect("writable");
+    let web = "spiffe://cluster.local/ns/shop/sa/web";
+    let granted = site.certify(file.clone(), web).await.expect("its own pod's");
+    assert_eq!(granted.to_string(), web);
+    for foreign in ["spiffe://cluster.local/ns/shop/sa/pay", "spiffe://cluster.local/ns/shop/sa/nobody"] {
+        assert!(site.certify(file.clone(), foreign).await.is_err(), "{foreign}");
+    }
+    fs::write(&file, token(&client, "shop", AUDIENCE, true).await).expect("writable");
+    assert!(site.certify(file, web).await.is_err(), "a pod that calls itself ztunnel is no node");
+}
