@@ -277,8 +277,13 @@ pub(crate) fn announce(pod: &Pod, change: impl Fn(&mut Value)) -> Value {
         "netns": pod.netns().path(), "addresses": pod.ips(),
     });
     change(&mut sandbox);
+    tell(pod, &json!({ "add": sandbox }))
+}
+
+/// Gives the ztunnel of a pod's node a command.
+pub(crate) fn tell(pod: &Pod, command: &Value) -> Value {
     let mut stream = UnixStream::connect(pod.node().run_dir().join("node.sock")).expect("a node API");
-    stream.write_all(format!("{}\n", json!({ "add": sandbox })).as_bytes()).expect("a reader");
+    stream.write_all(format!("{command}\n").as_bytes()).expect("a reader");
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line).expect("an answer");
     serde_json::from_str(&line).expect("an answer in JSON")

@@ -3,6 +3,7 @@
 //! Needs root and fails without. Every test has a lab of its own, so that they run side by side.
 
 mod bypass;
+mod cni;
 mod control_plane;
 mod dns;
 mod enrolment;

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -52,6 +53,10 @@ pub(crate) enum Request {
 pub(crate) struct Delete {
     /// Its UID.
     pub(crate) uid: String,
+    /// Only if it is still this sandbox of the container runtime: a pod whose sandbox is made anew keeps its UID, and what
+    /// is said of the old one may come late.
+    #[serde(default)]
+    pub(crate) sandbox_id: Option<String>,
 }
 
 /// No arguments.
@@ -73,12 +78,24 @@ pub(crate) enum Reply {
         /// Always true.
         ok: bool,
         /// The pod's state after an `add`.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        state: Option<String>,
+        #[serde(flatten, skip_serializing_if = "Option::is_none")]
+        state: Option<Added>,
         /// All pods, for `list`.
         #[serde(skip_serializing_if = "Option::is_none")]
         pods: Option<Vec<PodStatus>>,
     },
+}
+
+/// What became of a pod that was announced.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Added {
+    /// As in [`PodStatus`].
+    pub(crate) state: String,
+    /// Nothing passes without us: its first process may start.
+    pub(crate) captured: bool,
+    /// As in [`PodStatus`].
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) message: String,
 }
 
 /// One pod in a `list`.
@@ -93,6 +110,11 @@ pub(crate) struct PodStatus {
     /// Why, where that is not plain.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) message: String,
+    /// The container runtime's name for its sandbox, if it was told.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) sandbox_id: String,
+    /// Where its network namespace is.
+    pub(crate) netns: PathBuf,
 }
 
 /// A command on its way to the manager.
@@ -263,8 +285,8 @@ mod tests {
         let server = tokio::spawn(serve(listen(&path).unwrap().0, commands));
         tokio::spawn(async move {
             while let Some((request, reply)) = received.recv().await {
-                let state = Some(format!("{request:?}"));
-                let _ = reply.send(Reply::Ok { ok: true, state, pods: None });
+                let added = Added { state: format!("{request:?}"), captured: false, message: String::new() };
+                let _ = reply.send(Reply::Ok { ok: true, state: Some(added), pods: None });
             }
         });
         let mut stream = UnixStream::connect(&path).await.unwrap();
@@ -282,9 +304,10 @@ mod tests {
         check(b"{\"list\":{}}\n", "List").await;
         check(
             b"{\"add\":{\"uid\":\"u\",\"namespace\":\"n\",\"name\":\"p\",\"service_account\":\"s\",\"netns\":\"/x\",\"addresses\":[\"10.0.0.1\"]}}\n",
-            "\"ok\":true",
+            "\"captured\":false",
         )
         .await;
+        check(b"{\"delete\":{\"uid\":\"a-1\",\"sandbox_id\":\"f00\"}}\n", "f00").await;
     }
 
     #[tokio::test]

@@ -3,7 +3,7 @@
 //! Level-triggered: every change and every few seconds it compares goals with what the kernel shows and repairs. The only
 //! one who enrols. What a pod's goal is, is `goal`'s.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,10 +16,11 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::api::{Command, PodStatus, Reply, Request};
+use super::api::{Added, Command, Delete, PodStatus, Reply, Request};
 use super::capture;
 use super::door::Door;
 use super::goal::{Goal, goal};
+use super::last_known::{LastKnown, LastKnownFile};
 use super::report::Reports;
 use super::sandbox::{Sandbox, Sandboxes};
 use super::status::PENDING;
@@ -116,6 +117,7 @@ pub(crate) struct Manager {
     pub(super) threads: Vec<Thread>,
     pub(super) shared: Arc<Shared>,
     pub(super) sandboxes: Sandboxes,
+    last_known: LastKnownFile,
     pub(super) charge: Charge,
     /// Kept for as long as this process lives.
     pub(super) predecessor: Option<Predecessor>,
@@ -143,12 +145,14 @@ impl Manager {
     pub(crate) fn start(config: &CaptureConfig, parts: Parts) -> anyhow::Result<Self> {
         let node = capture::attach(config)?;
         let Parts { threads, shared, sandboxes, run_dir, admin, wanted, pods, reports, latch } = parts;
+        let last_known = LastKnownFile::new(run_dir.join("last-known.json"));
         let (door, commands) = Door::new(&run_dir, admin);
         Ok(Self {
             node,
             threads,
             shared,
             sandboxes,
+            last_known,
             charge: Charge::Expected,
             predecessor: None,
             door,
@@ -238,6 +242,13 @@ impl Manager {
             }
             Request::Add(sandbox) => {
                 let uid = sandbox.uid.clone();
+                if self.sandboxes.is_another(&sandbox) {
+                    // The pod's sandbox was made anew: what was captured in the old one is of no use to it.
+                    if let Err(error) = self.sandboxes.delete(&uid, None) {
+                        tracing::warn!(%error, "the sandbox that a pod had before can't be forgotten");
+                    }
+                    self.reconcile().await;
+                }
                 match self.sandboxes.add(sandbox) {
                     Err(error) => Reply::Error { error: error.to_string() },
                     Ok(()) => {
@@ -252,13 +263,15 @@ impl Manager {
                     }
                 }
             }
-            Request::Delete(delete) => match self.sandboxes.delete(&delete.uid) {
-                Err(error) => Reply::Error { error: error.to_string() },
-                Ok(()) => {
-                    self.reconcile().await;
-                    done(None)
+            Request::Delete(Delete { uid, sandbox_id }) => {
+                match self.sandboxes.delete(&uid, sandbox_id.as_deref()) {
+                    Err(error) => Reply::Error { error: error.to_string() },
+                    Ok(()) => {
+                        self.reconcile().await;
+                        done(None)
+                    }
                 }
-            },
+            }
             Request::List(_) => done(Some(self.pods.borrow().to_vec())),
         };
         // A caller that is gone does not want the answer any more.
@@ -266,23 +279,32 @@ impl Manager {
         Ok(())
     }
 
-    /// Answers those who announced pods whose verdict is known, or who have waited long enough for it. Until then their
-    /// pod's first process is not to be started: what it sent would not be captured.
+    /// Answers those who announced pods that are what they should be, or who have waited long enough for that. Until then
+    /// their pod's first process is not to be started: what it sent would not be captured.
     pub(super) fn answer(&mut self) {
         let wanted = self.wanted.borrow().clone();
         let pods = self.pods.borrow().clone();
+        let inside = self.enrolled.iter().filter(|(_, enrolled)| enrolled.stage == Stage::In);
+        let captured: BTreeSet<String> = inside.map(|(uid, _)| uid.clone()).collect();
         let (answered, waiting) =
             std::mem::take(&mut self.waiting).into_iter().partition(|waiting: &Waiting| {
-                let judged = wanted.as_ref().is_none_or(|wanted| wanted.contains_key(waiting.uid.as_str()));
-                judged || waiting.since.elapsed() >= VERDICT_WAIT
+                let settled = wanted.as_ref().is_none_or(|wanted| {
+                    let verdict = wanted.get(waiting.uid.as_str());
+                    verdict.is_some_and(|verdict| !verdict.enrol || captured.contains(&waiting.uid))
+                });
+                settled || waiting.since.elapsed() >= VERDICT_WAIT
             });
         self.waiting = waiting;
         let answered: Vec<Waiting> = answered;
         for Waiting { uid, reply, .. } in answered {
             let pod = pods.iter().find(|pod| pod.uid == uid);
-            let state = pod.map_or(PENDING, |pod| pod.state).to_owned();
+            let added = Added {
+                state: pod.map_or(PENDING, |pod| pod.state).to_owned(),
+                captured: captured.contains(&uid),
+                message: pod.map_or_else(String::new, |pod| pod.message.clone()),
+            };
             // A caller that is gone does not want the answer any more.
-            let _ = reply.send(Reply::Ok { ok: true, state: Some(state), pods: None });
+            let _ = reply.send(Reply::Ok { ok: true, state: Some(added), pods: None });
         }
     }
 
@@ -297,6 +319,7 @@ impl Manager {
             self.publish(None, &BTreeMap::new());
             return self.answer();
         };
+        self.last_known.write(LastKnown::of(&wanted));
         let sandboxes: Vec<Sandbox> = self.sandboxes.all().cloned().collect();
         for sandbox in &sandboxes {
             let verdict = wanted.get(sandbox.uid.as_str());

@@ -7,6 +7,7 @@ pub(crate) mod api;
 mod capture;
 mod door;
 pub(crate) mod goal;
+mod last_known;
 pub(crate) mod manager;
 pub(crate) mod report;
 pub(crate) mod sandbox;

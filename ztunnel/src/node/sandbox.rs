@@ -24,8 +24,12 @@ pub(crate) struct Sandbox {
     pub(crate) namespace: String,
     /// The pod's name.
     pub(crate) name: String,
-    /// The pod's service account.
+    /// The pod's service account; empty if whoever announces it does not know: container runtimes are not told.
+    #[serde(default)]
     pub(crate) service_account: String,
+    /// The container runtime's name for this sandbox; empty outside of one.
+    #[serde(default)]
+    pub(crate) sandbox_id: String,
     /// A path that opens the pod's network namespace.
     pub(crate) netns: PathBuf,
     /// The pod's addresses.
@@ -113,8 +117,12 @@ impl Sandboxes {
         Ok(())
     }
 
-    /// Forgets a sandbox; an unknown one is forgotten already.
-    pub(crate) fn delete(&mut self, uid: &str) -> Result<(), SandboxError> {
+    /// Forgets a sandbox, unless the pod has another by now than the one that is named; an unknown one is forgotten already.
+    pub(crate) fn delete(&mut self, uid: &str, sandbox_id: Option<&str>) -> Result<(), SandboxError> {
+        let other = |known: &Sandbox| sandbox_id.is_some_and(|id| id != known.sandbox_id);
+        if self.known.get(uid).is_some_and(other) {
+            return Ok(());
+        }
         if self.known.remove(uid).is_some() {
             let path = self.path(uid);
             match fs::remove_file(&path) {
@@ -125,6 +133,16 @@ impl Sandboxes {
             }
         }
         Ok(())
+    }
+
+    /// Whether the pod is known with another sandbox of the container runtime.
+    pub(crate) fn is_another(&self, sandbox: &Sandbox) -> bool {
+        let differs = |known: &Sandbox| {
+            !known.sandbox_id.is_empty()
+                && !sandbox.sandbox_id.is_empty()
+                && known.sandbox_id != sandbox.sandbox_id
+        };
+        self.known.get(&sandbox.uid).is_some_and(differs)
     }
 
     pub(crate) fn get(&self, uid: &str) -> Option<&Sandbox> {
@@ -146,8 +164,8 @@ fn check(sandbox: &Sandbox) -> Result<(), SandboxError> {
     if sandbox.uid.is_empty() || sandbox.uid.len() > MAX_UID as usize || !sandbox.uid.chars().all(plain) {
         return invalid("the uid must be 1 to 63 letters, digits, '-' or '_'");
     }
-    if sandbox.namespace.is_empty() || sandbox.name.is_empty() || sandbox.service_account.is_empty() {
-        return invalid("namespace, name and service_account must all be given");
+    if sandbox.namespace.is_empty() || sandbox.name.is_empty() {
+        return invalid("namespace and name must both be given");
     }
     if !sandbox.netns.is_absolute() {
         return invalid("netns must be an absolute path to the pod's network namespace");
@@ -186,6 +204,7 @@ mod tests {
             namespace: "shop".to_owned(),
             name: "cart-1".to_owned(),
             service_account: "cart".to_owned(),
+            sandbox_id: String::new(),
             netns: "/run/netns/cart-1".into(),
             addresses: vec!["10.0.0.1".parse().unwrap()],
         }
@@ -197,9 +216,20 @@ mod tests {
         let mut first = Sandboxes::open(folder.path().into()).unwrap();
         first.add(sandbox("a-1")).unwrap();
         first.add(sandbox("a-2")).unwrap();
-        first.delete("a-1").unwrap();
+        first.delete("a-1", None).unwrap();
         let second = Sandboxes::open(folder.path().into()).unwrap();
         assert_eq!(second.all().cloned().collect::<Vec<_>>(), [sandbox("a-2")]);
+    }
+
+    #[test]
+    fn the_end_of_an_old_sandbox_is_not_that_of_the_pods_new_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut sandboxes = Sandboxes::open(folder.path().into()).unwrap();
+        sandboxes.add(Sandbox { sandbox_id: "second".to_owned(), ..sandbox("a-1") }).unwrap();
+        sandboxes.delete("a-1", Some("first")).unwrap();
+        assert!(sandboxes.get("a-1").is_some());
+        sandboxes.delete("a-1", Some("second")).unwrap();
+        assert!(sandboxes.get("a-1").is_none());
     }
 
     #[test]
@@ -209,10 +239,10 @@ mod tests {
         let mut second = Sandboxes::open(folder.path().into()).unwrap();
         second.add(sandbox("a-1")).unwrap();
         first.add(sandbox("a-2")).unwrap();
-        first.delete("a-1").unwrap();
+        first.delete("a-1", None).unwrap();
         first.read().unwrap();
         assert_eq!(first.all().count(), 2, "only what is known can be deleted");
-        first.delete("a-1").unwrap();
+        first.delete("a-1", None).unwrap();
         second.read().unwrap();
         assert_eq!(second.all().cloned().collect::<Vec<_>>(), [sandbox("a-2")]);
     }
@@ -229,7 +259,7 @@ mod tests {
         };
         check(&|s| s.uid = "../etc/passwd".to_owned(), "letters, digits");
         check(&|s| s.uid = String::new(), "letters, digits");
-        check(&|s| s.namespace = String::new(), "must all be given");
+        check(&|s| s.namespace = String::new(), "must both be given");
         check(&|s| s.netns = "relative".into(), "absolute path");
         check(&|s| s.addresses.clear(), "1 to 8");
         check(&|s| s.addresses = vec!["127.0.0.1".parse().unwrap()], "not loopback");

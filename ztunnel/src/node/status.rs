@@ -77,7 +77,8 @@ impl Manager {
                     message: message.as_str().into(),
                 });
             }
-            shown.push(PodStatus { uid: sandbox.uid.clone(), pod, state, message });
+            let (uid, netns) = (sandbox.uid.clone(), sandbox.netns.clone());
+            shown.push(PodStatus { uid, pod, state, message, sandbox_id: sandbox.sandbox_id.clone(), netns });
         }
         self.pods.send_if_modified(|pods| replace_if_new(pods, shown));
         if wanted.is_some() {
