@@ -24,6 +24,7 @@ use crate::record_error::RecordError;
 use crate::share::Share;
 use crate::stream::{Place, Stream, StreamError};
 use crate::tunnel::{HandshakeError, Pulse, TunnelError, handshake, tunnel_error};
+use crate::windows::Windows;
 
 /// Stands for "the peer's SETTINGS have not come yet" in the engine's stream limit. No peer can say it: theirs has
 /// 32 bits, and `usize::MAX` means that they named none.
@@ -101,14 +102,16 @@ where
     let chain = records.peer_certificates();
     let now = Instant::now();
     let (io, control) = split(records, Guard::client(now));
-    let started = builder(limits).handshake::<_, Bytes>(io).await;
+    let windows = Windows::new(&limits.tunnel, now);
+    let started = builder(limits, windows.first()).handshake::<_, Bytes>(io).await;
     let (send, mut connection) =
         started.map_err(|error| ConnectError::Tunnel(tunnel_error(&error, control.failure())))?;
     let tunnel = &limits.tunnel;
     let keepalive = Keepalive::new(tunnel.ping_interval, tunnel.ping_deadline, None, now);
     let pulse = Pulse::new(keepalive, connection.ping_pong());
     let status = Arc::new(Status::new(limits.max_streams));
-    let mut task = TunnelTask { connection, control, pulse, status: status.clone() };
+    let share = windows.share().clone();
+    let mut task = TunnelTask { connection, control, pulse, windows, status: status.clone() };
     poll_fn(|cx| match task.poll(cx) {
         Poll::Ready(Ok(())) => Poll::Ready(Err(TunnelError::Closed(Reason::NO_ERROR))),
         Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
@@ -117,11 +120,11 @@ where
     })
     .await
     .map_err(ConnectError::Tunnel)?;
-    let opener = Opener { send, status: status.clone(), share: Share::new(tunnel.stream_window) };
+    let opener = Opener { send, status: status.clone(), share };
     Ok((opener, Driver { task: Box::pin(poll_fn(move |cx| task.poll(cx))), status }, chain))
 }
 
-fn builder(limits: &ClientLimits) -> Builder {
+fn builder(limits: &ClientLimits, window: u32) -> Builder {
     let tunnel = &limits.tunnel;
     let mut builder = Builder::new();
     builder
@@ -129,7 +132,7 @@ fn builder(limits: &ClientLimits) -> Builder {
         // Nobody opens streams towards a client.
         .max_concurrent_streams(0)
         .initial_max_send_streams(UNKNOWN)
-        .initial_window_size(tunnel.stream_window)
+        .initial_window_size(window)
         .initial_connection_window_size(tunnel.tunnel_window(limits.max_streams))
         .max_frame_size(tunnel.frame)
         .max_header_list_size(tunnel.header_list)
@@ -169,6 +172,7 @@ where
     connection: Connection<TunnelIo<Io, UnbufferedClientConnection>, Bytes>,
     control: Control<Io, UnbufferedClientConnection>,
     pulse: Pulse,
+    windows: Windows,
     status: Arc<Status>,
 }
 
@@ -187,6 +191,7 @@ where
     fn poll_tunnel(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TunnelError>> {
         self.control.begin();
         let polled = Pin::new(&mut self.connection).poll(cx);
+        self.windows.follow(cx, |window| self.connection.set_initial_window_size(window));
         let flushed = self.control.flush(cx);
         self.status.peer_max.store(self.connection.max_concurrent_send_streams(), Ordering::Relaxed);
         if let Poll::Ready(result) = polled {

@@ -4,6 +4,7 @@
 //!
 //! Guide: [`manual`].
 
+mod budget;
 mod buffers;
 mod client;
 mod dialling;
@@ -25,7 +26,9 @@ mod share;
 pub mod socket;
 mod stream;
 mod tunnel;
+mod windows;
 
+pub use budget::Budget;
 pub use client::{Chain, ClientTls, Connect, ConnectError, Driver, OpenError, Opener, connect};
 pub use frames::Abuse;
 pub use h2::Reason;

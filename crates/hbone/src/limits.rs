@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::budget::Budget;
+
 /// TLS handshake, HTTP/2 preface and SETTINGS together. A healthy peer needs milliseconds; ten seconds is one lost
 /// SYN and a few lost segments, and what a slow-loris peer can hold a slot for.
 pub const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -46,6 +48,14 @@ pub const FRAME: u32 = 16 * 1024;
 /// the tunnel does not run dry.
 pub const SEND_BUFFER: usize = 512 * 1024;
 
+/// What the streams of one workload may hold together, in all its tunnels and threads: bytes that came and its applications
+/// have not read, and bytes read from them that tunnels have not taken. With more than a quarter of it held, streams get
+/// a quarter of their windows and send buffers; with more than half, a sixteenth; with three quarters, a 64th.
+/// So 32 streams may stall with full windows, or 64 send at full speed to peers that are slower, before anybody gets less;
+/// some thousand may stall before any must end; and a node that is given half a GiB survives one workload that does its
+/// worst, which may cost up to three times the bytes that are counted.
+pub const BUDGET: usize = 128 << 20;
+
 /// A server closes a tunnel without streams after this time. Longer than the clients' own idle time (five minutes), so
 /// that the end that would be surprised by the closing is the one that closes.
 pub const SERVER_IDLE: Duration = Duration::from_secs(6 * 60);
@@ -89,6 +99,8 @@ pub struct TunnelLimits {
     pub frame: u32,
     /// See [`SEND_BUFFER`].
     pub send_buffer: usize,
+    /// See [`BUDGET`]. Tunnels share it whose limits are clones of each other.
+    pub budget: Budget,
 }
 
 impl Default for TunnelLimits {
@@ -101,6 +113,7 @@ impl Default for TunnelLimits {
             header_list: HEADER_LIST,
             frame: FRAME,
             send_buffer: SEND_BUFFER,
+            budget: Budget::default(),
         }
     }
 }

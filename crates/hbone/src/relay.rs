@@ -146,6 +146,12 @@ struct Down {
 
 impl Relay<'_> {
     fn poll(&mut self, cx: &mut Context<'_>, progress: &impl Progress) -> Poll<Result<(), RelayError>> {
+        // Nobody receives any more, and what is held may still be too much.
+        if self.down.ended
+            && let Poll::Ready(error) = self.stream.poll_called(cx)
+        {
+            return Poll::Ready(Err(error.into()));
+        }
         let down = self.poll_down(cx, progress)?;
         let up = self.poll_up(cx, progress)?;
         if down.is_ready() && up.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }

@@ -23,8 +23,8 @@ use crate::io::{Control, TunnelIo, split};
 use crate::keepalive::Keepalive;
 use crate::limits::{REMEMBERED_RESETS, ServerLimits};
 use crate::record_error::RecordError;
-use crate::share::Share;
 use crate::tunnel::{Beat, GOODBYE, HandshakeError, Pulse, TunnelError, handshake, tunnel_error};
+use crate::windows::Windows;
 
 /// Streams that the peer has finished, but whose last bytes the application has not taken, must not keep new ones
 /// out; but they must not pile up either. So many times the stream limit may be in the caller's hands.
@@ -89,7 +89,8 @@ where
     let chain = records.peer_certificates();
     let now = Instant::now();
     let (io, control) = split(records, Guard::server(now));
-    let mut preface = pin!(builder(limits).handshake::<_, Bytes>(io));
+    let windows = Windows::new(&limits.tunnel, now);
+    let mut preface = pin!(builder(limits, windows.first()).handshake::<_, Bytes>(io));
     let started = poll_fn(|cx| {
         control.begin();
         let polled = preface.as_mut().poll(cx);
@@ -105,17 +106,16 @@ where
     let cancelled =
         Budget::new(f64::from(limits.cancelled_burst), f64::from(limits.cancelled_per_second), now);
     let in_hand = InHand::new((limits.max_streams as usize).saturating_mul(IN_HAND));
-    let share = Share::new(tunnel.stream_window);
     let phase = Phase::Open;
-    Ok((ServerConnection { connection, control, pulse, cancelled, in_hand, share, phase }, chain))
+    Ok((ServerConnection { connection, control, pulse, cancelled, in_hand, windows, phase }, chain))
 }
 
-fn builder(limits: &ServerLimits) -> Builder {
+fn builder(limits: &ServerLimits, window: u32) -> Builder {
     let tunnel = &limits.tunnel;
     let mut builder = Builder::new();
     builder
         .max_concurrent_streams(limits.max_streams)
-        .initial_window_size(tunnel.stream_window)
+        .initial_window_size(window)
         .initial_connection_window_size(tunnel.tunnel_window(limits.max_streams as usize))
         .max_frame_size(tunnel.frame)
         .max_header_list_size(tunnel.header_list)
@@ -149,7 +149,7 @@ where
     pulse: Pulse,
     cancelled: Budget,
     in_hand: Arc<InHand>,
-    share: Share,
+    windows: Windows,
     phase: Phase,
 }
 
@@ -205,6 +205,7 @@ where
         } else {
             self.connection.poll_accept(cx)
         };
+        self.windows.follow(cx, |window| self.connection.set_initial_window_size(window));
         let flushed = self.control.flush(cx);
         match polled {
             // It took its leave, and then closed the socket without the last word of TLS, as peers in the field do.
@@ -238,7 +239,7 @@ where
         };
         self.pulse.touch();
         let said = (authority, head.headers);
-        Some(Incoming::new(said, (recv, respond), self.share.credit(), &self.in_hand))
+        Some(Incoming::new(said, (recv, respond), self.windows.share().credit(), &self.in_hand))
     }
 
     fn poll_health(&mut self, cx: &mut Context<'_>) -> Poll<Health> {

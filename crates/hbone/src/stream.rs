@@ -9,11 +9,19 @@ use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
 use http::HeaderMap;
 
+use crate::budget::{Account, Unsent};
 use crate::buffers::Buffer;
 use crate::share::Credit;
 
 /// Chunks handed out by one `poll_recv`: one `writev` takes 64 slices and four of those are a good turn.
 const BATCH: usize = 256;
+
+/// A message that fills less of its buffer than one part in this many is copied out, so that it does not pin the rest.
+const COPIED_PART: usize = 4;
+
+/// Bytes of such copies that a stream may have under way before they count against its budget: counting takes memory too,
+/// and messages one at a time are on their way at once.
+const LOOSE: usize = 4 * 1024;
 
 /// Why a stream broke.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -21,6 +29,12 @@ pub enum StreamError {
     /// Our own side had finished or reset the stream before.
     #[error("the stream was already finished on this side")]
     Finished,
+    /// We reset it, to bound memory.
+    #[error(
+        "reset to bound memory: what this workload's connections hold unread or unsent has used up its budget, and this one \
+         had stood still longest"
+    )]
+    Hoarded,
     /// The tunnel under it broke: the cause is in the tunnel's own error.
     #[error("the tunnel was lost ({0})")]
     Lost(io::ErrorKind),
@@ -92,6 +106,7 @@ pub struct Stream {
     send: SendStream<Bytes>,
     recv: RecvStream,
     credit: Credit,
+    account: Account,
     headers: HeaderMap,
     /// Fields drop in order: the engine's state goes first, then the place.
     place: Option<Place>,
@@ -99,7 +114,8 @@ pub struct Stream {
 
 impl Stream {
     pub(crate) fn new(send: SendStream<Bytes>, recv: RecvStream, credit: Credit) -> Self {
-        Stream { send, recv, credit, headers: HeaderMap::new(), place: None }
+        let account = credit.share().account();
+        Stream { send, recv, credit, account, headers: HeaderMap::new(), place: None }
     }
 
     pub(crate) fn with_headers(mut self, headers: HeaderMap) -> Self {
@@ -121,6 +137,38 @@ impl Stream {
     /// [`Stream::consumed`] says that they are gone, so take them also while there is nowhere to put them: a small
     /// chunk pins the buffer that it arrived in, and only its owner can copy small chunks together.
     pub fn poll_recv(
+        &mut self,
+        cx: &mut Context<'_>,
+        batch: &mut Vec<Bytes>,
+    ) -> Poll<Result<Received, StreamError>> {
+        if let Poll::Ready(error) = self.poll_called(cx) {
+            return Poll::Ready(Err(error));
+        }
+        let received = self.poll_chunks(cx, batch);
+        match received {
+            Poll::Ready(Ok(Received::Data(count))) => self.account.received(count),
+            // The caller has what there is: what it still holds now is held up.
+            Poll::Ready(Ok(Received::End) | Err(_)) | Poll::Pending => self.account.show(),
+        }
+        received
+    }
+
+    /// Hears what concerns the streams of a tunnel or a workload together; [`Stream::poll_recv`] does it too, so that
+    /// only who has received the end still needs to ask. Resolves when the stream has been reset to bound memory.
+    pub fn poll_called(&mut self, cx: &mut Context<'_>) -> Poll<StreamError> {
+        self.account.register(cx.waker());
+        if let Some(report) = self.credit.resettle() {
+            let _ = self.recv.flow_control().release_capacity(report);
+        }
+        if self.account.is_condemned() {
+            // RFC 9113, section 8.5: it is as if its TCP connection had failed, and must not look like an end.
+            self.send.send_reset(Reason::CONNECT_ERROR);
+            return Poll::Ready(StreamError::Hoarded);
+        }
+        Poll::Pending
+    }
+
+    fn poll_chunks(
         &mut self,
         cx: &mut Context<'_>,
         batch: &mut Vec<Bytes>,
@@ -150,6 +198,7 @@ impl Stream {
 
     /// `count` received bytes have left: the peer may send as many more.
     pub fn consumed(&mut self, count: usize) {
+        self.account.taken(count);
         let report = self.credit.taken(count);
         if report > 0 {
             // It only fails when more is reported than was received, which is a bug of the caller.
@@ -161,6 +210,9 @@ impl Stream {
     /// Waits until some bytes may be sent, and answers how many (at most `want`). What a stream wants is kept for it
     /// out of the window that all streams of the tunnel share: want little while there is little to send.
     pub fn poll_capacity(&mut self, cx: &mut Context<'_>, want: usize) -> Poll<Result<usize, StreamError>> {
+        let share = self.credit.share();
+        let room = ready!(self.account.poll_room(cx, share.send_buffer(), share.budget().level()));
+        let want = want.min(room);
         let mut have = self.send.capacity();
         if have != want {
             self.send.reserve_capacity(want);
@@ -178,11 +230,8 @@ impl Stream {
 
     /// Sends bytes. Beyond the capacity they wait in memory: ask [`Stream::poll_capacity`] first.
     pub fn send(&mut self, bytes: Bytes) -> Result<(), StreamError> {
-        if bytes.is_empty() {
-            // Empty frames look like an attack to some peers.
-            return Ok(());
-        }
-        self.send.send_data(bytes, false).map_err(StreamError::from)
+        let unsent = self.account.unsent(bytes.len());
+        self.give(Bytes::from_owner(Followed { bytes, _unsent: unsent }))
     }
 
     /// Lets `fill` write up to `room` bytes into a buffer of the engine's choice, and sends what it wrote.
@@ -193,8 +242,32 @@ impl Stream {
     ) -> Result<usize, FillError> {
         let mut buffer = Buffer::with_room(room);
         let count = fill(&mut buffer.as_mut()[..room])?;
-        self.send(buffer.into_bytes(count))?;
+        let bytes = self.follow(buffer, count);
+        self.give(bytes)?;
         Ok(count)
+    }
+
+    /// The first `count` bytes of the buffer, counted until they have been sent.
+    fn follow(&mut self, buffer: Buffer, count: usize) -> Bytes {
+        let size = buffer.as_ref().len();
+        if count.saturating_mul(COPIED_PART) >= size {
+            // They pin all of it.
+            let unsent = self.account.unsent(size);
+            return Bytes::from_owner(Followed { bytes: buffer, _unsent: unsent }).slice(..count);
+        }
+        let copy = buffer.into_bytes(count);
+        match self.account.loose(count, LOOSE) {
+            0 => copy,
+            loose => Bytes::from_owner(Followed { bytes: copy, _unsent: self.account.unsent(loose) }),
+        }
+    }
+
+    fn give(&mut self, bytes: Bytes) -> Result<(), StreamError> {
+        if bytes.is_empty() {
+            // Empty frames look like an attack to some peers.
+            return Ok(());
+        }
+        self.send.send_data(bytes, false).map_err(StreamError::from)
     }
 
     /// Ends our direction; the peer's may go on.
@@ -220,6 +293,18 @@ impl Stream {
             Poll::Ready(error) => error,
             Poll::Pending => StreamError::Finished,
         }
+    }
+}
+
+/// Bytes that count as long as somebody has them.
+struct Followed<T> {
+    bytes: T,
+    _unsent: Unsent,
+}
+
+impl<T: AsRef<[u8]>> AsRef<[u8]> for Followed<T> {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes.as_ref()
     }
 }
 

@@ -3,6 +3,7 @@
     clippy::unwrap_used,
     reason = "a test that cannot set up its peers has failed, and the line says where"
 )]
+mod budget;
 mod hostile;
 mod pool;
 mod raw;
