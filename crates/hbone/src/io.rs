@@ -28,7 +28,7 @@ const QUANTUM: usize = 512 * 1024;
 /// time as one sending full ones.
 const FRAME_COST: usize = 128;
 
-struct Shared<Io, S> {
+struct Shared<Io, S: Session> {
     records: Records<Io, S>,
     guard: Guard,
     /// What is left of this poll's quantum.
@@ -40,12 +40,12 @@ struct Shared<Io, S> {
 }
 
 /// The engine's end.
-pub(crate) struct TunnelIo<Io, S> {
+pub(crate) struct TunnelIo<Io, S: Session> {
     shared: Arc<Mutex<Shared<Io, S>>>,
 }
 
 /// The tunnel task's end. Never contended: the engine is polled by the same task.
-pub(crate) struct Control<Io, S> {
+pub(crate) struct Control<Io, S: Session> {
     shared: Arc<Mutex<Shared<Io, S>>>,
 }
 
@@ -58,7 +58,10 @@ pub(crate) struct Snapshot {
 }
 
 /// Both ends of a tunnel's byte stream.
-pub(crate) fn split<Io, S>(records: Records<Io, S>, guard: Guard) -> (TunnelIo<Io, S>, Control<Io, S>) {
+pub(crate) fn split<Io, S: Session>(
+    records: Records<Io, S>,
+    guard: Guard,
+) -> (TunnelIo<Io, S>, Control<Io, S>) {
     let shared = Shared { records, guard, quantum: QUANTUM, gated: false, failure: None };
     let shared = Arc::new(Mutex::new(shared));
     (TunnelIo { shared: shared.clone() }, Control { shared })
@@ -128,7 +131,7 @@ where
     }
 
     fn fail_tls(&mut self, cx: &mut Context<'_>, error: rustls::Error) -> io::Error {
-        self.records.flush_alert(cx);
+        self.records.flush_alert(cx, &error);
         self.fail_io(RecordError::Tls(error))
     }
 

@@ -9,6 +9,7 @@ mod buffers;
 mod client;
 mod dialling;
 mod frames;
+mod handshake;
 mod incoming;
 mod io;
 mod keepalive;
@@ -17,6 +18,7 @@ pub mod limits;
 pub mod manual {}
 mod pool;
 mod pool_core;
+mod protection;
 mod record_error;
 mod records;
 mod relay;
@@ -27,6 +29,7 @@ pub mod socket;
 mod stream;
 mod tunnel;
 mod windows;
+mod wire;
 
 pub use budget::Budget;
 pub use client::{Chain, ClientTls, Connect, ConnectError, Driver, OpenError, Opener, connect};

@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::frames::Abuse;
+use crate::handshake::Handshake;
 use crate::keepalive::{Keepalive, Tick};
 use crate::record_error::RecordError;
 use crate::records::Records;
@@ -69,9 +70,12 @@ where
     Io: AsyncRead + AsyncWrite + Unpin,
     S: Session,
 {
-    let mut records = Records::new(io, session);
-    poll_fn(|cx| records.poll_handshake(cx)).await.map_err(HandshakeError::Records)?;
-    if records.alpn() == Some(ALPN) { Ok(records) } else { Err(HandshakeError::NotH2) }
+    let mut handshake = Handshake::new(io, session);
+    poll_fn(|cx| handshake.poll(cx)).await.map_err(HandshakeError::Records)?;
+    if handshake.alpn() != Some(ALPN) {
+        return Err(HandshakeError::NotH2);
+    }
+    handshake.finish().map_err(HandshakeError::Records)
 }
 
 /// The timer of a tunnel and its PING.

@@ -225,7 +225,8 @@ pub(crate) struct Credentials {
     pub(crate) key: PrivateKeyDer<'static>,
 }
 
-/// The mesh's server side: client certificates are mandatory.
+/// The mesh's server side: client certificates are mandatory. The record layer of tunnels may take the session's keys, here
+/// as on the client's side; those of the control plane stay with rustls.
 pub(crate) fn mesh_server(
     credentials: &Credentials,
     verifier: Arc<MeshVerifier>,
@@ -235,7 +236,9 @@ pub(crate) fn mesh_server(
         .with_protocol_versions(&[&version::TLS13])?
         .with_client_cert_verifier(verifier)
         .with_single_cert(credentials.chain.clone(), credentials.key.clone_key())?;
-    Ok(sealed_server(config))
+    let mut config = sealed_server(config);
+    config.enable_secret_extraction = true;
+    Ok(config)
 }
 
 /// The mesh's client side: sends no server name, accepts every identity of the mesh (the caller compares).
@@ -251,6 +254,7 @@ pub(crate) fn mesh_client(
         .with_client_auth_cert(credentials.chain.clone(), credentials.key.clone_key())?;
     let mut config = sealed_client(config);
     config.enable_sni = false;
+    config.enable_secret_extraction = true;
     Ok(config)
 }
 

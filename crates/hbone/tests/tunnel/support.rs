@@ -49,6 +49,7 @@ fn client(
         .with_root_certificates(roots.clone())
         .with_client_auth_cert(chain, key)
         .unwrap();
+    config.enable_secret_extraction = true;
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     Arc::new(config)
 }
@@ -64,6 +65,7 @@ impl Pki {
             .with_client_cert_verifier(WebPkiClientVerifier::builder(roots.clone()).build().unwrap())
             .with_single_cert(chain, key)
             .unwrap();
+        server.enable_secret_extraction = true;
         server.alpn_protocols = vec![b"h2".to_vec()];
         Pki {
             server: Arc::new(server),
