@@ -2,7 +2,6 @@
 //!
 //! Only the owner of the state directory can open it. GET changes nothing.
 
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use daemon::admin::{logging_routes, metrics_routes, readiness_routes};
@@ -11,11 +10,12 @@ use daemon::http::{Reply, Request, Routes};
 use daemon::logs::Logs;
 use daemon::metrics::Metrics;
 use daemon::readiness::Readiness;
-use identity::authority::{Authority, RotationError};
+use identity::authority::{Authority, Step};
 use identity::signer::Signer as _;
 use serde_json::{Value, json};
 
 use crate::hub::{Handle, View};
+use crate::root::Root;
 use crate::serve::Discovery;
 use crate::source::objects::Key;
 
@@ -35,7 +35,7 @@ pub struct Parts {
     /// Sessions.
     pub discovery: Discovery,
     /// The root.
-    pub authority: Arc<Authority>,
+    pub root: Root,
     /// Metrics.
     pub metrics: Metrics,
     /// Readiness.
@@ -47,12 +47,12 @@ pub struct Parts {
 /// All routes of the admin socket.
 #[must_use]
 pub fn routes(parts: Parts) -> Routes {
-    let Parts { hub, discovery, authority, metrics, readiness, logs } = parts;
+    let Parts { hub, discovery, root, metrics, readiness, logs } = parts;
     let view = |hub: &Handle, look: fn(&View) -> Value| {
         let hub = hub.clone();
         move |_: Request| inspect(hub.clone(), look)
     };
-    let (shown, rotated, activated) = (authority.clone(), authority.clone(), authority);
+    let (shown, rotated, activated) = (root.clone(), root.clone(), root);
     let routes = Routes::new()
         .get("/objects", "the objects that the source names", view(&hub, objects))
         .get("/findings", "what there is to say about them", view(&hub, findings))
@@ -62,24 +62,18 @@ pub fn routes(parts: Parts) -> Routes {
             async move { reply }
         })
         .get("/roots", "the root certificates that everyone should trust", move |_| {
-            let reply = Reply::json(&roots(&shown));
+            let reply = Reply::json(&roots(shown.authority()));
             async move { reply }
         })
         .post(
             "/rotate-root",
             "?overlap=<duration> publishes a new root; it signs after the overlap",
-            move |request| {
-                let reply = rotate(&rotated, &request);
-                async move { reply }
-            },
+            move |request| rotate(rotated.clone(), request),
         )
         .post(
             "/activate-root",
             "signs with the new root now, without waiting for the overlap to end",
-            move |_| {
-                let reply = rotation(&activated, activated.activate());
-                async move { reply }
-            },
+            move |_| rotation(activated.clone(), Step::Activate),
         );
     let logging = logs.map(|logs| logging_routes(&logs)).unwrap_or_default();
     routes.merge(metrics_routes(&metrics)).merge(readiness_routes(&readiness)).merge(logging)
@@ -168,7 +162,7 @@ fn roots(authority: &Authority) -> Value {
     json!({ "roots": authority.roots_pem(), "count": authority.roots().len(), "next_signs_at": next.map(|at| at.as_secs()) })
 }
 
-fn rotate(authority: &Authority, request: &Request) -> Reply {
+async fn rotate(root: Root, request: Request) -> Reply {
     let overlap = match request.param("overlap") {
         None => None,
         Some(text) => match Duration::parse(&text) {
@@ -176,14 +170,14 @@ fn rotate(authority: &Authority, request: &Request) -> Reply {
             None => return refusal(BAD_REQUEST, &format!("overlap={text}: expected {}", Duration::EXPECTED)),
         },
     };
-    rotation(authority, authority.rotate(overlap))
+    rotation(root, Step::Rotate(overlap)).await
 }
 
-fn rotation(authority: &Authority, outcome: Result<(), RotationError>) -> Reply {
-    match outcome {
+async fn rotation(root: Root, step: Step) -> Reply {
+    match root.step(&step).await {
         Ok(()) => {
             tracing::info!("the root rotation went a step further");
-            Reply::json(&roots(authority))
+            Reply::json(&roots(root.authority()))
         }
         Err(error) => refusal(CONFLICT, &error.to_string()),
     }

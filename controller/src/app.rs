@@ -1,8 +1,9 @@
 //! Puts the controller together and takes it apart again: state, source, readiness, serving, end. Holds no logic of its own.
 
+mod backend;
+
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -14,7 +15,6 @@ use daemon::logs::Logs;
 use daemon::metrics::{Metrics, register_process_metrics};
 use daemon::readiness::Readiness;
 use daemon::tasks::TaskGroup;
-use identity::authority::{Authority, AuthorityConfig};
 use identity::control::ServerTls;
 use identity::signer::{ServingName, Signer};
 use identity::{Clock, SystemClock};
@@ -22,17 +22,15 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::admin;
-use crate::config::{Config, Source};
+use crate::config::Config;
 use crate::hub::{Handle, Hub};
 use crate::index::Index;
 use crate::proofs::Proofs;
+use crate::root::Root;
 use crate::serve::published::{Published, Publisher};
-use crate::serve::{self, Authenticator, Discovery, Gate, JoinTokens, TokenReviews};
-use crate::source::kube::{Kube, client};
-use crate::source::{Batch, directory};
-
-/// How often the authority does what time has made due.
-const MAINTENANCE: Duration = Duration::from_secs(3600);
+use crate::serve::{self, Authenticator, Discovery, Gate};
+use crate::source::Batch;
+use backend::Backend;
 
 /// How long sessions may take to end: nodes hold theirs open for as long as we are there.
 const GRACE: Duration = Duration::from_secs(2);
@@ -63,9 +61,6 @@ impl Controller {
         let (source_read, serving) = (readiness.latch("source"), readiness.latch("serving"));
         let mut tasks = TaskGroup::new();
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let authority = open_authority(&config, clock.clone())?;
-        tasks.spawn_infallible("root maintenance", maintain(authority.clone()));
-
         // Listening first: whoever asks for readiness learns what is waited for.
         let metrics = Metrics::new();
         register_process_metrics(&metrics);
@@ -76,11 +71,10 @@ impl Controller {
         let routes = metrics_routes(&metrics).merge(readiness_routes(&readiness));
         tasks.spawn_infallible("metrics", serve_tcp(scraped, routes));
 
-        let (source, nodes) = open_source(&config, &readiness, &metrics, clock.clone()).await?;
-        let (hub, published) = start_hub(&config, source, &mut tasks)?;
-        hub.1.await.context("the source ended before it was read")?;
+        let backend = Backend::open(&config, &readiness, &metrics, clock.clone()).await?;
+        let Started { hub, ready, published, nodes, root } = start_hub(&config, backend, &mut tasks)?;
+        ready.await.context("the source ended before it was read")?;
         drop(source_read);
-        let hub = hub.0;
 
         let gate = Gate::new(nodes);
         let discovery = Discovery::new(gate.clone(), published.clone());
@@ -90,7 +84,7 @@ impl Controller {
         let parts = admin::Parts {
             hub: hub.clone(),
             discovery: discovery.clone(),
-            authority: authority.clone(),
+            root: root.clone(),
             metrics,
             readiness: readiness.clone(),
             logs,
@@ -103,9 +97,9 @@ impl Controller {
         let address = listener.local_addr()?;
         let names = serving_names(&config)?;
         tracing::info!(%address, ?names, "serving nodes");
-        let tls = ServerTls::new(authority.clone(), names, clock).await.context("no serving certificate")?;
-        let parts =
-            serve::Parts { gate, published, signer: authority as Arc<dyn Signer>, hub, issued, discovery };
+        let signer: Arc<dyn Signer> = root.authority().clone();
+        let tls = ServerTls::new(signer.clone(), names, clock).await.context("no serving certificate")?;
+        let parts = serve::Parts { gate, published, signer, hub, issued, discovery };
         let (stop, stopped) = oneshot::channel::<()>();
         let served = serve::serve(listener, tls, parts, async move { drop(stopped.await) });
         tasks.spawn("serving", served);
@@ -161,70 +155,25 @@ impl Controller {
     }
 }
 
-/// The authority lives in the state directory itself: its lock keeps a second controller out, and its `roots.pem` is the
-/// file that nodes verify us with.
-fn open_authority(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Arc<Authority>> {
-    let granted =
-        AuthorityConfig { ttl: config.cert_ttl, ..AuthorityConfig::new(&*config.index.trust_domain) };
-    Ok(Arc::new(Authority::open_or_create(&config.state_dir, granted, clock)?))
+struct Started {
+    hub: Handle,
+    /// Hears when the source was read once.
+    ready: oneshot::Receiver<()>,
+    published: Published,
+    nodes: Box<dyn Authenticator>,
+    root: Root,
 }
 
-async fn maintain(authority: Arc<Authority>) {
-    let mut ticks = tokio::time::interval(MAINTENANCE);
-    loop {
-        ticks.tick().await;
-        if let Err(error) = authority.maintain() {
-            tracing::error!(%error, "the root could not be maintained; it is tried again in an hour");
-        }
-    }
-}
-
-type Started = ((Handle, oneshot::Receiver<()>), Published);
-
-/// What objects are read from.
-enum Input {
-    Directory(PathBuf),
-    Kube(Kube),
-}
-
-/// The source, and who judges what nodes present.
-async fn open_source(
-    config: &Config,
-    readiness: &Readiness,
-    metrics: &Metrics,
-    clock: Arc<dyn Clock>,
-) -> anyhow::Result<(Input, Box<dyn Authenticator>)> {
-    match &config.source {
-        Source::Directory { path, join_tokens } => {
-            Ok((Input::Directory(path.clone()), Box::new(JoinTokens::new(join_tokens.clone()))))
-        }
-        Source::Kube { kubeconfig, accepted } => {
-            let client = client::connect(kubeconfig.as_deref()).await?;
-            let kube = Kube::new(client.clone(), readiness);
-            let failing = kube.failing();
-            let help = "Kinds of objects that can't be watched at present";
-            metrics.register_gauge_fn("airglow_source_kinds_failing", help, move || failing.count());
-            Ok((Input::Kube(kube), Box::new(TokenReviews::new(client, accepted.clone(), clock))))
-        }
-    }
-}
-
-fn start_hub(config: &Config, source: Input, tasks: &mut TaskGroup) -> anyhow::Result<Started> {
+fn start_hub(config: &Config, backend: Backend, tasks: &mut TaskGroup) -> anyhow::Result<Started> {
     let proofs = Proofs::new(&config.state_dir);
     let index = Index::new(config.index.clone(), proofs.load()?);
     let (publisher, published) = Publisher::new();
-    let (hub, handle, ready) = Hub::new(index, proofs, publisher);
-    tasks.spawn_infallible("hub", hub.run());
+    let (writer, hub, ready) = Hub::new(index, proofs, publisher);
+    tasks.spawn_infallible("hub", writer.run());
     let (batches, received) = mpsc::channel(BATCHES);
-    match source {
-        Input::Directory(directory) => {
-            let copies = config.state_dir.join("last-good");
-            tasks.spawn_infallible("source", directory::run(directory, copies, batches));
-        }
-        Input::Kube(kube) => tasks.spawn_infallible("source", kube.run(batches)),
-    }
-    tasks.spawn("source events", forward(received, handle.clone()));
-    Ok(((handle, ready), published))
+    let (nodes, root) = backend.start(config, &hub, batches, tasks);
+    tasks.spawn("source events", forward(received, hub.clone()));
+    Ok(Started { hub, ready, published, nodes, root })
 }
 
 async fn forward(mut batches: mpsc::Receiver<Batch>, hub: Handle) -> Result<(), crate::hub::Stopped> {

@@ -9,5 +9,7 @@ pub mod config;
 pub mod hub;
 pub mod index;
 pub mod proofs;
+pub mod root;
 pub mod serve;
 pub mod source;
+pub mod writes;

@@ -6,3 +6,4 @@ mod nodes;
 mod objects;
 mod server;
 mod source;
+mod writes;

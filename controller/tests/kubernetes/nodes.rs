@@ -20,10 +20,10 @@ use tokio::time::timeout;
 use crate::objects::{apply, delete_pod, pod, shop};
 use crate::server::{ApiServer, PATIENCE};
 
-const AUDIENCE: &str = "istio-ca";
+pub(crate) const AUDIENCE: &str = "istio-ca";
 
 /// A cluster with the pod of a ztunnel on `n1`.
-async fn with_ztunnel() -> (ApiServer, Client) {
+pub(crate) async fn with_ztunnel() -> (ApiServer, Client) {
     let api = ApiServer::start().await;
     let client = api.client().await;
     for object in shop() {
@@ -43,7 +43,7 @@ async fn with_ztunnel() -> (ApiServer, Client) {
 }
 
 /// A token of the account `ztunnel` in `namespace`, bound to its pod unless `bound` is false.
-async fn token(client: &Client, namespace: &str, audience: &str, bound: bool) -> String {
+pub(crate) async fn token(client: &Client, namespace: &str, audience: &str, bound: bool) -> String {
     let mut spec = json!({"audiences": [audience], "expirationSeconds": 600});
     if bound {
         let path = format!("/api/v1/namespaces/{namespace}/pods/ztunnel");
@@ -123,14 +123,29 @@ async fn a_node_is_what_the_api_server_says_of_its_token() {
     timeout(PATIENCE, refused).await.expect("the token of a deleted pod is refused");
 }
 
+/// The roots that pods of `namespace` can mount, once they can.
+pub(crate) async fn published_roots(client: &Client, namespace: &str) -> String {
+    let path = format!("/api/v1/namespaces/{namespace}/configmaps/istio-ca-root-cert");
+    let published = async {
+        loop {
+            if let Ok(map) = client.request::<Value>(crate::server::http(&path)).await {
+                return map["data"]["root-cert.pem"].as_str().expect("roots").to_owned();
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    timeout(PATIENCE, published).await.unwrap_or_else(|_| panic!("no roots in {namespace}"))
+}
+
 /// A controller on the API server.
-struct Site {
+pub(crate) struct Site {
     directory: TempDir,
     controller: Controller,
+    roots: String,
 }
 
 impl Site {
-    async fn start(api: &ApiServer) -> Self {
+    pub(crate) async fn start(api: &ApiServer) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let state = directory.path().join("state").display().to_string();
         let kubeconfig = api.kubeconfig().display().to_string();
@@ -144,13 +159,14 @@ impl Site {
         .into();
         let config = config::load(&vars).expect("the test's own settings");
         let started = timeout(PATIENCE, Controller::start(config, None)).await.expect("in time");
-        Self { directory, controller: started.expect("it starts") }
+        let roots = published_roots(&api.client().await, "istio-system").await;
+        Self { directory, controller: started.expect("it starts"), roots }
     }
 
-    async fn certify(&self, token: PathBuf, identity: &str) -> Result<Identity, String> {
+    pub(crate) async fn certify(&self, token: PathBuf, identity: &str) -> Result<Identity, String> {
         let target = Target {
             address: format!("https://{}", self.controller.address()).parse().expect("an address"),
-            roots: Roots::File(self.directory.path().join("state/roots.pem")),
+            roots: Roots::Pem(self.roots.clone()),
             server_name: None,
         };
         let channel = channel(target, Arc::new(SystemClock)).expect("a good target");

@@ -48,6 +48,9 @@ pub enum StorageError {
         /// The file that is there.
         roots: PathBuf,
     },
+    /// Several processes share the state, so that this one alone must not change it.
+    #[error("the authority's state is shared; whoever stores it has to store a step before it is taken")]
+    Shared,
     /// The file is larger than any we write.
     #[error("{0} is too large to be the authority's state")]
     TooLarge(PathBuf),

@@ -5,6 +5,7 @@
 
 mod disk;
 mod issue;
+mod shared;
 mod state;
 
 use std::fmt;
@@ -16,6 +17,7 @@ use model::identity::Identity;
 use rustls_pki_types::CertificateDer;
 
 pub use disk::StorageError;
+pub use shared::Step;
 pub use state::{Corrupt, RotationError};
 
 use crate::BoxFuture;
@@ -53,11 +55,12 @@ impl AuthorityConfig {
     }
 }
 
-/// The authority. Share it in an [`Arc`]; it locks its directory against a second process for as long as it lives.
+/// The authority. Share it in an [`Arc`]; one with a directory locks that against a second process for as long as it lives.
 pub struct Authority {
     config: AuthorityConfig,
     clock: Arc<dyn Clock>,
-    directory: Directory,
+    /// `None`: several processes share the state, and whoever made this stores it.
+    directory: Option<Directory>,
     state: Mutex<State>,
 }
 
@@ -108,7 +111,7 @@ impl Authority {
             directory.write(&state.to_bytes())?;
         }
         directory.publish_roots(&state.roots_pem())?;
-        Ok(Self { config, clock, directory, state: Mutex::new(state) })
+        Ok(Self { config, clock, directory: Some(directory), state: Mutex::new(state) })
     }
 
     /// Certifies the key of `csr_pem` as `identity`, for `ttl` or the default.
@@ -155,34 +158,22 @@ impl Authority {
     /// every certificate in use came with both roots. The old root stays published until the last leaf it signed has
     /// expired.
     pub fn rotate(&self, overlap: Option<Duration>) -> Result<(), RotationError> {
-        let now = self.clock.now();
-        let activate_at = now + overlap.unwrap_or(self.config.ttl_max);
-        let root = issue::root(&self.config.trust_domain, now, self.config.root_ttl)?;
-        self.change(|state| {
-            state.advance(now);
-            state.publish(root, activate_at)
-        })?
+        self.take(&Step::Rotate(overlap))
     }
 
     /// Signs with the new root from now on, without waiting for the overlap to end.
     pub fn activate(&self) -> Result<(), RotationError> {
-        let now = self.clock.now();
-        self.change(|state| {
-            state.advance(now);
-            state.activate(now)
-        })?
+        self.take(&Step::Activate)
     }
 
     /// What has become due: signs with a root whose overlap is over, drops retired roots, begins a rotation when less
     /// than a fifth of the root's life is left; writes the roots' file again if it was lost. Call it about hourly; [`Authority::sign`] does the first two by itself.
     pub fn maintain(&self) -> Result<(), RotationError> {
-        let now = self.clock.now();
-        let due = self.change(|state| {
-            state.advance(now);
-            state.renewal_due(now)
-        })?;
-        self.directory.publish_roots(&self.roots_pem())?;
-        if due { self.rotate(None) } else { Ok(()) }
+        self.take(&Step::Maintain)?;
+        if let Some(directory) = &self.directory {
+            directory.publish_roots(&self.roots_pem())?;
+        }
+        Ok(())
     }
 
     /// When the published new root will sign, if there is one.
@@ -190,15 +181,29 @@ impl Authority {
         self.lock(|state| state.activate_at())
     }
 
-    /// Applies `change` to a copy, stores the copy if it differs, and only then uses it.
+    /// Takes a step and stores it.
+    fn take(&self, step: &Step) -> Result<(), RotationError> {
+        if self.directory.is_none() {
+            return Err(RotationError::Storage(StorageError::Shared));
+        }
+        let now = self.clock.now();
+        self.change(|state| self.step(state, step, now))?
+    }
+
+    /// Applies `change` to a copy, stores the copy if it differs, and only then uses it. Shared state is not stored: what time
+    /// alone has made due is the same for everyone who shares it.
     fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> Result<T, StorageError> {
         self.lock(|state| {
             let mut changed = state.clone();
             let answer = change(&mut changed);
             if changed != *state {
-                self.directory.write(&changed.to_bytes())?;
+                if let Some(directory) = &self.directory {
+                    directory.write(&changed.to_bytes())?;
+                }
                 *state = changed;
-                self.directory.publish_roots(&state.roots_pem())?;
+                if let Some(directory) = &self.directory {
+                    directory.publish_roots(&state.roots_pem())?;
+                }
             }
             Ok(answer)
         })

@@ -1,0 +1,160 @@
+//! What the rest of the controller stands on, by the kind of source: objects, who nodes are, and the authority.
+//!
+//! Holds no logic of its own.
+
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use daemon::metrics::Metrics;
+use daemon::readiness::Readiness;
+use daemon::tasks::TaskGroup;
+use identity::Clock;
+use identity::authority::{Authority, AuthorityConfig};
+use kube::Client;
+use tokio::sync::mpsc;
+
+use crate::config::{Config, Source};
+use crate::hub::Handle;
+use crate::root::Root;
+use crate::serve::{Authenticator, JoinTokens, TokenReviews};
+use crate::source::kube::{Kube, client};
+use crate::source::{Batch, directory};
+use crate::writes::{SecretError, SharedAuthority, lead, publish_roots};
+
+/// How often the authority of a directory does what time has made due.
+const MAINTENANCE: Duration = Duration::from_secs(3600);
+
+/// How often to ask for the authority's Secret while the API server does not hand it out.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
+
+/// What the rest stands on.
+pub(super) struct Backend {
+    input: Input,
+    /// Who judges what nodes present.
+    pub(super) nodes: Box<dyn Authenticator>,
+    /// The authority.
+    pub(super) root: Root,
+}
+
+/// What objects are read from.
+enum Input {
+    Directory { path: PathBuf, copies: PathBuf },
+    Kube { source: Kube, client: Client },
+}
+
+impl Backend {
+    /// Opens what `config` names. On Kubernetes this takes until the API server answers.
+    pub(super) async fn open(
+        config: &Config,
+        readiness: &Readiness,
+        metrics: &Metrics,
+        clock: Arc<dyn Clock>,
+    ) -> anyhow::Result<Self> {
+        let granted =
+            AuthorityConfig { ttl: config.cert_ttl, ..AuthorityConfig::new(&*config.index.trust_domain) };
+        match &config.source {
+            Source::Directory { path, join_tokens } => {
+                // The authority lives in the state directory itself: its lock keeps a second controller out, and its
+                // `roots.pem` is the file that nodes verify us with.
+                let authority = Authority::open_or_create(&config.state_dir, granted, clock)?;
+                Ok(Self {
+                    input: Input::Directory {
+                        path: path.clone(),
+                        copies: config.state_dir.join("last-good"),
+                    },
+                    nodes: Box::new(JoinTokens::new(join_tokens.clone())),
+                    root: Root::Directory(Arc::new(authority)),
+                })
+            }
+            Source::Kube { kubeconfig, accepted } => {
+                let state = &config.state_dir;
+                let made = DirBuilder::new().recursive(true).mode(0o700).create(state);
+                made.with_context(|| format!("can't make the directory {}", state.display()))?;
+                let client = client::connect(kubeconfig.as_deref()).await?;
+                let _waiting = readiness.latch("root: the authority's Secret");
+                let namespace = &config.index.root_namespace;
+                let shared = open_shared(&client, namespace, granted, clock.clone()).await?;
+                let source = Kube::new(client.clone(), readiness);
+                let failing = source.failing();
+                let help = "Kinds of objects that can't be watched at present";
+                metrics.register_gauge_fn("airglow_source_kinds_failing", help, move || failing.count());
+                Ok(Self {
+                    nodes: Box::new(TokenReviews::new(client.clone(), accepted.clone(), clock)),
+                    root: Root::Secret(Arc::new(shared)),
+                    input: Input::Kube { source, client },
+                })
+            }
+        }
+    }
+
+    /// Starts what reads and what writes. Returns who judges nodes, and the authority.
+    pub(super) fn start(
+        self,
+        config: &Config,
+        hub: &Handle,
+        batches: mpsc::Sender<Batch>,
+        tasks: &mut TaskGroup,
+    ) -> (Box<dyn Authenticator>, Root) {
+        let Self { input, nodes, root } = self;
+        match input {
+            Input::Directory { path, copies } => {
+                tasks.spawn_infallible("root maintenance", maintain(root.authority().clone()));
+                tasks.spawn_infallible("source", directory::run(path, copies, batches));
+            }
+            Input::Kube { source, client } => {
+                tasks.spawn_infallible("source", source.run(batches));
+                let namespace = &config.index.root_namespace;
+                let (leader, election) = lead(client.clone(), namespace, replica());
+                tasks.spawn_infallible("election", election);
+                let roots = publish_roots(client, hub.clone(), root.authority().clone(), leader);
+                tasks.spawn_infallible("root publication", roots);
+            }
+        }
+        if let Root::Secret(shared) = &root {
+            tasks.spawn_infallible("root maintenance", shared.clone().run());
+        }
+        (nodes, root)
+    }
+}
+
+/// Asks until the API server answers: it may start after us.
+async fn open_shared(
+    client: &Client,
+    namespace: &str,
+    granted: AuthorityConfig,
+    clock: Arc<dyn Clock>,
+) -> Result<SharedAuthority, SecretError> {
+    let mut said = false;
+    loop {
+        let opened = SharedAuthority::open(client.clone(), namespace, granted.clone(), clock.clone()).await;
+        match opened {
+            Err(error @ (SecretError::Api(..) | SecretError::Contended(_))) => {
+                if !std::mem::replace(&mut said, true) {
+                    tracing::warn!(%error, "there is no authority yet; it is asked for again");
+                }
+                tokio::time::sleep(ASK_AGAIN).await;
+            }
+            opened => return opened,
+        }
+    }
+}
+
+/// What no other replica is called, not even the one that was here before us.
+fn replica() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{}_{:016x}", host.trim(), fastrand::u64(..))
+}
+
+async fn maintain(authority: Arc<Authority>) {
+    let mut ticks = tokio::time::interval(MAINTENANCE);
+    loop {
+        ticks.tick().await;
+        if let Err(error) = authority.maintain() {
+            tracing::error!(%error, "the root could not be maintained; it is tried again in an hour");
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Which replica writes what all replicas could write: the one that holds a Lease. All of them serve.
+//!
+//! Only our own clock is used, and only to measure: what a holder's clock says is compared for change and nothing else.
+
+use std::future::Future;
+use std::time::{Duration, SystemTime};
+
+use http::Method;
+use kube::Client;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+
+use super::api::{call, is_conflict};
+use crate::source::kube::client::explain;
+
+/// The Lease's name.
+const NAME: &str = "airglow-controller";
+
+/// A holder that has not renewed for this long has gone, and another may take over.
+const DURATION: Duration = Duration::from_secs(15);
+
+/// A holder that could not renew for this long stops writing, well before another one begins.
+const SURRENDER: Duration = Duration::from_secs(10);
+
+/// How often the holder renews, and the others look.
+const RENEW: Duration = Duration::from_secs(3);
+
+/// Whether we hold the Lease. Clones see the same.
+#[derive(Clone, Debug)]
+pub struct Leader(watch::Receiver<bool>);
+
+impl Leader {
+    /// Whether we hold it at present.
+    #[must_use]
+    pub fn is_leading(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    /// Waits until we hold it.
+    pub async fn leading(&mut self) {
+        if self.0.wait_for(|leads| *leads).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Runs for the Lease of `namespace` as `identity`, which no other replica may have. The future has to run.
+pub fn lead(client: Client, namespace: &str, identity: String) -> (Leader, impl Future<Output = ()> + use<>) {
+    let (leads, leader) = watch::channel(false);
+    let election = Election { client, namespace: namespace.to_owned(), identity, seen: None };
+    (Leader(leader), election.run(leads))
+}
+
+struct Election {
+    client: Client,
+    namespace: String,
+    identity: String,
+    /// What a holder last wrote, and since when it has not changed.
+    seen: Option<(Value, Instant)>,
+}
+
+impl Election {
+    async fn run(mut self, leads: watch::Sender<bool>) {
+        let mut ticks = interval(RENEW);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut renewed: Option<Instant> = None;
+        loop {
+            ticks.tick().await;
+            // Counted from before the request: when it was written we do not know.
+            let began = Instant::now();
+            match timeout(RENEW, self.attempt()).await {
+                Ok(Ok(true)) => renewed = Some(began),
+                Ok(Ok(false)) => renewed = None,
+                Ok(Err(error)) => tracing::debug!(error = explain(&error), "the Lease can't be renewed"),
+                Err(_) => tracing::debug!("the Lease can't be renewed in time"),
+            }
+            let leading = renewed.is_some_and(|renewed| renewed.elapsed() < SURRENDER);
+            leads.send_if_modified(|before| {
+                let changed = *before != leading;
+                if changed {
+                    tracing::info!(leading, lease = NAME, "this replica writes, or has ceased to");
+                }
+                *before = leading;
+                changed
+            });
+        }
+    }
+
+    /// Takes or renews the Lease if that is ours to do. Whether we hold it now.
+    async fn attempt(&mut self) -> Result<bool, kube::Error> {
+        let leases = format!("/apis/coordination.k8s.io/v1/namespaces/{}/leases", self.namespace);
+        let path = format!("{leases}/{NAME}");
+        let (method, path, mut lease) = match call(&self.client, Method::GET, &path, None).await? {
+            Some(lease) if !self.is_ours_to_take(&lease["spec"]) => return Ok(false),
+            Some(lease) => (Method::PUT, path, lease),
+            None => {
+                let metadata = json!({ "name": NAME, "namespace": self.namespace });
+                let new =
+                    json!({ "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata });
+                (Method::POST, leases, new)
+            }
+        };
+        let now = timestamp(SystemTime::now());
+        let spec = &mut lease["spec"];
+        if spec["holderIdentity"] != *self.identity {
+            spec["acquireTime"] = json!(now);
+            spec["leaseTransitions"] = json!(spec["leaseTransitions"].as_u64().map_or(0, |count| count + 1));
+        }
+        spec["holderIdentity"] = json!(self.identity);
+        spec["leaseDurationSeconds"] = json!(DURATION.as_secs());
+        spec["renewTime"] = json!(now);
+        // Its version goes with it: of two who take it, one is refused.
+        match call(&self.client, method, &path, Some(&lease)).await {
+            Ok(written) => Ok(written.is_some()),
+            Err(error) if is_conflict(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn is_ours_to_take(&mut self, spec: &Value) -> bool {
+        if spec["holderIdentity"] == *self.identity {
+            return true;
+        }
+        match &self.seen {
+            Some((seen, since)) if seen == spec => since.elapsed() >= DURATION,
+            _ => {
+                self.seen = Some((spec.clone(), Instant::now()));
+                // Given back.
+                spec["holderIdentity"].as_str().unwrap_or_default().is_empty()
+            }
+        }
+    }
+}
+
+/// RFC 3339 with microseconds, as the API server wants it.
+fn timestamp(at: SystemTime) -> String {
+    let at = time::OffsetDateTime::from(at);
+    let (year, month, day) = at.to_calendar_date();
+    let (hour, minute, second, microsecond) = at.to_hms_micro();
+    format!("{year:04}-{:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{microsecond:06}Z", u8::from(month))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timestamps() {
+        for (microseconds, text) in
+            [(0, "1970-01-01T00:00:00.000000Z"), (1_795_234_245_000_007, "2026-11-21T04:10:45.000007Z")]
+        {
+            assert_eq!(timestamp(SystemTime::UNIX_EPOCH + Duration::from_micros(microseconds)), text);
+        }
+    }
+}

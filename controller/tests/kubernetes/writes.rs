@@ -1,0 +1,77 @@
+//! What replicas write, and that they do not write over each other.
+
+use std::fs;
+use std::sync::Arc;
+
+use controller::writes::{SecretError, SharedAuthority, lead};
+use identity::SystemClock;
+use identity::authority::{AuthorityConfig, RotationError, Step};
+use identity::signer::Signer as _;
+use kube::Client;
+use serde_json::json;
+use tokio::time::timeout;
+
+use crate::nodes::{AUDIENCE, Site, published_roots, token, with_ztunnel};
+use crate::objects::apply;
+use crate::server::{ApiServer, PATIENCE};
+
+async fn with_namespace() -> (ApiServer, Client) {
+    let api = ApiServer::start().await;
+    let client = api.client().await;
+    apply(&client, json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "istio-system"}}))
+        .await;
+    (api, client)
+}
+
+async fn open(client: &Client) -> SharedAuthority {
+    let config = AuthorityConfig::new("cluster.local");
+    SharedAuthority::open(client.clone(), "istio-system", config, Arc::new(SystemClock))
+        .await
+        .expect("opened")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_share_one_root_and_one_rotation() {
+    let (_api, client) = with_namespace().await;
+    let (a, b, c) = tokio::join!(open(&client), open(&client), open(&client));
+    let roots = a.authority().roots_pem();
+    assert!(roots == b.authority().roots_pem() && roots == c.authority().roots_pem(), "whoever was first");
+
+    a.step(&Step::Rotate(None)).await.expect("the first rotation");
+    assert_eq!(a.authority().roots().len(), 2);
+    // `b` has not heard of it, and must not write a third root over the second.
+    let late = b.step(&Step::Rotate(None)).await;
+    assert!(matches!(late, Err(SecretError::Rotation(RotationError::UnderWay))), "{late:?}");
+    assert_eq!(a.authority().roots_pem(), b.authority().roots_pem());
+    b.step(&Step::Activate).await.expect("the rotation is known");
+    assert_eq!(open(&client).await.authority().roots_pem(), b.authority().roots_pem());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_replica_leads_and_another_takes_over() {
+    let (_api, client) = with_namespace().await;
+    let (mut first, election) = lead(client.clone(), "istio-system", "first".into());
+    let running = tokio::spawn(election);
+    timeout(PATIENCE, first.leading()).await.expect("nobody else is there");
+    let (mut second, election) = lead(client, "istio-system", "second".into());
+    let other = tokio::spawn(election);
+    assert!(!second.is_leading());
+    // As if it had crashed: nobody gives the Lease back.
+    running.abort();
+    timeout(PATIENCE, second.leading()).await.expect("it takes over");
+    other.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_replicas_serve_under_the_published_root() {
+    let (api, client) = with_ztunnel().await;
+    let sites = [Site::start(&api).await, Site::start(&api).await];
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = directory.path().join("token");
+    fs::write(&file, token(&client, "istio-system", AUDIENCE, true).await).expect("writable");
+    for site in &sites {
+        site.certify(file.clone(), "spiffe://cluster.local/ns/shop/sa/web").await.expect("its own pod's");
+    }
+    apply(&client, json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "late"}})).await;
+    assert_eq!(published_roots(&client, "late").await, published_roots(&client, "shop").await);
+}
