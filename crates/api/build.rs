@@ -2,9 +2,10 @@
 
 use std::error::Error;
 
-const PROTOS: [&str; 5] = [
+const PROTOS: [&str; 6] = [
     "proto/authorization.proto",
     "proto/ca.proto",
+    "proto/cri.proto",
     "proto/discovery.proto",
     "proto/node.proto",
     "proto/workload.proto",

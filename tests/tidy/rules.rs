@@ -41,7 +41,9 @@ pub(crate) const CORES: &[Core] = &[
     Core::File("ebpf/src/plan.rs"),
     Core::File("ztunnel/src/bin/ztunnel-cni/call.rs"),
     Core::File("ztunnel/src/bin/ztunnel-cni/decide.rs"),
+    Core::File("ztunnel/src/node/cni/conflist.rs"),
     Core::File("ztunnel/src/node/goal.rs"),
+    Core::File("ztunnel/src/node/runtime/found.rs"),
 ];
 
 /// What a core must not name: waiting, clocks, sockets, files, wire types.

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,8 +38,10 @@ use crate::discovery::{Discovery, Wanted};
 use crate::flow::Flows;
 use crate::mesh::MeshState;
 use crate::node::api::PodStatus;
+use crate::node::cni::{self, Installer};
 use crate::node::manager::{Manager, Parts};
 use crate::node::report::Reporter;
+use crate::node::runtime::Finder;
 use crate::node::sandbox::Sandboxes;
 use crate::pod::Pods;
 use crate::telemetry::Telemetry;
@@ -160,9 +163,33 @@ fn node_side(
     let shared = Arc::clone(shared);
     let (run_dir, admin) = (config.run_dir.clone(), admin_routes(config, process, &shared, pods_shown));
     let parts = Parts { threads, shared, sandboxes, run_dir, admin, wanted, pods, reports, latch };
+    let (known, in_charge) = (parts.pods.subscribe(), parts.reports.subscribe());
     let manager = Manager::start(&config.capture, parts)?;
     manager.register_metrics(&process.metrics);
+    if let Some(cni) = &config.cni {
+        let installer = Installer::new(cni, &config.run_dir, plugin()?);
+        let latch = process.readiness.latch("the CNI plugin on this node");
+        tasks.spawn_infallible("CNI plugin", installer.run(in_charge.clone(), latch));
+    }
+    if let Some(socket) = config.cri_socket.clone() {
+        let finder = Finder { socket, commands: manager.commands(), pods: known, reports: in_charge };
+        tasks.spawn_infallible("container runtime", finder.run());
+    }
     Ok(manager)
+}
+
+/// The CNI plugin's program, which is delivered beside this one.
+fn plugin() -> anyhow::Result<PathBuf> {
+    let own = std::env::current_exe().context("can't find this program's folder")?;
+    Ok(own.with_file_name(cni::PLUGIN))
+}
+
+/// Takes from the node what a ztunnel put there and what outlives it.
+pub(crate) fn uninstall(config: &Config) -> anyhow::Result<()> {
+    match &config.cni {
+        Some(installed) => Ok(cni::uninstall(&installed.conf_dir, &installed.bin_dir)?),
+        None => Ok(()),
+    }
 }
 
 /// What operators can ask this process when it is in charge of the node.

@@ -19,6 +19,9 @@ const DRAIN_DEADLINE: Duration = Duration::from_secs(25);
 /// One thread per core up to this many: beyond it a node proxy should leave cores to the pods.
 const THREADS_MAX: usize = 64;
 
+/// What a cluster and the mesh itself need to come up, so that they can't be waited for.
+const ALWAYS_START: &str = "kube-system,airglow-system";
+
 /// All settings.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
@@ -26,6 +29,10 @@ pub(crate) struct Config {
     pub(crate) threads: usize,
     pub(crate) controller: ControllerConfig,
     pub(crate) capture: CaptureConfig,
+    /// `None` where no container runtime calls a CNI plugin.
+    pub(crate) cni: Option<CniConfig>,
+    /// The container runtime's CRI socket, if there is one.
+    pub(crate) cri_socket: Option<PathBuf>,
     pub(crate) run_dir: PathBuf,
     pub(crate) metrics: SocketAddr,
     pub(crate) readiness: SocketAddr,
@@ -64,6 +71,17 @@ pub(crate) struct CaptureConfig {
     pub(crate) pins: PathBuf,
 }
 
+/// Where the CNI plugin is installed.
+#[derive(Clone, Debug)]
+pub(crate) struct CniConfig {
+    /// The host's folder of network configurations.
+    pub(crate) conf_dir: PathBuf,
+    /// The host's folder of plugins.
+    pub(crate) bin_dir: PathBuf,
+    /// Namespaces whose pods start without a ztunnel.
+    pub(crate) always_start: Vec<String>,
+}
+
 /// Reads every setting, or says everything that is wrong.
 pub(crate) fn load(vars: &dyn Vars) -> Result<Config, Mistakes> {
     let p = Parser::new(vars);
@@ -71,6 +89,8 @@ pub(crate) fn load(vars: &dyn Vars) -> Result<Config, Mistakes> {
     let threads = p.or_within("AIRGLOW_THREADS", cores, 1..=THREADS_MAX);
     let controller = controller(&p);
     let capture = capture(&p);
+    let cni = cni(&p);
+    let cri_socket = p.optional("AIRGLOW_CRI_SOCKET");
     let node = p.required::<String>("AIRGLOW_NODE");
     let network = p.or("AIRGLOW_NETWORK", String::new());
     let cluster_domain = p.or("AIRGLOW_CLUSTER_DOMAIN", "cluster.local".to_owned());
@@ -95,6 +115,8 @@ pub(crate) fn load(vars: &dyn Vars) -> Result<Config, Mistakes> {
             threads: threads?,
             controller: controller?,
             capture: capture?,
+            cni: cni?,
+            cri_socket: cri_socket?,
             run_dir: run_dir?,
             metrics: metrics?,
             readiness: readiness?,
@@ -134,6 +156,25 @@ fn capture(p: &Parser<'_>) -> Option<CaptureConfig> {
     let kubepods = p.optional("AIRGLOW_KUBEPODS");
     let pins = p.or("AIRGLOW_PINS", PathBuf::from("/sys/fs/bpf/airglow"));
     Some(CaptureConfig { cgroup: cgroup?, kubepods: kubepods?, pins: pins? })
+}
+
+fn cni(p: &Parser<'_>) -> Option<Option<CniConfig>> {
+    let conf_dir = p.optional::<PathBuf>("AIRGLOW_CNI_CONF_DIR");
+    let bin_dir = p.optional::<PathBuf>("AIRGLOW_CNI_BIN_DIR");
+    let always_start = p.or("AIRGLOW_CNI_ALWAYS_START", ALWAYS_START.to_owned());
+    let always_start = always_start?.split(',').filter(|name| !name.is_empty()).map(Into::into).collect();
+    match (conf_dir?, bin_dir?) {
+        (Some(conf_dir), Some(bin_dir)) => Some(Some(CniConfig { conf_dir, bin_dir, always_start })),
+        (None, None) => Some(None),
+        (Some(_), None) => {
+            p.conflict("AIRGLOW_CNI_CONF_DIR", "goes only with AIRGLOW_CNI_BIN_DIR: set both or none");
+            None
+        }
+        (None, Some(_)) => {
+            p.conflict("AIRGLOW_CNI_BIN_DIR", "goes only with AIRGLOW_CNI_CONF_DIR: set both or none");
+            None
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -196,6 +237,14 @@ mod tests {
         assert_eq!(&*config.data.node, "n1");
         assert!(!config.data.force_tunnel && !config.controller.on_demand);
         assert_eq!(config.metrics.port(), 15020);
+        assert!(config.cni.is_none() && config.cri_socket.is_none());
+    }
+
+    #[test]
+    fn a_plugin_is_installed_where_both_folders_are_named() {
+        let folders = [("AIRGLOW_CNI_CONF_DIR", "/host/net.d"), ("AIRGLOW_CNI_BIN_DIR", "/host/bin")];
+        let cni = load_with(&folders).unwrap().cni.unwrap();
+        assert_eq!(cni.always_start, ["kube-system", "airglow-system"]);
     }
 
     #[test]
@@ -204,10 +253,13 @@ mod tests {
             ("AIRGLOW_CONTROLLER", "http://10.0.0.1:15012"),
             ("AIRGLOW_THREADS", "0"),
             ("AIRGLOW_LOCAL_PATH", "fast"),
+            ("AIRGLOW_CNI_BIN_DIR", "/opt/cni/bin"),
             ("AIRGLOW_THREDS", "2"),
         ])
         .unwrap_err();
-        for part in ["https://", "AIRGLOW_THREADS", "`direct` or `tunnel`", "AIRGLOW_THREDS"] {
+        for part in
+            ["https://", "set both or none", "AIRGLOW_THREADS", "`direct` or `tunnel`", "AIRGLOW_THREDS"]
+        {
             assert!(text.contains(part), "{text} should mention {part}");
         }
     }

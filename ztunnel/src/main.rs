@@ -33,7 +33,17 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match app::run(config) {
+    let outcome = match std::env::args().nth(1).as_deref() {
+        None => app::run(config),
+        Some("uninstall") => app::uninstall(&config),
+        Some(other) => {
+            eprintln!(
+                "ztunnel {other}: no such command. Without one it serves this node; `uninstall` takes from it what outlives a ztunnel"
+            );
+            return ExitCode::from(2);
+        }
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("ztunnel ends: {error:#}");

@@ -26,6 +26,8 @@ macro_rules! package {
 package! {
     /// `istio.v1.auth`: the certificate authority.
     ca = "istio.v1.auth";
+    /// `runtime.v1`: the container runtime's own, as far as we ask it.
+    cri = "runtime.v1";
     /// `envoy.service.discovery.v3`: delta discovery.
     discovery = "envoy.service.discovery.v3";
     /// `airglow.node.v1`: enrolment, between our controller and our node proxy.

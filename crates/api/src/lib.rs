@@ -13,5 +13,5 @@ mod invalid;
 mod unknown;
 
 pub use convert::enrolment::{Enrolment, PodReport, PodState};
-pub use generated::{ca, discovery, node, security, workload};
+pub use generated::{ca, cri, discovery, node, security, workload};
 pub use invalid::{Invalid, InvalidField, InvalidPolicy, Problem};

@@ -43,6 +43,11 @@ impl Door {
         (Self { node_api, admin, commands, routes }, received)
     }
 
+    /// By which others of this process announce pods.
+    pub(super) fn commands(&self) -> mpsc::Sender<Command> {
+        self.commands.clone()
+    }
+
     /// Where the node API is.
     pub(super) fn path(&self) -> &Path {
         &self.node_api.path

@@ -173,6 +173,11 @@ impl Manager {
         })
     }
 
+    /// By which others of this process announce pods.
+    pub(crate) fn commands(&self) -> mpsc::Sender<Command> {
+        self.door.commands()
+    }
+
     /// Works until the drain begins; then lets connections end, as long as the drain allows.
     ///
     /// # Errors
