@@ -3,7 +3,7 @@
 
 use std::io;
 use std::os::linux::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use thiserror::Error;
@@ -34,17 +34,18 @@ pub enum CgroupError {
     },
 }
 
-/// Where cgroup v2 is mounted: `/sys/fs/cgroup`, or `/sys/fs/cgroup/unified` on hybrid hosts.
+/// Where cgroup v2 is mounted: `/sys/fs/cgroup`, or `/sys/fs/cgroup/unified` on hybrid hosts. In a container that is given
+/// the host's tree besides its own part of it, the host's.
 pub fn mount() -> Result<PathBuf, CgroupError> {
-    find_mount(&read("/proc/self/mountinfo")?).ok_or(CgroupError::NotMounted)
+    outermost(&mounts(&read("/proc/self/mountinfo")?)).ok_or(CgroupError::NotMounted)
 }
 
-/// The directory of the calling process below [`mount`].
+/// The directory of the calling process.
 pub fn own() -> Result<PathBuf, CgroupError> {
-    let mount = mount()?;
+    let mountinfo = read("/proc/self/mountinfo")?;
     let cgroups = read("/proc/self/cgroup")?;
     let relative = find_own(&cgroups).ok_or(CgroupError::NotMounted)?;
-    Ok(mount.join(relative.trim_start_matches('/')))
+    own_below(&mounts(&mountinfo), Path::new(relative)).ok_or(CgroupError::NotMounted)
 }
 
 /// The id that `bpf_get_current_cgroup_id` gives for processes in this directory.
@@ -81,14 +82,39 @@ fn read(path: &str) -> Result<String, CgroupError> {
     std::fs::read_to_string(path).map_err(|source| CgroupError::Read { path: path.into(), source })
 }
 
-/// proc(5), mountinfo: the mount point is field 5; the type follows a lone dash, behind optional fields.
-fn find_mount(mountinfo: &str) -> Option<PathBuf> {
-    mountinfo
-        .lines()
-        .filter_map(|line| line.split_once(" - "))
-        .find(|(_, filesystem)| filesystem.split(' ').next() == Some("cgroup2"))
-        .and_then(|(mount, _)| mount.split(' ').nth(4))
-        .map(PathBuf::from)
+/// Which part of the tree is mounted, as seen from the caller's cgroup namespace, and where.
+type Mount<'a> = (&'a Path, &'a Path);
+
+/// proc(5), mountinfo: field 4 is the root of the mount within its file system, field 5 the mount point; the type follows a
+/// lone dash, behind optional fields.
+fn mounts(mountinfo: &str) -> Vec<Mount<'_>> {
+    let lines = mountinfo.lines().filter_map(|line| line.split_once(" - "));
+    lines
+        .filter(|(_, filesystem)| filesystem.split(' ').next() == Some("cgroup2"))
+        .filter_map(|(mount, _)| {
+            let mut fields = mount.split(' ').skip(3);
+            Some((Path::new(fields.next()?), Path::new(fields.next()?)))
+        })
+        .collect()
+}
+
+/// The mount of the largest part of the tree. What is above the caller's namespace is shown as `/..`.
+fn outermost(mounts: &[Mount<'_>]) -> Option<PathBuf> {
+    let depth = |root: &Path| -> i32 {
+        root.components()
+            .map(|part| match part {
+                Component::ParentDir => -1,
+                Component::Normal(_) => 1,
+                Component::CurDir | Component::Prefix(_) | Component::RootDir => 0,
+            })
+            .sum()
+    };
+    mounts.iter().min_by_key(|(root, _)| depth(root)).map(|(_, point)| point.to_path_buf())
+}
+
+/// A directory of the tree, by a mount of which it is a part. Names above the caller's namespace are not known.
+fn own_below(mounts: &[Mount<'_>], own: &Path) -> Option<PathBuf> {
+    mounts.iter().find_map(|(root, point)| Some(point.join(own.strip_prefix(root).ok()?)))
 }
 
 /// cgroups(7): the line of hierarchy 0 is cgroup v2's.
@@ -105,12 +131,31 @@ mod tests {
         let mountinfo = "31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755\n\
                          32 31 0:29 / /sys/fs/cgroup/cpu rw,relatime shared:3 - cgroup cgroup rw,cpu\n\
                          41 31 0:38 / /sys/fs/cgroup/unified rw,relatime shared:9 master:1 - cgroup2 cgroup2 rw\n";
-        assert_eq!(find_mount(mountinfo), Some(PathBuf::from("/sys/fs/cgroup/unified")));
+        let mounts = mounts(mountinfo);
+        assert_eq!(outermost(&mounts), Some(PathBuf::from("/sys/fs/cgroup/unified")));
+        let own = own_below(&mounts, Path::new("/system.slice/ztunnel.service"));
+        assert_eq!(own, Some(PathBuf::from("/sys/fs/cgroup/unified/system.slice/ztunnel.service")));
+    }
+
+    #[test]
+    fn a_container_has_its_own_part_and_is_given_the_hosts() {
+        let private = "41 31 0:38 / /sys/fs/cgroup ro,nosuid - cgroup2 cgroup rw\n\
+                       52 31 0:38 /../../.. /host/sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
+        let shared = "41 31 0:38 /kubepods/pod1/c1 /sys/fs/cgroup ro - cgroup2 cgroup rw\n\
+                      52 31 0:38 / /host/sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
+        for (mountinfo, own, at) in
+            [(private, "/", "/sys/fs/cgroup"), (shared, "/kubepods/pod1/c1", "/sys/fs/cgroup")]
+        {
+            let mounts = mounts(mountinfo);
+            assert_eq!(outermost(&mounts), Some(PathBuf::from("/host/sys/fs/cgroup")));
+            let own = own_below(&mounts, Path::new(own)).unwrap();
+            assert_eq!(own.components().as_path(), Path::new(at));
+        }
     }
 
     #[test]
     fn a_host_without_it_is_told_so() {
-        assert_eq!(find_mount("32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n"), None);
+        assert_eq!(outermost(&mounts("32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n")), None);
     }
 
     #[test]

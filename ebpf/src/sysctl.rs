@@ -3,6 +3,8 @@
 
 use std::io;
 
+use nix::mount::{MsFlags, mount};
+
 use crate::network::NetworkError;
 use crate::record::SYSCTL_COUNT;
 
@@ -71,6 +73,22 @@ fn read(name: &'static str) -> Result<Option<i32>, NetworkError> {
 }
 
 fn write(name: &'static str, value: i32) -> Result<(), NetworkError> {
-    std::fs::write(format!("/proc/sys/{name}"), value.to_string())
-        .map_err(|source| NetworkError::Sysctl { name, source })
+    let write = || std::fs::write(format!("/proc/sys/{name}"), value.to_string());
+    let written = match write() {
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+            make_writable().and_then(|()| write())
+        }
+        written => written,
+    };
+    written.map_err(|source| NetworkError::Sysctl { name, source })
+}
+
+/// Container runtimes mount /proc/sys read-only in containers that are not privileged; this process's view of it is its own
+/// to change.
+fn make_writable() -> io::Result<()> {
+    let flags =
+        MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(None::<&str>, "/proc/sys", None::<&str>, flags, None::<&str>)?;
+    tracing::info!("/proc/sys was read-only in this container and is writable now");
+    Ok(())
 }
