@@ -1,11 +1,11 @@
 # Everything a person types. Each target says what it does and how long it took; none asks anything.
-#   ARGS="..." is passed on by demo and bench.
+#   ARGS="..." is passed on by demo, cluster and bench.
 
 PART := scripts/part
 CARGO := cargo
 RUN_BINARIES := -p ztunnel -p controller -p lab -p airglow
 
-.PHONY: help setup demo test lint bench soak fmt clean
+.PHONY: help setup demo cluster test lint bench soak fmt clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -17,10 +17,16 @@ demo: setup ## the whole system on this machine: two nodes, a shop, a mesh (root
 	@$(PART) build $(CARGO) build --locked --release $(RUN_BINARIES)
 	@target/release/airglow demo $(ARGS)
 
+cluster: setup ## a Kubernetes of two nodes on this machine, until Ctrl-C; prints the KUBECONFIG (root). ARGS="3" nodes
+	@$(PART) programs scripts/cluster-binaries
+	@$(PART) build $(CARGO) build --locked -p lab
+	@target/debug/lab-run cluster $(ARGS)
+
 test: setup ## what has to pass before a change is merged (root)
 	@$(PART) format $(CARGO) fmt --all --check
 	@$(PART) lints $(CARGO) clippy --locked --quiet --workspace --all-targets -- -D warnings
 	@$(PART) build $(CARGO) build --locked --workspace --all-targets
+	@$(PART) cluster scripts/cluster-binaries
 	@$(PART) tests $(CARGO) test --locked --workspace --no-fail-fast
 
 lint: setup ## format, lints, architecture rules, and cargo-deny if it is installed

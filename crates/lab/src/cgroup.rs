@@ -85,19 +85,23 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes a group of v1, which has no processes any more. Absent is fine.
-pub(crate) fn remove_v1(path: &Path) -> io::Result<()> {
+/// Removes the groups of v1 that a run, or one node of it (`below` the run), has; their processes are gone. Absent is fine.
+pub(crate) fn remove_v1(run: &str, below: &str) -> io::Result<()> {
     let deadline = Instant::now() + EMPTY_WITHIN;
-    loop {
-        match remove_tree(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            // A process is gone for its parent before it is for its groups.
-            Err(error) if error.kind() == io::ErrorKind::ResourceBusy && Instant::now() < deadline => {
-                std::thread::yield_now();
+    for hierarchy in v1_mount_points()? {
+        let group = hierarchy.join(run).join(below);
+        loop {
+            match if group.exists() { remove_tree(&group) } else { Ok(()) } {
+                // A process is gone for its parent before it is for its groups.
+                Err(error) if error.kind() == io::ErrorKind::ResourceBusy && Instant::now() < deadline => {
+                    std::thread::yield_now();
+                }
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => break,
             }
-            other => return other,
         }
     }
+    Ok(())
 }
 
 /// Kills everything in the group and below and waits until no live process is left in it.

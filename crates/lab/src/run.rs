@@ -106,10 +106,7 @@ impl Run {
         // Fails while other runs have pins there, as it should.
         drop(fs::remove_dir(PINS));
         attempt(&self.cgroup, cgroup::remove(&self.cgroup));
-        for hierarchy in cgroup::v1_mount_points().unwrap_or_default() {
-            let group = hierarchy.join(&self.name);
-            attempt(&group, cgroup::remove_v1(&group));
-        }
+        attempt(&self.cgroup, cgroup::remove_v1(&self.name, ""));
         attempt(&self.dir, absent_is_fine(fs::remove_dir_all(&self.dir)));
         drop(fs::remove_dir(RUNS));
         if failures.is_empty() { Ok(()) } else { Err(failures) }

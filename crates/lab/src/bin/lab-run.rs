@@ -4,6 +4,7 @@
 //! For people: `lab-run up`, a lab with a web server on each node, and `lab-run cluster`, a Kubernetes; both to look around in
 //! until Ctrl-C.
 
+use std::ffi::OsString;
 use std::io;
 use std::process::ExitCode;
 
@@ -31,14 +32,16 @@ fn main() -> ExitCode {
             Ok(()) => return ExitCode::SUCCESS,
             Err(error) => error.to_string(),
         },
-        Some("cluster") => match cluster() {
+        Some("cluster") => match cluster(args.next()) {
             Ok(()) => return ExitCode::SUCCESS,
             Err(error) => error.to_string(),
         },
         other => match lab::helper(other.unwrap_or_default(), &args.collect::<Vec<_>>()) {
             Some(Ok(code)) => return ExitCode::from(code),
             Some(Err(failure)) => failure,
-            None => "usage: lab-run up|cluster (what else there is is for the lab itself)".to_owned(),
+            None => {
+                "usage: lab-run up | cluster [NODES] (what else there is is for the lab itself)".to_owned()
+            }
         },
     };
     eprintln!("lab-run: {failure}");
@@ -62,11 +65,17 @@ fn up() -> Result<(), LabError> {
     Ok(())
 }
 
-/// Says how to use it, and holds it as [`up`] does.
-fn cluster() -> Result<(), LabError> {
-    let cluster = Cluster::start(ClusterConfig::default())?;
-    cluster.load_app_image()?;
+/// Says how to use it, and holds it as [`up`] does. The argument is how many nodes it has.
+fn cluster(nodes: Option<OsString>) -> Result<(), LabError> {
+    let mut config = ClusterConfig::default();
+    if let Some(nodes) = nodes {
+        let number = nodes.to_string_lossy().parse();
+        config.nodes =
+            number.map_err(|_| LabError::Refused(format!("{nodes:?} is not a number of nodes")))?;
+    }
+    let cluster = Cluster::start(config)?;
     println!("{}", cluster.name());
+    cluster.load_app_image()?;
     print!("{}", cluster.kubectl(&["get", "nodes", "-o", "wide"])?);
     println!("logs of its components: {}/logs", cluster.dir().display());
     println!("an image for pods: {} (lab-app, sh, curl)", lab::APP_IMAGE);

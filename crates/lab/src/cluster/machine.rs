@@ -49,6 +49,7 @@ impl Component {
 /// What a node is made of.
 #[derive(Debug)]
 pub(crate) struct Machine {
+    run: String,
     name: String,
     number: u8,
     netns: Netns,
@@ -72,9 +73,8 @@ impl Machine {
         let name = format!("n{number}");
         let netns = Netns::create(&run.netns(&name))?;
         let cgroup = run.cgroup.join(&name);
-        cgroup::create_node(&run.name, &name)?;
         let dir = run.dir.join(&name);
-        Ok(Self { name, number, netns, cgroup, dir, ipv6, running: Mutex::new(None) })
+        Ok(Self { run: run.name.clone(), name, number, netns, cgroup, dir, ipv6, running: Mutex::new(None) })
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -144,6 +144,7 @@ impl Machine {
         if running.is_some() {
             return Err(LabError::Refused(format!("node {} is on already", self.name)));
         }
+        cgroup::create_node(&self.run, &self.name)?;
         let cgroup = self.cgroup.join("system").join("init");
         cgroup::create(&cgroup)?;
         let entry = Entry {
@@ -177,7 +178,9 @@ impl Machine {
         let Some(running) = self.running.lock().take() else {
             return Err(LabError::Refused(format!("node {} is off already", self.name)));
         };
-        cgroup::kill(&self.cgroup).map_err(cannot(format!("end everything on node {}", self.name)))?;
+        // Groups go too: a kubelet takes seconds for each that has no container.
+        let ended = cgroup::remove(&self.cgroup).and_then(|()| cgroup::remove_v1(&self.run, &self.name));
+        ended.map_err(cannot(format!("end everything on node {}", self.name)))?;
         running.keeper.stop(Signal::SIGKILL)?;
         for daemon in running.daemons.iter().flatten() {
             daemon.stop(Signal::SIGKILL)?;

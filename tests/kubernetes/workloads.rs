@@ -1,0 +1,80 @@
+//! What users do with a cluster works on this one.
+
+use std::collections::BTreeSet;
+
+use lab::wait_until;
+
+use crate::{Namespace, PATIENCE, shared};
+
+#[test]
+fn two_nodes_are_ready_and_run_the_pinned_release() {
+    let said = shared().kubectl(&["get", "nodes", "--no-headers"]).expect("nodes");
+    let nodes: Vec<Vec<_>> = said.lines().map(|line| line.split_whitespace().collect()).collect();
+    let of = |column: usize| nodes.iter().map(|node| node[column]).collect::<Vec<_>>();
+    assert_eq!((of(0), of(1)), (vec!["n1", "n2"], vec!["Ready", "Ready"]), "{said}");
+    let server = shared().kubectl(&["version", "-o", "json"]).expect("versions");
+    let server: serde_json::Value = serde_json::from_str(&server).expect("JSON");
+    assert_eq!(server["serverVersion"]["gitVersion"], of(4)[0], "nodes and API server are of one release");
+}
+
+#[test]
+fn a_deployment_is_rolled_out_on_both_nodes_and_served_across_them() {
+    let shop = Namespace::new(shared(), "workloads");
+    shop.deploy_web(4);
+    let pods = shop.pods();
+    let nodes: Vec<_> = pods.iter().map(|(_, node, _)| node.as_str()).collect();
+    assert_eq!(nodes.iter().filter(|node| **node == "n1").count(), 2, "{pods:?}");
+    let canary = shared().wire().watch("a-canary-in-plain-text");
+    let (client, ..) = pods.iter().find(|(_, node, _)| node == "n1").expect("a pod on n1");
+    let address = shop.get(&["service", "web"])["spec"]["clusterIP"].as_str().expect("an address").to_owned();
+    let mut answered = BTreeSet::new();
+    wait_until("an answer of every pod at the service's address", PATIENCE, || {
+        let answer = shop.curl(client, &format!("http://{address}/a-canary-in-plain-text"));
+        answered.insert(answer["name"].as_str().unwrap_or_default().to_owned());
+        if answered.len() == pods.len() { Ok(()) } else { Err(format!("{answered:?}")) }
+    })
+    .expect("kube-proxy spreads connections over both nodes");
+    let seen = canary.sightings().expect("a complete capture");
+    assert!(!seen.is_empty(), "what goes from node to node without a mesh is seen on the wire");
+}
+
+#[test]
+fn exec_logs_and_scale_work() {
+    let shop = Namespace::new(shared(), "tools");
+    shop.deploy_web(1);
+    let [(pod, ..)] = &shop.pods()[..] else { panic!("one pod") };
+    assert_eq!(shop.kubectl(&["exec", pod, "--", "sh", "-c", "echo $POD"]).trim(), pod);
+    assert!(shop.kubectl(&["logs", pod]).contains("listening on"));
+    shop.kubectl(&["scale", "deployment/web", "--replicas=3"]);
+    shop.rolled_out();
+    assert_eq!(shop.pods().len(), 3);
+}
+
+#[test]
+fn pods_reach_the_api_server_with_their_own_account() {
+    let shop = Namespace::new(shared(), "account");
+    shop.deploy_web(1);
+    let [(pod, ..)] = &shop.pods()[..] else { panic!("one pod") };
+    let folder = "/var/run/secrets/kubernetes.io/serviceaccount";
+    let script = format!(
+        "curl -sS -m 10 --cacert {folder}/ca.crt -H \"Authorization: Bearer $(cat {folder}/token)\" \
+         https://$KUBERNETES_SERVICE_HOST/api/v1/namespaces/account/pods"
+    );
+    let answer = shop.kubectl(&["exec", pod, "--", "sh", "-c", &script]);
+    assert!(answer.contains("system:serviceaccount:account:default"), "RBAC refuses it by name: {answer}");
+}
+
+#[test]
+fn a_node_shows_its_own_files_network_and_processes() {
+    let node = shared().node(0);
+    let hostname = node.run(["hostname"]).expect("a program on the node");
+    assert_eq!(hostname.stdout.trim(), "n1");
+    let addresses = node.run(["ip", "-brief", "address"]).expect("ip").stdout;
+    assert!(addresses.contains(&node.ips()[0].to_string()), "{addresses}");
+    let first = node.run(["cat", "/proc/1/cmdline"]).expect("cat").stdout;
+    assert!(first.contains("node-init"), "{first}");
+    let networks = node.path("/etc/cni/net.d").expect("it is on");
+    assert!(networks.join("10-lab.conflist").is_file());
+    assert!(!std::path::Path::new("/etc/cni/net.d/10-lab.conflist").exists(), "the machine has none");
+    assert!(node.cgroup().join("kubepods").is_dir(), "pods are below the node's group");
+}
