@@ -165,8 +165,10 @@ struct Started {
 }
 
 fn start_hub(config: &Config, backend: Backend, tasks: &mut TaskGroup) -> anyhow::Result<Started> {
-    let proofs = Proofs::new(&config.state_dir);
-    let index = Index::new(config.index.clone(), proofs.load()?);
+    // On Kubernetes the record is on the pods, where every replica sees it.
+    let proofs = (!config.index.proofs_on_pods).then(|| Proofs::new(&config.state_dir));
+    let proven = proofs.as_ref().map(Proofs::load).transpose()?.unwrap_or_default();
+    let index = Index::new(config.index.clone(), proven);
     let (publisher, published) = Publisher::new();
     let (writer, hub, ready) = Hub::new(index, proofs, publisher);
     tasks.spawn_infallible("hub", writer.run());

@@ -83,11 +83,13 @@ pub fn load(vars: &dyn Vars) -> Result<Config, Mistakes> {
     let format = p.or_as("AIRGLOW_LOG_FORMAT", "`plain` or `json`", Format::Plain);
     let filter = p.or("AIRGLOW_LOG", FILTER_DEFAULT.to_owned());
     p.finish(|| {
+        let source = source?;
+        let proofs_on_pods = matches!(source, Source::Kube { .. });
         Some(Config {
-            source: source?,
+            source,
             state_dir: state_dir?,
             listen: listen?,
-            index: index?,
+            index: index::Config { proofs_on_pods, ..index? },
             cert_ttl: cert_ttl?,
             server_names: listed(&server_names?).map(serving_name).collect(),
             metrics: metrics?,
@@ -167,6 +169,7 @@ fn index(p: &Parser<'_>) -> Option<index::Config> {
             Some(text) => listed(&text).map(str::to_owned).collect(),
             None => default.excluded_namespaces,
         },
+        proofs_on_pods: default.proofs_on_pods,
     })
 }
 

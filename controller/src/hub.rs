@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use crate::index::{Index, PodState};
@@ -44,7 +44,10 @@ pub struct Stopped;
 
 /// How others reach the writer. Clones reach the same.
 #[derive(Clone)]
-pub struct Handle(mpsc::Sender<Command>);
+pub struct Handle {
+    commands: mpsc::Sender<Command>,
+    changes: watch::Receiver<u64>,
+}
 
 impl Handle {
     /// Hands a source's differences over; the first batch is everything there is.
@@ -52,7 +55,7 @@ impl Handle {
     /// # Errors
     /// When the writer has ended.
     pub async fn batch(&self, batch: Batch) -> Result<(), Stopped> {
-        self.0.send(Command::Batch(batch)).await.map_err(|_| Stopped)
+        self.commands.send(Command::Batch(batch)).await.map_err(|_| Stopped)
     }
 
     /// Hands a node's complete report over and waits until it is in force. Returns the pods that are not the node's.
@@ -62,8 +65,14 @@ impl Handle {
     pub async fn report(&self, node: &str, pods: Vec<PodState>) -> Result<Vec<String>, Stopped> {
         let (taken, answer) = oneshot::channel();
         let command = Command::Report { node: node.to_owned(), pods, taken };
-        self.0.send(command).await.map_err(|_| Stopped)?;
+        self.commands.send(command).await.map_err(|_| Stopped)?;
         answer.await.map_err(|_| Stopped)
+    }
+
+    /// Changes whenever something was taken in.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.clone()
     }
 
     /// Runs `look` beside the writer and hands its answer back. It should be quick: nothing else happens meanwhile.
@@ -77,7 +86,7 @@ impl Handle {
         let (send, answer) = oneshot::channel();
         // Whoever asked may have left meanwhile; then nobody wants the answer.
         let command = Command::Inspect(Box::new(move |view| drop(send.send(look(view)))));
-        self.0.send(command).await.map_err(|_| Stopped)?;
+        self.commands.send(command).await.map_err(|_| Stopped)?;
         answer.await.map_err(|_| Stopped)
     }
 }
@@ -87,8 +96,11 @@ pub struct Hub {
     index: Index,
     problems: Vec<FileProblem>,
     misunderstood: Vec<Misunderstood>,
-    proofs: Proofs,
+    /// `None`: whoever marks the pods keeps them.
+    proofs: Option<Proofs>,
     publisher: Publisher,
+    /// Counts what was taken in.
+    taken: watch::Sender<u64>,
     commands: mpsc::Receiver<Command>,
     epoch: Instant,
     /// Why the last attempt to keep proofs failed, and when to try again.
@@ -101,8 +113,13 @@ impl Hub {
     /// A writer over `index`. The receiver hears when the source's first batch is in force: only then may nodes be
     /// served, or they would take "not read yet" for "gone".
     #[must_use]
-    pub fn new(index: Index, proofs: Proofs, publisher: Publisher) -> (Self, Handle, oneshot::Receiver<()>) {
+    pub fn new(
+        index: Index,
+        proofs: Option<Proofs>,
+        publisher: Publisher,
+    ) -> (Self, Handle, oneshot::Receiver<()>) {
         let (sender, commands) = mpsc::channel(QUEUE);
+        let (taken, changes) = watch::channel(0);
         let (first, ready) = oneshot::channel();
         let hub = Self {
             index,
@@ -110,12 +127,13 @@ impl Hub {
             misunderstood: Vec::new(),
             proofs,
             publisher,
+            taken,
             commands,
             epoch: Instant::now(),
             unsaved: None,
             first: Some(first),
         };
-        (hub, Handle(sender), ready)
+        (hub, Handle { commands: sender, changes }, ready)
     }
 
     /// Works until nobody can reach it any more.
@@ -149,6 +167,7 @@ impl Hub {
                     self.save().await;
                 }
                 self.publisher.publish(reported.changes, self.epoch.elapsed());
+                self.taken.send_modify(|count| *count += 1);
                 // A node that has left reports again.
                 let _ = taken.send(reported.unknown);
             }
@@ -178,6 +197,7 @@ impl Hub {
         if *self.index.proven() != before {
             self.save().await;
         }
+        self.taken.send_modify(|count| *count += 1);
         if let Some(first) = first {
             let _ = first.send(());
         }
@@ -185,7 +205,8 @@ impl Hub {
 
     /// Keeps the proofs. When that fails they still count: the nodes proved them, and only a restart would forget.
     async fn save(&mut self) {
-        let (proofs, proven) = (self.proofs.clone(), self.index.proven().clone());
+        let Some(proofs) = self.proofs.clone() else { return };
+        let proven = self.index.proven().clone();
         let saved = tokio::task::spawn_blocking(move || proofs.save(&proven)).await;
         self.unsaved =
             match saved.map_err(|error| error.to_string()).and_then(|saved| saved.map_err(|e| e.to_string()))

@@ -9,6 +9,7 @@ mod cluster;
 mod endpoints;
 mod enrolment;
 mod finding;
+mod marks;
 mod peer_authentication;
 mod products;
 mod proven;
@@ -26,6 +27,7 @@ use products::{Products, difference};
 
 pub use enrolment::{Enrolment, Verdict};
 pub use finding::{Finding, Outcome, Reason};
+pub use marks::{Mark, REDIRECTION, Remark};
 pub use products::Change;
 pub use proven::{PodState, Progress, Proven};
 
@@ -44,6 +46,8 @@ pub struct Config {
     pub cluster_domain: String,
     /// Namespaces that are never enrolled, besides the root namespace.
     pub excluded_namespaces: BTreeSet<String>,
+    /// A proof counts when it is a mark on its pod, where every replica sees it; a report alone is none.
+    pub proofs_on_pods: bool,
 }
 
 impl Default for Config {
@@ -56,6 +60,7 @@ impl Default for Config {
             cluster_domain: "cluster.local".into(),
             // What every other pod needs to start must not wait for the mesh.
             excluded_namespaces: ["kube-system".to_owned()].into(),
+            proofs_on_pods: false,
         }
     }
 }
@@ -154,6 +159,7 @@ impl Index {
             let wanted = wanted.is_some_and(|enrolment| enrolment.verdict.enrol);
             if pod.progress == Progress::Enrolled
                 && wanted
+                && !self.config.proofs_on_pods
                 && self.proven.insert(place.1.clone(), node.clone())
             {
                 reported.proven = true;
@@ -254,9 +260,9 @@ impl Index {
         if let Some(before) = wanted_before.filter(|before| wanted_after.as_ref() != Some(before)) {
             self.proven.remove(&before.1);
         }
-        if self.complete
-            && let Some((node, uid)) = wanted_after.filter(|after| known.as_ref() != Some(after))
-        {
+        let marked = self.config.proofs_on_pods && object.is_some_and(|pod| marks::mark(pod).is_some());
+        let is_new = |after: &(Str, Str)| self.complete && known.as_ref() != Some(after);
+        if let Some((node, uid)) = wanted_after.filter(|after| marked || is_new(after)) {
             self.proven.insert(uid, node);
         }
     }

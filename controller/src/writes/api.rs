@@ -4,6 +4,9 @@ use http::{Method, Request, header};
 use kube::{Client, Error};
 use serde_json::Value;
 
+/// A patch by [`call`] is a server-side apply.
+const APPLY: &str = "application/apply-patch+yaml";
+
 /// Asks for an object, or hands one over; `None` when there is none of that name.
 ///
 /// # Errors
@@ -14,8 +17,25 @@ pub(super) async fn call(
     path: &str,
     body: Option<&Value>,
 ) -> Result<Option<Value>, Error> {
-    // The only kind of patch that is used: server-side apply.
-    let content = if method == Method::PATCH { "application/apply-patch+yaml" } else { "application/json" };
+    let content = if method == Method::PATCH { APPLY } else { "application/json" };
+    send(client, method, path, content, body).await
+}
+
+/// Merges `patch` into an object; `None` when there is none of that name.
+///
+/// # Errors
+/// With what the API server said, or that it could not be asked.
+pub(super) async fn merge(client: &Client, path: &str, patch: &Value) -> Result<Option<Value>, Error> {
+    send(client, Method::PATCH, path, "application/merge-patch+json", Some(patch)).await
+}
+
+async fn send(
+    client: &Client,
+    method: Method,
+    path: &str,
+    content: &str,
+    body: Option<&Value>,
+) -> Result<Option<Value>, Error> {
     let body = body.map(|body| body.to_string().into_bytes()).unwrap_or_default();
     let request = Request::builder()
         .method(method)

@@ -1,14 +1,18 @@
-//! What the controller writes to an API server: the authority's state, and the roots that everyone should trust.
+//! What the controller writes to an API server: the authority's state, the roots that everyone should trust, and on each pod
+//! whether it is enrolled.
 //!
-//! Whatever several replicas could write is guarded: the authority's Secret by its version, all else by a Lease. Owns no
+//! Whatever several replicas could write is guarded: the authority's Secret by its version, all else by a Lease, save what one replica
+//! alone has been told. Owns no
 //! decision about the mesh.
 
 mod api;
 mod lease;
+mod marks;
 mod root_maps;
 mod secret;
 
 pub use lease::{Leader, lead};
+pub use marks::mark_pods;
 pub use root_maps::publish_roots;
 pub use secret::{SecretError, SharedAuthority};
 

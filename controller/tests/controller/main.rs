@@ -3,6 +3,7 @@
 mod directory;
 mod enrolment;
 mod index_property;
+mod marks;
 mod policies;
 mod serve;
 mod services;

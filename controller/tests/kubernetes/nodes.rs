@@ -6,6 +6,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use api::node::node_service_client::NodeServiceClient;
+use api::node::pod_state::State;
+use api::node::{EnrolmentReport, PodState};
 use controller::app::Controller;
 use controller::config;
 use controller::serve::{Accepted, Authenticator as _, TokenReviews};
@@ -15,7 +18,10 @@ use kube::Client;
 use model::identity::Identity;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
 use tokio::time::timeout;
+use tonic::transport::Channel;
 
 use crate::objects::{apply, delete_pod, pod, shop};
 use crate::server::{ApiServer, PATIENCE};
@@ -163,13 +169,43 @@ impl Site {
         Self { directory, controller: started.expect("it starts"), roots }
     }
 
-    pub(crate) async fn certify(&self, token: PathBuf, identity: &str) -> Result<Identity, String> {
+    pub(crate) async fn report(&self, token: &str, node: &str, pods: &[(&str, State)]) {
+        let state = |(uid, state): &(&str, State)| PodState {
+            uid: (*uid).to_owned(),
+            state: (*state).into(),
+            message: String::new(),
+        };
+        let pods = pods.iter().map(state).collect();
+        let mut request = tonic::Request::new(EnrolmentReport { node: node.to_owned(), pods });
+        let bearer = format!("Bearer {token}").try_into().expect("printable");
+        request.metadata_mut().insert("authorization", bearer);
+        let mut client = NodeServiceClient::new(self.channel());
+        timeout(PATIENCE, client.report(request)).await.expect("in time").expect("the report is taken");
+    }
+
+    /// What the controller's own admin socket says.
+    pub(crate) async fn admin(&self, path: &str) -> Value {
+        let socket = self.directory.path().join("state/admin.sock");
+        let mut stream = UnixStream::connect(socket).await.expect("it listens");
+        let request = format!("GET {path} HTTP/1.1\r\nhost: controller\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("written");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("read");
+        let (_, body) = answer.split_once("\r\n\r\n").expect("a head");
+        serde_json::from_str(body).expect("JSON")
+    }
+
+    fn channel(&self) -> Channel {
         let target = Target {
             address: format!("https://{}", self.controller.address()).parse().expect("an address"),
             roots: Roots::Pem(self.roots.clone()),
             server_name: None,
         };
-        let channel = channel(target, Arc::new(SystemClock)).expect("a good target");
+        channel(target, Arc::new(SystemClock)).expect("a good target")
+    }
+
+    pub(crate) async fn certify(&self, token: PathBuf, identity: &str) -> Result<Identity, String> {
+        let channel = self.channel();
         let identity: Identity = identity.parse().expect("the test's own identity");
         let request = KeyRequest::for_workload(&identity).expect("a key");
         let client = CaClient::new(channel, Arc::new(TokenFile(token)), "Kubernetes").expect("printable");

@@ -2,18 +2,20 @@
 
 use std::fs;
 use std::sync::Arc;
+use std::time::Duration;
 
+use api::node::pod_state::State;
 use controller::writes::{SecretError, SharedAuthority, lead};
 use identity::SystemClock;
 use identity::authority::{AuthorityConfig, RotationError, Step};
 use identity::signer::Signer as _;
 use kube::Client;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::nodes::{AUDIENCE, Site, published_roots, token, with_ztunnel};
-use crate::objects::apply;
-use crate::server::{ApiServer, PATIENCE};
+use crate::objects::{apply, pod};
+use crate::server::{ApiServer, PATIENCE, http};
 
 async fn with_namespace() -> (ApiServer, Client) {
     let api = ApiServer::start().await;
@@ -74,4 +76,70 @@ async fn all_replicas_serve_under_the_published_root() {
     }
     apply(&client, json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "late"}})).await;
     assert_eq!(published_roots(&client, "late").await, published_roots(&client, "shop").await);
+}
+
+async fn pod_of(client: &Client, name: &str) -> Value {
+    client.request(http(&format!("/api/v1/namespaces/shop/pods/{name}"))).await.expect("it is there")
+}
+
+/// Waits until the annotation of the pod is that.
+async fn marked(client: &Client, name: &str, value: Option<&str>) {
+    let holds = async {
+        while pod_of(client, name).await["metadata"]["annotations"]["ambient.istio.io/redirection"].as_str()
+            != value
+        {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(PATIENCE, holds).await.unwrap_or_else(|_| panic!("{name} is not marked {value:?}"));
+}
+
+/// Waits until the replica says that the pod is reached by tunnel only, or is not.
+async fn proven(site: &Site, name: &str, expected: bool) {
+    let holds = async {
+        loop {
+            let all = site.admin("/enrolments").await;
+            let found = all.as_array().expect("a list").iter().find(|one| one["pod"] == name).cloned();
+            if found.is_some_and(|one| one["proven"] == expected) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(PATIENCE, holds).await.unwrap_or_else(|_| panic!("{name}: never proven={expected}"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proof_told_to_one_replica_counts_for_all_and_outlives_them() {
+    let (api, client) = with_ztunnel().await;
+    let token = token(&client, "istio-system", AUDIENCE, true).await;
+    let sites = [Site::start(&api).await, Site::start(&api).await];
+    let uid = pod_of(&client, "web").await["metadata"]["uid"].as_str().expect("a uid").to_owned();
+    for site in &sites {
+        proven(site, "web", false).await;
+    }
+    // Neither may be the leader: whoever is told writes.
+    sites[1].report(&token, "n1", &[(&uid, State::Enrolled)]).await;
+    marked(&client, "web", Some("enabled")).await;
+    for site in &sites {
+        proven(site, "web", true).await;
+        proven(site, "db", false).await;
+    }
+    // A pod that is born into the mesh is reached by tunnel only, whoever is asked, also later.
+    apply(&client, pod("cart", "10.0.0.3")).await;
+    marked(&client, "cart", Some("pending")).await;
+    drop(sites);
+    let later = Site::start(&api).await;
+    proven(&later, "web", true).await;
+    proven(&later, "cart", true).await;
+    proven(&later, "db", false).await;
+
+    apply(
+        &client,
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop", "labels": {}}}),
+    )
+    .await;
+    proven(&later, "web", false).await;
+    marked(&client, "web", None).await;
+    marked(&client, "cart", None).await;
 }
