@@ -27,6 +27,8 @@ pub(crate) struct Pod {
     pub(crate) addresses: Vec<IpAddr>,
     /// Its network namespace.
     pub(crate) netns: Arc<Netns>,
+    /// What its connections may hold together in tunnels, unread or unsent, on all threads.
+    pub(crate) budget: hbone::Budget,
     /// Why it must be captured but not served, if so: what is known of it does not fit together.
     pub(crate) refused: Option<String>,
 }

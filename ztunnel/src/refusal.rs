@@ -49,6 +49,13 @@ pub(crate) enum Refusal {
     /// The pod's application claims an address that is not its pod's.
     #[error("the source {0} is not one of this pod's addresses; announce it with the pod if it is")]
     ForeignSource(SocketAddr),
+    /// The pod's connections hold more in tunnels than they may.
+    #[error(
+        "this pod's connections hold so much unread or unsent that their budget ({} MiB) is used up: those that have \
+         stood still longest are reset, and none is opened until they are; who does not read?",
+        hbone::limits::BUDGET >> 20
+    )]
+    Hoarded,
     /// The tunnel names nothing that is an authority.
     #[error("the CONNECT authority can't be read: {0}")]
     NotAnAuthority(InvalidAuthority),
@@ -112,6 +119,7 @@ impl Refusal {
             Self::Denied(Denied::WorkloadGone(_)) | Self::WorkloadUnknown(_) => "workload-unknown",
             Self::Drained(_) => "drained",
             Self::ForeignSource(_) => "foreign-source",
+            Self::Hoarded => "memory-budget",
             Self::NoRoute(_) => "no-route",
             Self::Overload(_) => "too-many-connections",
             Self::OwnPort(_) => "own-port",
@@ -134,6 +142,7 @@ impl Refusal {
             Self::Certificate { .. } => "IDENTITY_ERROR",
             Self::Authority(_)
             | Self::ForeignSource(_)
+            | Self::Hoarded
             | Self::NotAnAuthority(_)
             | Self::NoRoute(_)
             | Self::Overload(_)
@@ -154,6 +163,7 @@ impl Refusal {
             | Self::Denied(Denied::WorkloadGone(_))
             | Self::Drained(_)
             | Self::ForeignSource(_)
+            | Self::Hoarded
             | Self::NoRoute(_)
             | Self::Overload(_)
             | Self::OwnPort(_)
@@ -178,6 +188,7 @@ impl Refusal {
             | Self::Denied(_)
             | Self::Drained(_)
             | Self::ForeignSource(_)
+            | Self::Hoarded
             | Self::NotAnAuthority(_)
             | Self::NoRoute(_)
             | Self::Overload(_)

@@ -12,8 +12,9 @@ use crate::mesh::{Mesh, SOON, serve};
 /// How many MiB a ztunnel may grow by under an attack. The dearest of ours that needs no certificate, two thousand silent
 /// connections beside a few hundred busy ones, cost 100 MiB. What grows without end is past this soon.
 const MEMORY_MIB: u64 = 192;
-/// The same for 200 streams that nobody reads, whose windows and buffers hold a MiB and a half each at most.
-pub(crate) const WINDOWS_MIB: u64 = 384;
+/// The same for a pod whose streams nobody reads: its budget is 128 MiB (`hbone::limits::BUDGET`), and a byte that is held
+/// may pin two more.
+pub(crate) const BUDGET_MIB: u64 = 384;
 /// Files that may be open after an attack beside those of before: honest connections come and go.
 const SPARE_FILES: usize = 64;
 

@@ -2,17 +2,19 @@
 //! everything that would capture them.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use lab::Pod;
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::mesh::SOON;
 
 /// Between two looks at a few thousand connections.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// What takes nothing for so long is full: on the way are two queues that a busy machine empties in milliseconds.
+pub(crate) const FULL: Duration = Duration::from_secs(1);
 
 /// Connections that say nothing.
 pub(crate) fn connect(pod: &Pod, to: SocketAddr, count: usize) -> Vec<TcpStream> {
@@ -29,6 +31,8 @@ pub(crate) fn captured(pod: &Pod, to: SocketAddr, count: usize) -> Vec<TcpStream
     each(pod, count, || {
         let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
         socket.set_mark(MARK_CAPTURE)?;
+        // The kernel would give each some MiB, and a thousand full ones all there is for TCP on this machine.
+        socket.set_send_buffer_size(SEND_BUFFER)?;
         socket.connect_timeout(&to.into(), SOON)?;
         socket.set_nonblocking(true)?;
         Ok(socket.into())
@@ -61,6 +65,8 @@ pub(crate) fn half_open(pod: &Pod, to: SocketAddr, count: usize) -> Vec<Socket> 
     })
 }
 
+/// What waits in a captured connection to be read by its ztunnel.
+const SEND_BUFFER: usize = 64 * 1024;
 /// Of captured connections.
 const MARK_CAPTURE: u32 = 0x53a;
 /// `errno(3)`, on every architecture that we build for.
@@ -70,6 +76,41 @@ const EINPROGRESS: i32 = 115;
 pub(crate) fn write(streams: &mut [TcpStream], bytes: &[u8]) {
     for stream in streams {
         let _ = stream.write(bytes);
+    }
+}
+
+/// Writes to each as long as it takes anything, until none has for a second.
+pub(crate) fn fill(streams: &mut [TcpStream]) {
+    let deadline = Instant::now() + 4 * SOON;
+    let mut last = Instant::now();
+    while last.elapsed() < FULL {
+        assert!(Instant::now() < deadline, "what nobody reads is still taken");
+        for stream in &mut *streams {
+            if stream.write(&[7; 64 * 1024]).is_ok_and(|count| count > 0) {
+                last = Instant::now();
+            }
+        }
+        thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// A server in the pod that accepts and never reads, until it is dropped.
+pub(crate) struct Deaf(TcpListener);
+
+impl Deaf {
+    pub(crate) fn listen(pod: &Pod, port: u16) -> Self {
+        let listener = pod.netns().run(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)));
+        let listener = listener.expect("entered").expect("a listener");
+        let accepting = listener.try_clone().expect("a descriptor");
+        thread::spawn(move || accepting.incoming().map_while(Result::ok).collect::<Vec<_>>());
+        Self(listener)
+    }
+}
+
+impl Drop for Deaf {
+    fn drop(&mut self) {
+        // The thread's accept fails, and it lets go of everything.
+        drop(SockRef::from(&self.0).shutdown(Shutdown::Both));
     }
 }
 

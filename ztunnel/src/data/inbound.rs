@@ -98,7 +98,8 @@ async fn accept(context: &PodContext, tunnel: TcpStream) -> Result<(ServerConnec
     hbone::socket::prepare(&tunnel).map_err(Refusal::Relay)?;
     let certificate = upstream::certificate(context).await?;
     let from = tunnel.peer_addr().map_err(Refusal::Relay)?;
-    let accepted = hbone::accept(tunnel, certificate.server_config(), &upstream::SERVER_LIMITS).await;
+    let limits = upstream::server_limits(pod);
+    let accepted = hbone::accept(tunnel, certificate.server_config(), &limits).await;
     let (connection, chain) =
         accepted.map_err(|error| Refusal::Tunnel { to: from, reason: error.to_string() })?;
     let peer = peer_identity(&chain)?;
@@ -157,6 +158,9 @@ async fn destination(
 ) -> Result<AppAddr, Refusal> {
     let shared = &context.shared;
     let pod = &context.pod;
+    if pod.budget.is_exceeded() {
+        return Err(Refusal::Hoarded);
+    }
     let workload: Option<Arc<Workload>> = shared.mesh.local_workload(&pod.workload).await;
     let workload = workload.ok_or_else(|| Refusal::WorkloadUnknown(pod.workload.clone()))?;
     facts.destination.workload = Some(Arc::clone(&workload));

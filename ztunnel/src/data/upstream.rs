@@ -14,7 +14,7 @@ use bytes::Bytes;
 use ebpf::socket;
 use hbone::{
     ClientLimits, ClientTls, Connect, DialError, Driver, OpenError, Opener, Pool, PoolLimits, Progress,
-    ServerLimits, Stream,
+    RelayError, ServerLimits, Stream, StreamError, TunnelLimits,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 use identity::{Certificate, peer_identity};
@@ -40,9 +40,18 @@ pub(crate) static KEEPALIVE: LazyLock<TcpKeepalive> = LazyLock::new(|| {
     TcpKeepalive::new().with_time(Duration::from_secs(180)).with_interval(interval).with_retries(9)
 });
 
-/// The limits of tunnels that we accept.
-pub(crate) static SERVER_LIMITS: LazyLock<ServerLimits> = LazyLock::new(ServerLimits::default);
-static CLIENT_LIMITS: LazyLock<ClientLimits> = LazyLock::new(ClientLimits::default);
+/// The limits of tunnels that a pod accepts. All its tunnels share its budget.
+pub(crate) fn server_limits(pod: &Pod) -> ServerLimits {
+    ServerLimits { tunnel: tunnel_limits(pod), ..ServerLimits::default() }
+}
+
+fn client_limits(pod: &Pod) -> ClientLimits {
+    ClientLimits { tunnel: tunnel_limits(pod), ..ClientLimits::default() }
+}
+
+fn tunnel_limits(pod: &Pod) -> TunnelLimits {
+    TunnelLimits { budget: pod.budget.clone(), ..TunnelLimits::default() }
+}
 
 const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -109,6 +118,9 @@ pub(crate) async fn open(
     early: Bytes,
 ) -> Result<(Stream, Identity), Refusal> {
     let certificate = certificate(context).await?;
+    if context.pod.budget.is_exceeded() {
+        return Err(Refusal::Hoarded);
+    }
     let address = target.peer.0;
     let peer =
         Peer { address, identities: target.identities.clone(), certificate: certificate.serial.clone() };
@@ -138,7 +150,7 @@ async fn dial(
     hbone::socket::prepare(&tcp)?;
     // The name is not sent and not checked: who may answer is decided by identity, below.
     let tls = ClientTls { config: certificate.client_config(), server_name: peer.address.ip().into() };
-    let (opener, driver, chain) = hbone::connect(tcp, tls, &CLIENT_LIMITS).await?;
+    let (opener, driver, chain) = hbone::connect(tcp, tls, &client_limits(&context.pod)).await?;
     let found = peer_identity(&chain).map_err(DialError::rejected)?;
     if !peer.identities.contains(&found) {
         let stranger = Refusal::Stranger { to: peer.address, expected: peer.identities, found };
@@ -225,7 +237,10 @@ pub(crate) async fn relay(
         End::Client => hbone::relay(app, stream, &ClientEnd(traffic)).await,
         End::Server => hbone::relay(app, stream, &ServerEnd(traffic)).await,
     };
-    outcome.map_err(|error| Refusal::Relay(io::Error::other(error)))
+    outcome.map_err(|error| match error {
+        RelayError::Stream(StreamError::Hoarded) => Refusal::Hoarded,
+        error @ (RelayError::Stream(_) | RelayError::Tcp(_)) => Refusal::Relay(io::Error::other(error)),
+    })
 }
 
 /// Which end of the connection the application here is.
@@ -266,7 +281,7 @@ mod tests {
 
     #[test]
     fn a_pool_carries_as_many_streams_to_one_peer_as_a_pod_may_have_connections() {
-        let streams = PoolLimits::default().max_tunnels * CLIENT_LIMITS.max_streams;
+        let streams = PoolLimits::default().max_tunnels * ClientLimits::default().max_streams;
         assert!(streams >= MAX_CONNECTIONS, "{streams} streams, {MAX_CONNECTIONS} connections");
     }
 }

@@ -92,6 +92,7 @@ impl Manager {
             identity: verdict.identity.clone(),
             addresses: captured.addresses.clone(),
             netns,
+            budget: hbone::Budget::default(),
             refused,
         });
         for (thread, sockets) in self.threads.iter().zip(sockets) {
