@@ -5,7 +5,7 @@ PART := scripts/part
 CARGO := cargo
 RUN_BINARIES := -p ztunnel -p controller -p lab -p airglow
 
-.PHONY: help setup demo cluster test lint bench soak fmt clean
+.PHONY: help setup demo cluster images render test lint bench soak fmt clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -18,7 +18,7 @@ demo: setup ## the whole system on this machine: two nodes, a shop, a mesh (root
 	@target/release/airglow demo $(ARGS)
 
 cluster: setup ## a Kubernetes of two nodes on this machine, until Ctrl-C; prints the KUBECONFIG (root). ARGS="3" nodes
-	@$(PART) programs scripts/cluster-binaries
+	@$(PART) programs scripts/cluster-binaries kubernetes etcd containerd runc cni coredns
 	@$(PART) build $(CARGO) build --locked -p lab
 	@target/debug/lab-run cluster $(ARGS)
 
@@ -28,6 +28,12 @@ test: setup ## what has to pass before a change is merged (root)
 	@$(PART) build $(CARGO) build --locked --workspace --all-targets
 	@$(PART) cluster scripts/cluster-binaries
 	@$(PART) tests $(CARGO) test --locked --workspace --no-fail-fast
+
+images: setup ## container images FROM scratch as OCI archives in target/images, without a daemon. ARGS="DIRECTORY"
+	@$(PART) images scripts/images $(ARGS)
+
+render: setup ## deploy/airglow.yaml from the Helm chart
+	@mkdir -p target && scripts/render > target/airglow.yaml && mv target/airglow.yaml deploy/airglow.yaml
 
 lint: setup ## format, lints, architecture rules, and cargo-deny if it is installed
 	@$(PART) format $(CARGO) fmt --all --check

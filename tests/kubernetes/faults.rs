@@ -25,7 +25,8 @@ fn components_and_nodes_end_and_come_back() {
     for component in [Component::Containerd, Component::Kubelet, Component::KubeProxy] {
         node.start(component).expect("its return");
     }
-    await_answer(&shop, &format!("http://{}:8080/", before[1].2), &before[1].0);
+    let (client, server) = (&before[0], &before[1]);
+    assert_eq!(shop.curl(&client.0, &format!("http://{}:8080/", server.2))["name"], server.0);
     assert_eq!(shop.pods(), before, "pods did not notice");
 
     node.power_off().expect("a power cut");
@@ -40,18 +41,6 @@ fn components_and_nodes_end_and_come_back() {
     })
     .expect("kubelet starts them again");
     let service = &shop.get(&["service", "web"])["spec"]["clusterIP"];
-    await_answer(&shop, &format!("http://{}/", service.as_str().expect("an address")), "web-");
-}
-
-/// Waits until what one pod of `web` gets from this address names the other, or whoever it may be.
-fn await_answer(shop: &Namespace<'_>, url: &str, name: &str) {
-    let (client, ..) = &shop.pods()[0];
-    let ask = ["-n", "shop", "exec", client, "--", "curl", "-sS", "-m", "10", url];
-    wait_until(&format!("an answer of {url}"), PATIENCE, || match shop.cluster.kubectl(&ask) {
-        Ok(answer) if answer.contains(&format!("\"name\":\"{name}")) => Ok(()),
-        Ok(answer) => Err(answer),
-        // A kubelet that has just started knows its pods a moment later.
-        Err(error) => Err(error.to_string()),
-    })
-    .unwrap_or_else(|error| panic!("{error}"));
+    let answer = shop.curl(&client.0, &format!("http://{}/", service.as_str().expect("an address")));
+    assert!(before.iter().any(|(name, ..)| answer["name"] == *name), "{answer}");
 }

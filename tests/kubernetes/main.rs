@@ -10,7 +10,7 @@ mod workloads;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use lab::{APP_IMAGE, Cluster, ClusterConfig};
+use lab::{APP_IMAGE, Cluster, ClusterConfig, wait_until};
 use serde_json::Value;
 
 /// For things that take seconds on an idle machine.
@@ -102,10 +102,15 @@ spec: {{selector: {{app: web}}, ports: [{{port: 80, targetPort: 8080}}]}}
         pods["items"].as_array().expect("a list").iter().map(pod).collect()
     }
 
-    /// What a web server answers to curl in a pod.
+    /// What a web server answers to curl in a pod, once it does: nodes and DNS hear of a new service a moment later than its
+    /// pods are ready.
     fn curl(&self, pod: &str, url: &str) -> Value {
-        let said = self.kubectl(&["exec", pod, "--", "curl", "-sS", "-m", "10", url]);
-        serde_json::from_str(&said).unwrap_or_else(|error| panic!("{url} answered {said:?}: {error}"))
+        let ask = ["-n", self.name, "exec", pod, "--", "curl", "-sS", "-m", "10", url];
+        wait_until(&format!("an answer of {url}"), PATIENCE, || {
+            let said = self.cluster.kubectl(&ask).map_err(|error| error.to_string())?;
+            serde_json::from_str(&said).map_err(|error| format!("{said:?}: {error}"))
+        })
+        .unwrap_or_else(|error| panic!("{error}"))
     }
 }
 

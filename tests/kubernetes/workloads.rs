@@ -1,6 +1,7 @@
 //! What users do with a cluster works on this one.
 
 use std::collections::BTreeSet;
+use std::fs;
 
 use lab::wait_until;
 
@@ -77,4 +78,36 @@ fn a_node_shows_its_own_files_network_and_processes() {
     assert!(networks.join("10-lab.conflist").is_file());
     assert!(!std::path::Path::new("/etc/cni/net.d/10-lab.conflist").exists(), "the machine has none");
     assert!(node.cgroup().join("kubepods").is_dir(), "pods are below the node's group");
+}
+
+#[test]
+fn names_of_services_are_known_in_pods() {
+    shared().start_dns().expect("CoreDNS");
+    let shop = Namespace::new(shared(), "names");
+    shop.deploy_web(2);
+    let (client, ..) = &shop.pods()[0];
+    let answer = shop.curl(client, "http://web.names/by-name");
+    assert_eq!(answer["path"], "/by-name");
+    let unknown = ["-n", "names", "exec", client, "--", "curl", "-sS", "-m", "10", "http://nobody.names/"];
+    let complaint = shared().kubectl(&unknown).expect_err("there is no such service").to_string();
+    assert!(complaint.contains("Could not resolve host"), "{complaint}");
+}
+
+#[test]
+fn helm_installs_upgrades_and_uninstalls() {
+    let chart = shared().dir().join("chart");
+    fs::create_dir_all(chart.join("templates")).expect("a directory");
+    fs::write(chart.join("Chart.yaml"), "{apiVersion: v2, name: said, version: 1.0.0}").expect("a chart");
+    let template =
+        "{apiVersion: v1, kind: ConfigMap, metadata: {name: said}, data: {word: {{ .Values.word }}}}";
+    fs::write(chart.join("templates/said.yaml"), template).expect("a template");
+    let chart = chart.to_str().expect("a path in ASCII");
+    let shop = Namespace::new(shared(), "charts");
+    let helm = |args: &[&str]| shared().helm(args).unwrap_or_else(|error| panic!("{error}"));
+    for (verb, word) in [("install", "word=one"), ("upgrade", "word=two")] {
+        helm(&[verb, "said", chart, "-n", "charts", "--set", word]);
+        assert_eq!(shop.get(&["configmap", "said"])["data"]["word"], word[5..]);
+    }
+    helm(&["uninstall", "said", "-n", "charts"]);
+    assert_eq!(shop.kubectl(&["get", "configmap", "said", "--ignore-not-found"]), "");
 }

@@ -24,6 +24,7 @@ use crate::wire::Wire;
 use crate::wiring::{self, Role, Tuning};
 use crate::{cgroup, tool};
 
+mod addons;
 mod binaries;
 mod certificates;
 mod config;
@@ -37,6 +38,7 @@ mod node;
 mod relay;
 mod tar;
 
+pub use addons::APP_IMAGE;
 use binaries::Programs;
 use control::Control;
 pub use control::ControlPlane;
@@ -46,13 +48,6 @@ use kubectl::Kubectl;
 pub use machine::Component;
 use machine::Machine;
 pub use node::ClusterNode;
-
-/// An image for pods of tests, which [`Cluster::load_app_image`] puts on the nodes: `lab-app`, a shell, and this machine's curl.
-/// It runs as user 65532 and is never pulled (`imagePullPolicy: IfNotPresent` is the default for its tag).
-pub const APP_IMAGE: &str = "airglow.test/app:1";
-
-/// What else there is in it. Programs of this machine, with the libraries that they ask for.
-const APP_TOOLS: [&str; 5] = ["cat", "curl", "env", "sh", "sleep"];
 
 /// Between two looks at a component. A look may be a kubectl, which takes some hundredths of a second of a processor.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -209,17 +204,6 @@ impl Cluster {
         self.nodes().try_for_each(|node| node.load_image(archive))
     }
 
-    /// Puts [`APP_IMAGE`] on every node.
-    pub fn load_app_image(&self) -> Result<(), LabError> {
-        let archive = self.dir().join("app.tar");
-        let mut image = Image::new(APP_IMAGE).file("/bin/lab-app", &self.shared.tools.lab_app);
-        for name in APP_TOOLS {
-            image = image.file(format!("/bin/{name}"), format!("/bin/{name}"));
-        }
-        image.with_libraries()?.entrypoint(["lab-app"]).user("65532").write(&archive)?;
-        self.load_image(&archive)
-    }
-
     /// Ends a program of the control plane; pods and connections go on.
     pub fn stop(&self, which: ControlPlane, signal: nix::sys::signal::Signal) -> Result<(), LabError> {
         self.shared.control.stop_one(which, signal)
@@ -239,9 +223,11 @@ impl Cluster {
     fn explain(&self, namespace: &str, workload: &str, within: Duration, error: &LabError) -> LabError {
         let ask = |args: &[&str]| self.kubectl(args).unwrap_or_else(|error| error.to_string());
         let last = format!(
-            "{error}\n{}\n{}\n{}",
+            "{error}\n{}\n{}\n{}\n{}\n{}",
             ask(&["-n", namespace, "get", "pods", "-o", "wide"]),
             ask(&["-n", namespace, "get", "events", "--sort-by=.lastTimestamp"]),
+            ask(&["-n", namespace, "logs", workload, "--tail=25"]),
+            ask(&["-n", namespace, "logs", workload, "--tail=25", "--previous"]),
             self.shared.control.check().err().unwrap_or_default(),
         );
         LabError::Deadline { what: format!("rollout of {namespace}/{workload}"), within, last }

@@ -76,6 +76,7 @@ fn cluster(nodes: Option<OsString>) -> Result<(), LabError> {
     let cluster = Cluster::start(config)?;
     println!("{}", cluster.name());
     cluster.load_app_image()?;
+    cluster.start_dns()?;
     print!("{}", cluster.kubectl(&["get", "nodes", "-o", "wide"])?);
     println!("logs of its components: {}/logs", cluster.dir().display());
     println!("an image for pods: {} (lab-app, sh, curl)", lab::APP_IMAGE);

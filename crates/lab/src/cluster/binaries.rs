@@ -36,8 +36,7 @@ pub(crate) struct Programs(BTreeMap<String, PathBuf>);
 impl Programs {
     /// Finds them all; the error names the first that has not been built.
     pub(crate) fn locate() -> Result<Self, LabError> {
-        let sets = ["kubernetes", "etcd", "containerd", "runc", "cni", "coredns", "helm"];
-        let output = Command::new(SCRIPT).arg("--where").args(sets).output();
+        let output = Command::new(SCRIPT).arg("--where").output();
         let output = output.map_err(cannot(format!("run {SCRIPT}")))?;
         if !output.status.success() {
             let stderr = String::from_utf8_lossy(&output.stderr).trim().to_owned();
@@ -45,7 +44,7 @@ impl Programs {
         }
         let found = Self(parse(&String::from_utf8_lossy(&output.stdout)));
         for name in NEEDED {
-            found.optional(name, "")?;
+            found.on_request(name)?;
         }
         Ok(found)
     }
@@ -55,13 +54,13 @@ impl Programs {
         self.0.get(name).expect("locate looks for every program that is used")
     }
 
-    /// The path of a program that is built on request only, as part of `set`.
-    pub(crate) fn optional(&self, name: &str, set: &str) -> Result<&Path, LabError> {
+    /// The path of a program that a cluster may do without.
+    pub(crate) fn on_request(&self, name: &str) -> Result<&Path, LabError> {
         let path = self.0.get(name).filter(|path| path.is_file());
         path.map(PathBuf::as_path).ok_or_else(|| LabError::MissingBinary {
             name: name.into(),
             dir: self.0.get(name).and_then(|path| path.parent()).unwrap_or(Path::new("")).to_owned(),
-            build: format!("scripts/cluster-binaries {set}").trim_end().to_owned(),
+            build: "scripts/cluster-binaries".to_owned(),
         })
     }
 
@@ -87,9 +86,9 @@ mod tests {
     #[test]
     fn a_program_that_was_not_built_names_the_command_that_builds_it() {
         let programs = Programs(parse("helm\t/none/helm-1/helm\nnot a line\n"));
-        let error = programs.optional("helm", "helm").expect_err("absent");
+        let error = programs.on_request("helm").expect_err("absent");
         let expected =
-            "the executable `helm` is not in /none/helm-1; build it with `scripts/cluster-binaries helm`";
+            "the executable `helm` is not in /none/helm-1; build it with `scripts/cluster-binaries`";
         assert_eq!(error.to_string(), expected);
     }
 }
