@@ -23,7 +23,7 @@ use crate::root::Root;
 use crate::serve::{Authenticator, JoinTokens, TokenReviews};
 use crate::source::kube::{Kube, client};
 use crate::source::{Batch, directory};
-use crate::writes::{SecretError, SharedAuthority, lead, mark_pods, publish_roots};
+use crate::writes::{SecretError, SharedAuthority, lead, mark_pods, publish_roots, say_statuses};
 
 /// How often the authority of a directory does what time has made due.
 const MAINTENANCE: Duration = Duration::from_secs(3600);
@@ -111,6 +111,7 @@ impl Backend {
                 let (leader, election) = lead(client.clone(), namespace, replica());
                 tasks.spawn_infallible("election", election);
                 tasks.spawn_infallible("marks", mark_pods(client.clone(), hub.clone(), leader.clone()));
+                tasks.spawn_infallible("statuses", say_statuses(client.clone(), hub.clone(), leader.clone()));
                 let roots = publish_roots(client, hub.clone(), root.authority().clone(), leader);
                 tasks.spawn_infallible("root publication", roots);
             }

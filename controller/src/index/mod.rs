@@ -9,6 +9,7 @@ mod cluster;
 mod endpoints;
 mod enrolment;
 mod finding;
+mod judgements;
 mod marks;
 mod peer_authentication;
 mod products;
@@ -27,6 +28,7 @@ use products::{Products, difference};
 
 pub use enrolment::{Enrolment, Verdict};
 pub use finding::{Finding, Outcome, Reason};
+pub use judgements::{CONDITION, Judgement};
 pub use marks::{Mark, REDIRECTION, Remark};
 pub use products::Change;
 pub use proven::{PodState, Progress, Proven};

@@ -134,7 +134,7 @@ impl Election {
 }
 
 /// RFC 3339 with microseconds, as the API server wants it.
-fn timestamp(at: SystemTime) -> String {
+pub(super) fn timestamp(at: SystemTime) -> String {
     let at = time::OffsetDateTime::from(at);
     let (year, month, day) = at.to_calendar_date();
     let (hour, minute, second, microsecond) = at.to_hms_micro();

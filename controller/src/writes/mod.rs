@@ -1,5 +1,5 @@
-//! What the controller writes to an API server: the authority's state, the roots that everyone should trust, and on each pod
-//! whether it is enrolled.
+//! What the controller writes to an API server: the authority's state, the roots that everyone should trust, on each pod
+//! whether it is enrolled, and in each policy's status what became of it.
 //!
 //! Whatever several replicas could write is guarded: the authority's Secret by its version, all else by a Lease, save what one replica
 //! alone has been told. Owns no
@@ -10,11 +10,13 @@ mod lease;
 mod marks;
 mod root_maps;
 mod secret;
+mod statuses;
 
 pub use lease::{Leader, lead};
 pub use marks::mark_pods;
 pub use root_maps::publish_roots;
 pub use secret::{SecretError, SharedAuthority};
+pub use statuses::say_statuses;
 
 /// Who we are to the API server: the manager of the fields that we write.
 const FIELD_MANAGER: &str = "airglow-controller";

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::nodes::{AUDIENCE, Site, published_roots, token, with_ztunnel};
-use crate::objects::{apply, pod};
+use crate::objects::{apply, pod, policy};
 use crate::server::{ApiServer, PATIENCE, http};
 
 async fn with_namespace() -> (ApiServer, Client) {
@@ -142,4 +142,45 @@ async fn a_proof_told_to_one_replica_counts_for_all_and_outlives_them() {
     proven(&later, "web", false).await;
     marked(&client, "web", None).await;
     marked(&client, "cart", None).await;
+}
+
+/// Waits until the status of the policy says that, and returns it.
+async fn said(client: &Client, name: &str, status: &str, reason: &str, part: &str) -> Value {
+    let path = format!("/apis/security.istio.io/v1/namespaces/shop/authorizationpolicies/{name}");
+    let holds = async {
+        loop {
+            let policy: Value = client.request(http(&path)).await.expect("it is there");
+            let condition = &policy["status"]["conditions"][0];
+            let text = condition["message"].as_str().unwrap_or_default();
+            if condition["status"] == status && condition["reason"] == reason && text.contains(part) {
+                assert_eq!(condition["type"], "ZtunnelAccepted");
+                assert_eq!(condition["observedGeneration"], policy["metadata"]["generation"], "{policy}");
+                return policy;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(PATIENCE, holds).await.unwrap_or_else(|_| panic!("{name}: never {status} {reason} {part}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn policies_say_what_became_of_them() {
+    let (api, client) = with_ztunnel().await;
+    let _site = Site::start(&api).await;
+    let before = said(&client, "only-web", "True", "Accepted", "enforced").await;
+    apply(&client, policy("only-web", json!({"rules": [{"to": [{"operation": {"methods": ["GET"]}}]}]})))
+        .await;
+    let after = said(&client, "only-web", "True", "UnsupportedValue", "waypoint").await;
+    let since = |policy: &Value| policy["status"]["conditions"][0]["lastTransitionTime"].clone();
+    assert_eq!(since(&before), since(&after), "it is accepted since then");
+
+    apply(&client, policy("custom", json!({"action": "CUSTOM", "provider": {"name": "p"}}))).await;
+    said(&client, "custom", "False", "UnsupportedValue", "CUSTOM").await;
+    apply(&client, policy("new", json!({"rules": [{"from": [{"source": {"moonPhases": ["full"]}}]}]}))).await;
+    let new = said(&client, "new", "False", "Invalid", "moonPhases").await;
+    // What was said comes back by the watch and must not be said again. Another policy shows that time has passed.
+    apply(&client, policy("last", json!({"rules": [{}]}))).await;
+    said(&client, "last", "True", "Accepted", "").await;
+    let again = said(&client, "new", "False", "Invalid", "moonPhases").await;
+    assert_eq!(new["metadata"]["resourceVersion"], again["metadata"]["resourceVersion"]);
 }

@@ -11,7 +11,8 @@ use serde_json::Value;
 use super::super::objects::read::{check_names, from_json};
 use super::super::objects::{
     AuthorizationPolicy, AuthorizationPolicySpec, Kind, Metadata, MutualTls, MutualTlsMode, Object,
-    PeerAuthentication, PeerAuthenticationSpec, PolicyAction, PolicyRule, PolicyTarget, WorkloadSelector,
+    PeerAuthentication, PeerAuthenticationSpec, PolicyAction, PolicyRule, PolicyStatus, PolicyTarget,
+    WorkloadSelector,
 };
 use super::held::{Name, Told};
 
@@ -43,6 +44,7 @@ pub(super) fn name(value: &Value) -> Option<Name> {
 
 fn strictest(kind: Kind, value: &Value) -> Option<Object> {
     let metadata: Metadata = part(value, "/metadata")?;
+    let status: PolicyStatus = part(value, "/status").unwrap_or_default();
     // Without one that can be understood, everyone in the namespace is meant.
     let selector: Option<WorkloadSelector> = part(value, "/spec/selector");
     let object = if kind == Kind::AuthorizationPolicy {
@@ -55,11 +57,11 @@ fn strictest(kind: Kind, value: &Value) -> Option<Object> {
             rules: vec![PolicyRule::default()],
             ..AuthorizationPolicySpec::default()
         };
-        Object::AuthorizationPolicy(Arc::new(AuthorizationPolicy { metadata, spec }))
+        Object::AuthorizationPolicy(Arc::new(AuthorizationPolicy { metadata, spec, status }))
     } else {
         let mtls = MutualTls { mode: MutualTlsMode::Strict };
         let spec = PeerAuthenticationSpec { selector, mtls, ..PeerAuthenticationSpec::default() };
-        Object::PeerAuthentication(Arc::new(PeerAuthentication { metadata, spec }))
+        Object::PeerAuthentication(Arc::new(PeerAuthentication { metadata, spec, status }))
     };
     check_names(&object).ok().map(|()| object)
 }

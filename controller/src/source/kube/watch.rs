@@ -232,17 +232,7 @@ fn is_optional(kind: Kind) -> bool {
 }
 
 fn path(kind: Kind) -> String {
-    let plural = match kind {
-        Kind::AuthorizationPolicy => "authorizationpolicies",
-        Kind::EndpointSlice => "endpointslices",
-        Kind::Namespace => "namespaces",
-        Kind::Node => "nodes",
-        Kind::PeerAuthentication => "peerauthentications",
-        Kind::Pod => "pods",
-        Kind::Service => "services",
-        Kind::ServiceAccount => "serviceaccounts",
-    };
     let version = kind.api_version();
     let root = if version.contains('/') { "apis" } else { "api" };
-    format!("/{root}/{version}/{plural}")
+    format!("/{root}/{version}/{}", kind.plural())
 }

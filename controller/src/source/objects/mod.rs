@@ -19,9 +19,9 @@ pub use pods::{
     Condition, Container, ContainerPort, Namespace, Node, Pod, PodIp, PodSpec, PodStatus, ServiceAccount,
 };
 pub use policies::{
-    AuthorizationPolicy, AuthorizationPolicySpec, From, MutualTls, MutualTlsMode, Operation,
-    PeerAuthentication, PeerAuthenticationSpec, PolicyAction, PolicyRule, PolicyTarget, Provider, Source, To,
-    When, WorkloadSelector,
+    AuthorizationPolicy, AuthorizationPolicySpec, From, Generation, MutualTls, MutualTlsMode, Operation,
+    PeerAuthentication, PeerAuthenticationSpec, PolicyAction, PolicyCondition, PolicyRule, PolicyStatus,
+    PolicyTarget, Provider, Source, To, When, WorkloadSelector,
 };
 pub use services::{
     Endpoint, EndpointConditions, EndpointPort, EndpointSlice, PortRef, Service, ServicePort, ServiceSpec,
@@ -117,6 +117,21 @@ impl Kind {
             Self::Namespace | Self::Node | Self::Pod | Self::Service | Self::ServiceAccount => "v1",
             Self::EndpointSlice => "discovery.k8s.io/v1",
             Self::AuthorizationPolicy | Self::PeerAuthentication => "security.istio.io/v1",
+        }
+    }
+
+    /// Its name in the API server's paths.
+    #[must_use]
+    pub fn plural(self) -> &'static str {
+        match self {
+            Self::AuthorizationPolicy => "authorizationpolicies",
+            Self::EndpointSlice => "endpointslices",
+            Self::Namespace => "namespaces",
+            Self::Node => "nodes",
+            Self::PeerAuthentication => "peerauthentications",
+            Self::Pod => "pods",
+            Self::Service => "services",
+            Self::ServiceAccount => "serviceaccounts",
         }
     }
 

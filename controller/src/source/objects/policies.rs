@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use super::{Labels, Metadata, nullable};
 
@@ -15,6 +15,9 @@ pub struct AuthorizationPolicy {
     /// The policy.
     #[serde(default, deserialize_with = "nullable")]
     pub spec: AuthorizationPolicySpec,
+    /// What was said about it.
+    #[serde(default, deserialize_with = "lenient")]
+    pub status: PolicyStatus,
 }
 
 /// The policy.
@@ -39,6 +42,60 @@ pub struct AuthorizationPolicySpec {
     /// Who decides, for CUSTOM.
     #[serde(default)]
     pub provider: Option<Provider>,
+}
+
+/// What was said about a policy, by whoever writes its status. Nothing that is enforced depends on it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct PolicyStatus {
+    /// One per type.
+    #[serde(default, deserialize_with = "nullable")]
+    pub conditions: Vec<PolicyCondition>,
+}
+
+/// One thing that was said.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PolicyCondition {
+    /// What is judged.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// `True`, `False` or `Unknown`.
+    pub status: String,
+    /// Why, in a word.
+    pub reason: String,
+    /// Why, for people.
+    pub message: String,
+    /// Which change of the spec was judged.
+    pub observed_generation: Option<Generation>,
+    /// Since when it has been so.
+    pub last_transition_time: Option<String>,
+}
+
+/// A count of changes; protobuf writes large numbers as text.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum Generation {
+    /// As Kubernetes writes it.
+    Number(i64),
+    /// As protobuf does.
+    Text(String),
+}
+
+impl Generation {
+    /// The number.
+    #[must_use]
+    pub fn number(&self) -> Option<i64> {
+        match self {
+            Self::Number(number) => Some(*number),
+            Self::Text(text) => text.parse().ok(),
+        }
+    }
+}
+
+/// Whatever else is found in its place must not make a policy unintelligible.
+fn lenient<'de, D: Deserializer<'de>>(from: D) -> Result<PolicyStatus, D::Error> {
+    let found = serde_json::Value::deserialize(from)?;
+    Ok(serde_json::from_value(found).unwrap_or_default())
 }
 
 /// Which workloads a policy guards.
@@ -203,6 +260,9 @@ pub struct PeerAuthentication {
     /// The policy.
     #[serde(default, deserialize_with = "nullable")]
     pub spec: PeerAuthenticationSpec,
+    /// What was said about it.
+    #[serde(default, deserialize_with = "lenient")]
+    pub status: PolicyStatus,
 }
 
 /// The policy.
