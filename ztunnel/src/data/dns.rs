@@ -33,8 +33,13 @@ const MAX_QUEUED: usize = 512;
 /// The discard port: nobody sends from there.
 const NOBODY: u16 = 9;
 
-/// Answers until the pod leaves; then what has been asked by then.
-pub(crate) async fn serve(context: Arc<PodContext>, listener: UdpSocket, mut phase: watch::Receiver<Phase>) {
+/// Answers until the pod leaves; then what has been asked by then. `listening` is dropped when nothing new is taken.
+pub(crate) async fn serve(
+    context: Arc<PodContext>,
+    listener: UdpSocket,
+    mut phase: watch::Receiver<Phase>,
+    listening: watch::Receiver<()>,
+) {
     let replier = match DnsReplier::open(&context.pod.netns) {
         Ok(replier) => Arc::new(replier),
         Err(error) => {
@@ -58,7 +63,7 @@ pub(crate) async fn serve(context: Arc<PodContext>, listener: UdpSocket, mut pha
         let Some(received) = pending(&listener, &mut buffer) else { break };
         questions.take(received, &buffer);
     }
-    drop(listener);
+    drop((listener, listening));
     while let Some(ended) = questions.forwarded.join_next().await {
         surface(ended);
     }

@@ -56,23 +56,39 @@ pub(crate) struct Listeners {
     pub(crate) hbone: TcpListener,
 }
 
-/// Serves until the phase is `Cut`, or `Leaving` and the last connection has ended.
-pub(crate) async fn serve(context: Arc<PodContext>, listeners: Listeners, phase: watch::Receiver<Phase>) {
+/// Serves until the phase is `Cut`, or `Leaving` and the last connection has ended. `listening` is dropped when nothing
+/// new is accepted.
+pub(crate) async fn serve(
+    context: Arc<PodContext>,
+    listeners: Listeners,
+    phase: watch::Receiver<Phase>,
+    listening: watch::Receiver<()>,
+) {
     if let Err(error) = configure(&context, &listeners) {
         tracing::warn!(pod = %context.pod.workload, %error, "accepted connections keep the host's TCP settings");
     }
     let hbone_phase = phase.clone();
     let hbone = |context, stream, client| inbound::handle(context, stream, client, hbone_phase.clone());
+    let open = |listener| Open { listener, listening: listening.clone() };
+    let (outbound, plaintext, tunnels) =
+        (open(listeners.outbound), open(listeners.plaintext), open(listeners.hbone));
+    drop(listening);
     tokio::join!(
-        accept(&context, listeners.outbound, phase.clone(), outbound::handle),
-        accept(&context, listeners.plaintext, phase.clone(), plaintext::handle),
-        accept(&context, listeners.hbone, phase.clone(), hbone),
+        accept(&context, outbound, phase.clone(), outbound::handle),
+        accept(&context, plaintext, phase.clone(), plaintext::handle),
+        accept(&context, tunnels, phase.clone(), hbone),
     );
+}
+
+/// A listener, and the sign for others that it is open.
+struct Open {
+    listener: TcpListener,
+    listening: watch::Receiver<()>,
 }
 
 async fn accept<F>(
     context: &Arc<PodContext>,
-    listener: TcpListener,
+    Open { listener, listening }: Open,
     mut phase: watch::Receiver<Phase>,
     handle: impl Fn(Arc<PodContext>, TcpStream, SocketAddr) -> F,
 ) where
@@ -101,7 +117,7 @@ async fn accept<F>(
     }
     // Closing a listener resets what is in its queue unless another socket of its group takes it over
     // (tcp_migrate_req): a successor's listener does, and nothing is on its way to a pod that has left the mesh.
-    drop(listener);
+    drop((listener, listening));
     loop {
         tokio::select! {
             ended = connections.join_next() => match ended {

@@ -36,10 +36,20 @@ enum Command {
     Serve(Arc<Pod>, Sockets),
     /// Nothing new is captured of a pod: let what there is end.
     Finish(u64),
-    /// Stop accepting for one pod, or for all of them; answered when the last connection has ended.
-    Leave(Option<u64>, oneshot::Sender<()>),
+    /// Stop accepting for one pod, or for all of them; answered when nothing is accepted any more, and when the last
+    /// connection has ended.
+    Leave(Option<u64>, oneshot::Sender<()>, oneshot::Sender<()>),
     /// End everything of one pod, or of all of them.
     Cut(Option<u64>),
+}
+
+/// What a thread says of a pod that it leaves.
+#[derive(Debug)]
+pub(crate) struct Leaving {
+    /// Resolves when its listeners are closed.
+    pub(crate) closed: oneshot::Receiver<()>,
+    /// Resolves when its last connection has ended.
+    pub(crate) ended: oneshot::Receiver<()>,
 }
 
 /// A handle on one thread.
@@ -70,11 +80,11 @@ impl Thread {
         self.send(Command::Finish(pod)).await;
     }
 
-    /// Stops accepting for a pod, by its generation (`None`: for all). The receiver resolves when the last connection has ended.
-    pub(crate) async fn leave(&self, pod: Option<u64>) -> oneshot::Receiver<()> {
-        let (done, ended) = oneshot::channel();
-        self.send(Command::Leave(pod, done)).await;
-        ended
+    /// Stops accepting for a pod, by its generation (`None`: for all).
+    pub(crate) async fn leave(&self, pod: Option<u64>) -> Leaving {
+        let ((deaf, closed), (done, ended)) = (oneshot::channel(), oneshot::channel());
+        self.send(Command::Leave(pod, deaf, done)).await;
+        Leaving { closed, ended }
     }
 
     /// Ends every connection of a pod, by its generation (`None`: of all).
@@ -92,6 +102,8 @@ impl Thread {
 struct Served {
     context: Arc<PodContext>,
     phase: watch::Sender<Phase>,
+    /// Each listener has a receiver beside it.
+    listening: watch::Sender<()>,
 }
 
 impl Served {
@@ -118,6 +130,7 @@ async fn run(shared: Arc<Shared>, mut commands: mpsc::Receiver<Command>) {
                 Some(Command::Serve(pod, sockets)) => {
                     next += 1;
                     let (phase, watched) = watch::channel(Phase::Serving);
+                    let (listening, listener) = watch::channel(());
                     let context = Arc::new(PodContext {
                         shared: Arc::clone(&shared),
                         pod,
@@ -125,10 +138,10 @@ async fn run(shared: Arc<Shared>, mut commands: mpsc::Receiver<Command>) {
                         tunnels: upstream::Tunnels::new(),
                         buffers: relay::Buffers::default(),
                     });
-                    served.insert(next, Served { context: Arc::clone(&context), phase });
+                    served.insert(next, Served { context: Arc::clone(&context), phase, listening });
                     let key = next;
                     tasks.spawn(async move {
-                        start(context, sockets, watched).await;
+                        start(context, sockets, watched, listener).await;
                         key
                     });
                 }
@@ -138,15 +151,19 @@ async fn run(shared: Arc<Shared>, mut commands: mpsc::Receiver<Command>) {
                         served.context.tunnels.close_idle();
                     }
                 }
-                Some(Command::Leave(pod, done)) => {
+                Some(Command::Leave(pod, deaf, done)) => {
                     let leaving = of(&served, pod);
-                    let phases: Vec<_> = leaving
+                    let (listening, phases): (Vec<_>, Vec<_>) = leaving
                         .map(|served| {
                             served.advance(Phase::Leaving);
-                            served.phase.clone()
+                            (served.listening.clone(), served.phase.clone())
                         })
-                        .collect();
+                        .unzip();
                     tokio::spawn(async move {
+                        for listening in listening {
+                            listening.closed().await;
+                        }
+                        let _ = deaf.send(());
                         for phase in phases {
                             phase.closed().await;
                         }
@@ -173,7 +190,12 @@ fn of(served: &HashMap<u64, Served>, pod: Option<u64>) -> impl Iterator<Item = &
         .filter(move |served| pod.is_none_or(|generation| served.context.pod.generation == generation))
 }
 
-async fn start(context: Arc<PodContext>, sockets: Sockets, phase: watch::Receiver<Phase>) {
+async fn start(
+    context: Arc<PodContext>,
+    sockets: Sockets,
+    phase: watch::Receiver<Phase>,
+    listening: watch::Receiver<()>,
+) {
     let converted = (|| {
         let listeners = Listeners {
             outbound: TcpListener::from_std(sockets.outbound)?,
@@ -189,11 +211,14 @@ async fn start(context: Arc<PodContext>, sockets: Sockets, phase: watch::Receive
             return;
         }
     };
-    let serving = serve::serve(Arc::clone(&context), listeners, phase.clone());
+    let serving = serve::serve(Arc::clone(&context), listeners, phase.clone(), listening.clone());
     match dns {
         Some(socket) => {
-            tokio::join!(serving, dns::serve(Arc::clone(&context), socket, phase));
+            tokio::join!(serving, dns::serve(Arc::clone(&context), socket, phase, listening));
         }
-        None => serving.await,
+        None => {
+            drop(listening);
+            serving.await;
+        }
     }
 }

@@ -31,6 +31,10 @@ const LINGER: Duration = Duration::from_secs(3);
 /// Between two looks at the connections of a pod that leaves. Nothing waits for it but the removal of what is ours.
 const LOOK_FOR_CONNECTIONS: Duration = Duration::from_millis(250);
 
+/// How long closing a pod's listeners may take: one turn of each data thread. One that is stuck must not keep other pods
+/// from being enrolled.
+const CLOSE_WITHIN: Duration = Duration::from_secs(1);
+
 /// How long the connections of a pod that is gone have for a last word to their peers.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -62,11 +66,24 @@ impl Manager {
                 if let Some(ending) = ending {
                     ending.abort();
                 }
-                for thread in &self.threads {
-                    drop(thread.leave(Some(before)).await);
-                }
+                self.close_listeners(before).await;
                 Ok(())
             }
+        }
+    }
+
+    /// Takes no new connections to the listeners of a generation that another has succeeded: until they are closed, they
+    /// share what comes with the new ones.
+    async fn close_listeners(&self, generation: u64) {
+        let mut closed = Vec::new();
+        for thread in &self.threads {
+            closed.push(thread.leave(Some(generation)).await.closed);
+        }
+        if tokio::time::timeout(CLOSE_WITHIN, wait(closed)).await.is_err() {
+            tracing::warn!(
+                generation,
+                "the listeners that a pod had before are slow to close; they may still accept"
+            );
         }
     }
 
@@ -227,7 +244,7 @@ impl Manager {
             }
             let mut ends = Vec::new();
             for thread in &threads {
-                ends.push(thread.leave(Some(generation)).await);
+                ends.push(thread.leave(Some(generation)).await.ended);
             }
             wait(ends).await;
             Step::Ended(generation)

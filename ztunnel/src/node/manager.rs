@@ -220,7 +220,7 @@ impl Manager {
         self.reports.send_replace(None);
         let mut ended = Vec::new();
         for thread in &self.threads {
-            ended.push(thread.leave(None).await);
+            ended.push(thread.leave(None).await.ended);
         }
         tokio::select! {
             () = wait(ended) => tracing::info!("every connection has ended"),
