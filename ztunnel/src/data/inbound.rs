@@ -34,6 +34,19 @@ struct Ends {
     local: IpAddr,
 }
 
+impl Ends {
+    /// `None` if the connection is gone already.
+    fn of(tunnel: &TcpStream, client: SocketAddr) -> Option<Self> {
+        let local = canonical(tunnel.local_addr().ok()?).ip();
+        Some(Self { client: ClientAddr(canonical(client)), local })
+    }
+}
+
+/// What a connection shows before its handshake; `None` if it is gone already.
+pub(crate) fn seen(context: &PodContext, tunnel: &TcpStream, client: SocketAddr) -> Option<Facts> {
+    Some(facts(context, Ends::of(tunnel, client)?, None))
+}
+
 /// Serves one tunnel until it ends, or until the pod's phase says that it must.
 pub(crate) async fn handle(
     context: Arc<PodContext>,
@@ -41,9 +54,7 @@ pub(crate) async fn handle(
     client: SocketAddr,
     mut phase: watch::Receiver<Phase>,
 ) {
-    let client = ClientAddr(canonical(client));
-    let Ok(local) = tunnel.local_addr().map(canonical) else { return };
-    let ends = Ends { client, local: local.ip() };
+    let Some(ends) = Ends::of(&tunnel, client) else { return };
     let (mut connection, peer) = match accept(&context, tunnel).await {
         Ok(accepted) => accepted,
         Err(refusal) => {
@@ -62,7 +73,7 @@ pub(crate) async fn handle(
                     streams.spawn(async move { serve(&context, incoming, ends, &peer).await });
                 }
                 Some(Err(error)) => {
-                    tracing::debug!(%client, %peer, %error, "a tunnel ended");
+                    tracing::debug!(client = %ends.client, %peer, %error, "a tunnel ended");
                     break;
                 }
                 None => break,

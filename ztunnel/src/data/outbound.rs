@@ -29,9 +29,8 @@ const ATTEMPTS: usize = 3;
 
 /// Carries one captured connection to its end and reports it.
 pub(crate) async fn handle(context: Arc<PodContext>, mut app: TcpStream, client: SocketAddr) {
-    let Ok(dialled) = app.local_addr() else { return };
-    let dialled = OriginalDst(canonical(dialled));
-    let client = ClientAddr(canonical(client));
+    let Some(facts) = seen(&context, &app, client) else { return };
+    let Facts { dialled, client, .. } = facts;
     let mut early = Bytes::new();
     if dialled.0.port() == DNS_PORT && !context.pod.owns(dialled.0.ip()) {
         match dns_tcp::serve(&context, &mut app).await {
@@ -39,7 +38,6 @@ pub(crate) async fn handle(context: Arc<PodContext>, mut app: TcpStream, client:
             None => return,
         }
     }
-    let facts = unknown(&context, client, dialled);
     let mut attempt = Attempt { context: &context, client, dialled, facts, early };
     match attempt.connect(&app).await {
         Ok(connected) => connected.run(&context, app, attempt.early).await,
@@ -240,9 +238,11 @@ fn said_already(app: &TcpStream) -> Bytes {
     }
 }
 
-fn unknown(context: &PodContext, client: ClientAddr, dialled: OriginalDst) -> Facts {
+/// What a connection shows before it is looked up; `None` if it is gone already.
+pub(crate) fn seen(context: &PodContext, app: &TcpStream, client: SocketAddr) -> Option<Facts> {
     let workload: Option<Arc<Workload>> = None;
-    Facts {
+    let (client, dialled) = (ClientAddr(canonical(client)), OriginalDst(canonical(app.local_addr().ok()?)));
+    Some(Facts {
         reporter: Reporter::Source,
         transport: Transport::Plaintext,
         source: Party { workload, identity: Some(context.pod.identity.clone()) },
@@ -254,5 +254,5 @@ fn unknown(context: &PodContext, client: ClientAddr, dialled: OriginalDst) -> Fa
         service: None,
         pod: context.pod.uid.clone(),
         generation: context.pod.generation,
-    }
+    })
 }

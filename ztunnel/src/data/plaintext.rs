@@ -17,8 +17,7 @@ use crate::telemetry::{Facts, Party, Reporter, Transport};
 
 /// Carries one connection to the application and reports it.
 pub(crate) async fn handle(context: Arc<PodContext>, mut outside: TcpStream, client: SocketAddr) {
-    let Ok(dialled) = outside.local_addr() else { return };
-    let facts = facts(&context, ClientAddr(canonical(client)), OriginalDst(canonical(dialled)));
+    let Some(facts) = seen(&context, &outside, client) else { return };
     let telemetry = &context.shared.telemetry;
     match connect(&context, &facts).await {
         Ok((flow, mut server)) => {
@@ -61,10 +60,13 @@ async fn connect(context: &PodContext, facts: &Facts) -> Result<(Registered, Tcp
     Ok((flow, server))
 }
 
-fn facts(context: &PodContext, client: ClientAddr, dialled: OriginalDst) -> Facts {
+/// What a connection shows; `None` if it is gone already.
+pub(crate) fn seen(context: &PodContext, outside: &TcpStream, client: SocketAddr) -> Option<Facts> {
+    let (client, dialled) =
+        (ClientAddr(canonical(client)), OriginalDst(canonical(outside.local_addr().ok()?)));
     let mesh = context.shared.mesh.snapshot();
     let source = NetworkAddress { network: context.shared.settings.network.clone(), ip: client.0.ip() };
-    Facts {
+    Some(Facts {
         reporter: Reporter::Destination,
         transport: Transport::Plaintext,
         // The address tells whom dashboards should show; it proves nothing, so there is no identity.
@@ -80,5 +82,5 @@ fn facts(context: &PodContext, client: ClientAddr, dialled: OriginalDst) -> Fact
         service: None,
         pod: context.pod.uid.clone(),
         generation: context.pod.generation,
-    }
+    })
 }

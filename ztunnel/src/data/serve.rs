@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 
 use super::{PodContext, inbound, outbound, plaintext, relay, upstream};
 use crate::refusal::Refusal;
+use crate::telemetry::Facts;
 
 /// Connections of one kind that one pod may have open on one thread. Each costs two descriptors and a few KiB while idle;
 /// sixteen thousand are more than an address pair's ports allow to most peers, and bound what a flood can take.
@@ -74,9 +75,9 @@ pub(crate) async fn serve(
         (open(listeners.outbound), open(listeners.plaintext), open(listeners.hbone));
     drop(listening);
     tokio::join!(
-        accept(&context, outbound, phase.clone(), outbound::handle),
-        accept(&context, plaintext, phase.clone(), plaintext::handle),
-        accept(&context, tunnels, phase.clone(), hbone),
+        accept(&context, outbound, phase.clone(), outbound::handle, outbound::seen),
+        accept(&context, plaintext, phase.clone(), plaintext::handle, plaintext::seen),
+        accept(&context, tunnels, phase.clone(), hbone, inbound::seen),
     );
 }
 
@@ -86,11 +87,13 @@ struct Open {
     listening: watch::Receiver<()>,
 }
 
+/// Accepts and runs a task per connection; `seen` says what is known of one that is refused at once.
 async fn accept<F>(
     context: &Arc<PodContext>,
     Open { listener, listening }: Open,
     mut phase: watch::Receiver<Phase>,
     handle: impl Fn(Arc<PodContext>, TcpStream, SocketAddr) -> F,
+    seen: impl Fn(&PodContext, &TcpStream, SocketAddr) -> Option<Facts>,
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -100,7 +103,9 @@ async fn accept<F>(
             accepted = listener.accept() => match accepted {
                 Ok((stream, client)) => {
                     if connections.len() >= MAX_CONNECTIONS {
-                        tracing::warn!(pod = %context.pod.workload, %client, refusal = %Refusal::Overload(MAX_CONNECTIONS), "connection refused");
+                        if let Some(facts) = seen(context, &stream, client) {
+                            context.shared.telemetry.refused(&facts, &Refusal::Overload(MAX_CONNECTIONS));
+                        }
                         relay::reset(&stream);
                     } else {
                         connections.spawn(handle(Arc::clone(context), stream, client));
