@@ -3,7 +3,7 @@
 //! The only place where a failure becomes a status, a flag and a code. The peer learns the status, never the reason.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use http::StatusCode;
 use identity::BadPeer;
@@ -59,6 +59,14 @@ pub(crate) enum Refusal {
     /// The tunnel names nothing that is an authority.
     #[error("the CONNECT authority can't be read: {0}")]
     NotAnAuthority(InvalidAuthority),
+    /// Too many that have not said who they are.
+    #[error("{from} has {most} TLS handshakes under way with this pod already; finish or close some")]
+    Handshakes {
+        /// Where they come from.
+        from: IpAddr,
+        /// How many one address may have.
+        most: usize,
+    },
     /// There is nowhere to send it.
     #[error(transparent)]
     NoRoute(#[from] NoRoute),
@@ -121,7 +129,7 @@ impl Refusal {
             Self::ForeignSource(_) => "foreign-source",
             Self::Hoarded => "memory-budget",
             Self::NoRoute(_) => "no-route",
-            Self::Overload(_) => "too-many-connections",
+            Self::Handshakes { .. } | Self::Overload(_) => "too-many-connections",
             Self::OwnPort(_) => "own-port",
             Self::Peer(_) | Self::Stranger { .. } => "peer-identity",
             Self::PodRefused(_) => "pod-refused",
@@ -142,6 +150,7 @@ impl Refusal {
             Self::Certificate { .. } => "IDENTITY_ERROR",
             Self::Authority(_)
             | Self::ForeignSource(_)
+            | Self::Handshakes { .. }
             | Self::Hoarded
             | Self::NotAnAuthority(_)
             | Self::NoRoute(_)
@@ -163,6 +172,7 @@ impl Refusal {
             | Self::Denied(Denied::WorkloadGone(_))
             | Self::Drained(_)
             | Self::ForeignSource(_)
+            | Self::Handshakes { .. }
             | Self::Hoarded
             | Self::NoRoute(_)
             | Self::Overload(_)
@@ -188,6 +198,7 @@ impl Refusal {
             | Self::Denied(_)
             | Self::Drained(_)
             | Self::ForeignSource(_)
+            | Self::Handshakes { .. }
             | Self::Hoarded
             | Self::NotAnAuthority(_)
             | Self::NoRoute(_)

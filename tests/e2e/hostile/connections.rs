@@ -3,7 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use crate::mesh::serve;
+use lab::{Env, LabConfig};
+
+use crate::mesh::{Mesh, SOON, get, serve};
 use crate::support::arena::{Arena, BUDGET_MIB};
 use crate::support::flood;
 
@@ -14,13 +16,14 @@ const HANDSHAKE: Duration = Duration::from_secs(20);
 fn floods_of_connections_disturb_nobody() {
     let arena = Arena::new();
     let tunnels = arena.at(15008);
-    let silent = flood::connect(&arena.stranger, tunnels, 2000);
-    let mut slow = flood::connect(&arena.stranger, tunnels, 300);
+    // Together less than one address may have, on whichever thread they are.
+    let mut slow = flood::connect(&arena.stranger, tunnels, 100);
     // A TLS handshake of 16 KiB (RFC 8446 sections 4 and 5.1) that goes on byte by byte.
     flood::write(&mut slow, &[22, 3, 1, 0x40, 0, 1, 0, 0x3f, 0xfc, 3, 3]);
-    let mut garbage = flood::connect(&arena.stranger, tunnels, 300);
+    let mut garbage = flood::connect(&arena.stranger, tunnels, 100);
     flood::write(&mut garbage, &[0x55; 64 * 1024]);
     flood::until_closed("garbage on 15008", garbage, HANDSHAKE, |_| {});
+    let silent = flood::connect(&arena.stranger, tunnels, 2000);
     for port in [15001, 15006, 15008, 8080] {
         flood::connect_and_reset(&arena.stranger, arena.at(port), 1000);
     }
@@ -36,6 +39,30 @@ fn floods_of_connections_disturb_nobody() {
     let half_open = flood::half_open(&arena.stranger, tunnels, 5000);
     arena.conclude();
     drop(half_open);
+}
+
+/// What one address may have under way with one pod on one thread (`ztunnel::data::handshakes`).
+const MAX_HANDSHAKES: usize = 256;
+
+#[test]
+fn an_address_that_never_says_who_it_is_gets_no_more_than_its_share() {
+    const MORE: usize = 50;
+    let one_thread = Env::from([("AIRGLOW_THREADS".into(), "1".into())]);
+    let mesh = Mesh::start_with(LabConfig::default(), &one_thread);
+    let (client, server) = (mesh.pod(0, "client"), mesh.pod(1, "server"));
+    let stranger = mesh.pod_in("wild", 0, "stranger");
+    serve(&server, &["http"]);
+    mesh.enrol("shop", &[&client, &server]);
+    let silent = flood::connect(&stranger, SocketAddr::new(server.ip(), 15008), MAX_HANDSHAKES + MORE);
+    let ztunnel = mesh.node(1).ztunnel().expect("a ztunnel");
+    lab::wait_until("each of the rest is refused, and reported", SOON, || {
+        let output = ztunnel.output().stdout;
+        let refused = output.lines().filter(|line| line.contains("too-many-connections")).count();
+        if refused == MORE { Ok(()) } else { Err(format!("{refused} are")) }
+    })
+    .expect("refusals");
+    get(&client, &format!("http://{}/", SocketAddr::new(server.ip(), 8080)));
+    drop(silent);
 }
 
 /// Each is owed 100 MB, and the buffers on the way fill.
@@ -62,7 +89,7 @@ fn a_pod_that_opens_thousands_of_connections_disturbs_nobody() {
         "1500",
     ]));
     let hold = hold.expect("a program");
-    hold.wait_for_line("holding", crate::mesh::SOON).expect("connections");
+    hold.wait_for_line("holding", SOON).expect("connections");
     let empty = arena.mesh.service("shop", "empty", 9, 9).ips[0];
     arena.mesh.until_dumps("the service without endpoints", |dump| {
         let known = dump["services"].as_array().is_some_and(|all| all.iter().any(|s| s["name"] == "empty"));

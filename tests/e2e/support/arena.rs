@@ -9,8 +9,8 @@ use lab::{Node, Pod};
 use crate::load::Load;
 use crate::mesh::{Mesh, SOON, serve};
 
-/// How many MiB a ztunnel may grow by under an attack. The dearest of ours that needs no certificate, two thousand silent
-/// connections beside a few hundred busy ones, cost 100 MiB. What grows without end is past this soon.
+/// How many MiB a ztunnel may grow by under an attack. The dearest of ours that needs no certificate, hundreds of silent
+/// connections beside a few hundred busy ones, cost less than 100 MiB. What grows without end is past this soon.
 const MEMORY_MIB: u64 = 192;
 /// The same for a pod whose streams nobody reads: its budget is 128 MiB (`hbone::limits::BUDGET`), and a byte that is held
 /// may pin two more.

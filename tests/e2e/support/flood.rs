@@ -16,13 +16,14 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// What takes nothing for so long is full: on the way are two queues that a busy machine empties in milliseconds.
 pub(crate) const FULL: Duration = Duration::from_secs(1);
 
-/// Connections that say nothing.
+/// Connections that say nothing, without those that are reset as soon as they stand.
 pub(crate) fn connect(pod: &Pod, to: SocketAddr, count: usize) -> Vec<TcpStream> {
-    each(pod, count, || {
-        let stream = TcpStream::connect_timeout(&to, SOON)?;
-        stream.set_nonblocking(true)?;
-        Ok(stream)
-    })
+    let made = each(pod, count, || match TcpStream::connect_timeout(&to, SOON) {
+        Ok(stream) => stream.set_nonblocking(true).map(|()| Some(stream)),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(None),
+        Err(error) => Err(error),
+    });
+    made.into_iter().flatten().collect()
 }
 
 /// Connections to elsewhere that the pod's ztunnel carries: as if a process of the pod had made them, they bear the mark that

@@ -18,6 +18,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::handshakes::MAX_HANDSHAKES;
 use super::serve::Phase;
 use super::{PodContext, relay, upstream};
 use crate::baggage;
@@ -55,7 +56,7 @@ pub(crate) async fn handle(
     mut phase: watch::Receiver<Phase>,
 ) {
     let Some(ends) = Ends::of(&tunnel, client) else { return };
-    let (mut connection, peer) = match accept(&context, tunnel).await {
+    let (mut connection, peer) = match accept(&context, tunnel, ends).await {
         Ok(accepted) => accepted,
         Err(refusal) => {
             let facts = facts(&context, ends, None);
@@ -101,14 +102,22 @@ fn report_panic(ended: Result<(), tokio::task::JoinError>) {
 }
 
 /// The TLS and HTTP/2 handshakes, and who the peer is.
-async fn accept(context: &PodContext, tunnel: TcpStream) -> Result<(ServerConnection, Identity), Refusal> {
+async fn accept(
+    context: &PodContext,
+    tunnel: TcpStream,
+    ends: Ends,
+) -> Result<(ServerConnection, Identity), Refusal> {
     let pod = &context.pod;
+    let from = ends.client.0;
+    let Some(_handshake) = context.handshakes.begin(from.ip()) else {
+        relay::reset(&tunnel);
+        return Err(Refusal::Handshakes { from: from.ip(), most: MAX_HANDSHAKES });
+    };
     if let Some(reason) = &pod.refused {
         return Err(Refusal::PodRefused(reason.clone()));
     }
     hbone::socket::prepare(&tunnel).map_err(Refusal::Relay)?;
     let certificate = upstream::certificate(context).await?;
-    let from = tunnel.peer_addr().map_err(Refusal::Relay)?;
     let limits = upstream::server_limits(pod);
     let accepted = hbone::accept(tunnel, certificate.server_config(), &limits).await;
     let (connection, chain) =

@@ -6,6 +6,7 @@
 pub(crate) mod balance;
 pub(crate) mod dns;
 pub(crate) mod dns_tcp;
+pub(crate) mod handshakes;
 pub(crate) mod inbound;
 pub(crate) mod local;
 pub(crate) mod outbound;
@@ -65,4 +66,5 @@ pub(crate) struct PodContext {
     pub(crate) balance: balance::Balance,
     pub(crate) tunnels: upstream::Tunnels,
     pub(crate) buffers: relay::Buffers,
+    pub(crate) handshakes: handshakes::Handshakes,
 }

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::balance::Balance;
+use super::handshakes::Handshakes;
 use super::serve::{self, Listeners, Phase};
 use super::{PodContext, Shared, dns, relay, upstream};
 use crate::pod::Pod;
@@ -137,6 +138,7 @@ async fn run(shared: Arc<Shared>, mut commands: mpsc::Receiver<Command>) {
                         balance: balance.clone(),
                         tunnels: upstream::Tunnels::new(),
                         buffers: relay::Buffers::default(),
+                        handshakes: Handshakes::default(),
                     });
                     served.insert(next, Served { context: Arc::clone(&context), phase, listening });
                     let key = next;
