@@ -114,8 +114,8 @@ struct Sessions {
 }
 
 impl<P: Provider> Server<P> {
-    /// Serves these types, in this order where several have changes for a client: addresses before the policies that name
-    /// them, both before what acts on them.
+    /// Serves these types, in this order where several have changes for a client: what is named before what names it, and
+    /// what acts on both last.
     #[must_use]
     pub fn new(provider: P, types: Vec<&'static str>) -> Self {
         Self { shared: Arc::new(Shared { provider, types, sessions: Mutex::default() }) }
