@@ -9,6 +9,7 @@ use api::discovery::aggregated_discovery_service_server::{
     AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
 };
 use api::type_url;
+use futures_util::StreamExt as _;
 use model::Str;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
@@ -115,7 +116,11 @@ impl AggregatedDiscoveryService for Discovery {
         mut request: Request<Streaming<wire::DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
         let caller = self.gate.admit(&request).await?;
+        let taken_back = Box::pin(self.gate.taken_back(&request, &caller));
         request.extensions_mut().insert(caller);
-        self.server.delta_aggregated_resources(request).await
+        let responses = self.server.delta_aggregated_resources(request).await?;
+        Ok(responses.map(|responses| -> Self::DeltaAggregatedResourcesStream {
+            Box::pin(responses.take_until(taken_back))
+        }))
     }
 }

@@ -3,6 +3,7 @@
 //! A refused caller learns nothing; the log learns why, at a bounded rate. Owns no rights: what a node may do is decided by
 //! each service from [`Caller`].
 
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -78,6 +79,21 @@ impl Gate {
                 }
                 Err(Status::unauthenticated("not authenticated"))
             }
+        }
+    }
+
+    /// Resolves when the proof that came with an admitted call was taken back, and says so in the log.
+    pub fn taken_back<T>(
+        &self,
+        request: &tonic::Request<T>,
+        caller: &Caller,
+    ) -> impl Future<Output = ()> + Send + use<T> {
+        let peer = request.extensions().get::<ControlPeer>().map(|peer| peer.address);
+        let (gate, caller) = (self.clone(), caller.clone());
+        let bearer = bearer(request.metadata()).unwrap_or_default().to_owned();
+        async move {
+            gate.0.authenticator.taken_back(&bearer).await;
+            gate.refused(peer, Some(&caller), "its token was taken away; its session is ended");
         }
     }
 

@@ -29,6 +29,9 @@ const MAX_TOKENS: usize = 4096;
 /// A token that was taken away is refused after at most this long.
 const REREAD: Duration = Duration::from_secs(1);
 
+/// Between two looks at whether the token of an open session is still there: what taking it away ends ends within this time.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
+
 /// A node that proved who it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
@@ -70,6 +73,13 @@ impl NotProven {
 pub trait Authenticator: Send + Sync + 'static {
     /// The node that presents `bearer`, the value of its authorization header without the scheme.
     fn authenticate<'a>(&'a self, bearer: Option<&'a str>) -> BoxFuture<'a, Result<Caller, NotProven>>;
+
+    /// Resolves when a proof that was believed is known to have been taken back, which ends what it opened. One that has
+    /// merely expired is not taken back; nor is one of which nothing can be learnt now. Never, where nobody can take any back.
+    fn taken_back<'a>(&'a self, bearer: &'a str) -> BoxFuture<'a, ()> {
+        let _ = bearer;
+        Box::pin(std::future::pending())
+    }
 }
 
 /// Join tokens: a directory with one file per node, named like the node and holding its token.
@@ -118,6 +128,14 @@ impl Authenticator for JoinTokens {
             });
             let unknown = || NotProven::UnknownToken(self.directory.clone());
             matching.map(|node| Caller { node }).ok_or_else(unknown)
+        })
+    }
+
+    fn taken_back<'a>(&'a self, bearer: &'a str) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            while !matches!(self.authenticate(Some(bearer)).await, Err(NotProven::UnknownToken(_))) {
+                tokio::time::sleep(ASK_AGAIN).await;
+            }
         })
     }
 }
@@ -222,5 +240,20 @@ mod tests {
         drop(directory);
         tokio::time::advance(REREAD).await;
         assert_eq!(node(&tokens, Some(TWO)).await, None, "nothing to compare with: refused");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_is_taken_back_by_removing_it_and_not_by_failing_to_read_it() {
+        let directory = directory(&[("n1", ONE), ("n2", TWO)]);
+        let tokens = JoinTokens::new(directory.path().to_owned());
+        let mut taken_back = tokens.taken_back(ONE);
+        let for_a_while = Duration::from_secs(60);
+        assert!(tokio::time::timeout(for_a_while, &mut taken_back).await.is_err(), "it is there");
+        let away = directory.path().with_extension("away");
+        fs::rename(directory.path(), &away).expect("renamable");
+        assert!(tokio::time::timeout(for_a_while, &mut taken_back).await.is_err(), "nobody knows");
+        fs::rename(&away, directory.path()).expect("renamable");
+        fs::remove_file(directory.path().join("n1")).expect("removable");
+        tokio::time::timeout(ASK_AGAIN, &mut taken_back).await.expect("it is gone");
     }
 }

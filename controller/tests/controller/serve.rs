@@ -384,8 +384,13 @@ async fn peers_use_the_tunnel_once_it_is_proven_and_after_a_restart() {
 }
 
 #[tokio::test]
-async fn a_token_that_is_taken_away_opens_nothing() {
+async fn a_token_that_is_taken_away_opens_nothing_and_keeps_nothing_open() {
     let site = Site::new().await;
+    let mut sessions = [("tokens/n1", "n1"), ("tokens/n2", "n2")]
+        .map(|(token, node)| site.discover(token, node, Mode::Wildcard));
+    for session in &mut sessions {
+        session.until("all types", |seen| seen.synced.len() == 3).await;
+    }
     assert_eq!(site.report("tokens/n1", "n1", &[]).await, Ok(()));
     fs::rename(site.path("tokens/n1"), site.path("old-n1")).expect("renamable");
     let refused = async {
@@ -395,6 +400,18 @@ async fn a_token_that_is_taken_away_opens_nothing() {
     };
     timeout(DEADLINE, refused).await.expect("within the time that tokens are held");
     assert_eq!(site.report("old-n1", "n1", &[]).await, Err(Code::Unauthenticated));
+    let socket = site.path("state/admin.sock");
+    let open = async || -> Vec<String> {
+        let all: serde_json::Value =
+            serde_json::from_str(&admin(&socket, "GET /sessions").await).expect("JSON");
+        all.as_array().into_iter().flatten().map(|session| session["node"].to_string()).collect()
+    };
+    let ended = async {
+        while open().await != ["\"n2\""] {
+            sleep(BETWEEN_LOOKS).await;
+        }
+    };
+    timeout(DEADLINE, ended).await.expect("its session ends, and no other");
 }
 
 #[tokio::test]
