@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use api::Enrolment;
-use ebpf::{EnrolError, Kind, Netns, Node, NodeConfig, Observed, socket};
+use ebpf::{EnrolError, Kind, Netns, Observed, socket};
 use model::Str;
 use model::workload::WorkloadUid;
 
@@ -20,7 +20,6 @@ use super::manager::{Enrolled, LOOK_AGAIN, Manager, Stage, Step, wait};
 use super::sandbox::Sandbox;
 use super::status::proof;
 use super::succession::Charge;
-use crate::config::CaptureConfig;
 use crate::data::thread::Sockets;
 use crate::pod::Pod;
 
@@ -370,23 +369,6 @@ impl Manager {
 /// Whether any connection of a pod is captured, or goes to or comes from its proxy.
 fn has_captured(netns: &Netns) -> io::Result<bool> {
     Ok(socket::connections(netns)?.iter().any(socket::Connection::is_ours))
-}
-
-/// Attaches to the node, or takes over what an earlier process attached.
-pub(super) fn attach(config: &CaptureConfig) -> anyhow::Result<Node> {
-    let cgroup = match &config.cgroup {
-        Some(cgroup) => cgroup.clone(),
-        None => ebpf::cgroup::mount()?,
-    };
-    let config = NodeConfig {
-        cgroup,
-        kubepods: config.kubepods.clone(),
-        kubelet: None,
-        pins: config.pins.clone(),
-        own_cgroup: ebpf::cgroup::own()?,
-        host: Arc::new(Netns::current()?),
-    };
-    Node::attach(&config).context("can't capture traffic on this node")
 }
 
 /// One thread's sockets in a pod.

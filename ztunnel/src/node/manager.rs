@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::api::{Added, Command, Delete, PodStatus, Reply, Request};
-use super::capture;
+use super::attach::attach;
 use super::door::Door;
 use super::goal::{Goal, goal};
 use super::last_known::{LastKnown, LastKnownFile};
@@ -143,7 +143,7 @@ pub(crate) struct Manager {
 impl Manager {
     /// Attaches to the node. Nothing is enrolled yet; what an earlier process enrolled stays captured.
     pub(crate) fn start(config: &CaptureConfig, parts: Parts) -> anyhow::Result<Self> {
-        let node = capture::attach(config)?;
+        let node = attach(config)?;
         let Parts { threads, shared, sandboxes, run_dir, admin, wanted, pods, reports, latch } = parts;
         let last_known = LastKnownFile::new(run_dir.join("last-known.json"));
         let (door, commands) = Door::new(&run_dir, admin);

@@ -4,6 +4,7 @@
 //! connections: the data threads are handed sockets.
 
 pub(crate) mod api;
+mod attach;
 mod capture;
 pub(crate) mod cni;
 mod door;
