@@ -6,7 +6,6 @@ use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
 use lab::{Env, LabConfig, Pod, Signal};
-use serde_json::Value;
 
 use crate::enrolment::announce;
 use crate::load::{Held, Load};
@@ -162,9 +161,8 @@ fn a_successor_that_dies_gives_its_charge_back() {
         fs::rename(draft, node.run_dir().join(name)).expect("taken");
     }
     server.wait_for_state("enrolled", SOON).expect("the node API is back");
-    lab::wait_until("the admin socket is back", SOON, || match admin(&node, "/pods") {
-        Value::Null => Err("nobody answers"),
-        _ => Ok(()),
+    lab::wait_until("the admin socket is back", SOON, || {
+        if admin(&node, "/pods").is_null() { Err("nobody answers") } else { Ok(()) }
     })
     .expect("an answer");
 
