@@ -48,6 +48,11 @@ pub(crate) async fn with_ztunnel() -> (ApiServer, Client) {
     (api, client)
 }
 
+/// A token of any account for the API server itself.
+pub(crate) async fn account_token(client: &Client, namespace: &str, account: &str) -> String {
+    request_token(client, namespace, account, json!({"expirationSeconds": 600})).await
+}
+
 /// A token of the account `ztunnel` in `namespace`, bound to its pod unless `bound` is false.
 pub(crate) async fn token(client: &Client, namespace: &str, audience: &str, bound: bool) -> String {
     let mut spec = json!({"audiences": [audience], "expirationSeconds": 600});
@@ -57,9 +62,13 @@ pub(crate) async fn token(client: &Client, namespace: &str, audience: &str, boun
         spec["boundObjectRef"] = json!({"kind": "Pod", "apiVersion": "v1", "name": "ztunnel",
             "uid": pod["metadata"]["uid"]});
     }
+    request_token(client, namespace, "ztunnel", spec).await
+}
+
+async fn request_token(client: &Client, namespace: &str, account: &str, spec: Value) -> String {
     let body = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec});
     let request =
-        http::Request::post(format!("/api/v1/namespaces/{namespace}/serviceaccounts/ztunnel/token"))
+        http::Request::post(format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token"))
             .header("content-type", "application/json")
             .body(body.to_string().into_bytes())
             .expect("a request");
@@ -152,9 +161,14 @@ pub(crate) struct Site {
 
 impl Site {
     pub(crate) async fn start(api: &ApiServer) -> Self {
+        Self::start_as(api, api.kubeconfig()).await
+    }
+
+    /// A controller that is to the API server whoever `kubeconfig` says.
+    pub(crate) async fn start_as(api: &ApiServer, kubeconfig: PathBuf) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let state = directory.path().join("state").display().to_string();
-        let kubeconfig = api.kubeconfig().display().to_string();
+        let kubeconfig = kubeconfig.display().to_string();
         let vars: BTreeMap<&str, &str> = [
             ("AIRGLOW_SOURCE", "kube"),
             ("AIRGLOW_KUBECONFIG", kubeconfig.as_str()),

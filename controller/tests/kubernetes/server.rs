@@ -29,18 +29,25 @@ pub(crate) struct ApiServer {
     etcd_port: u16,
     etcd: Child,
     server: Option<Child>,
+    more: Vec<String>,
 }
 
 impl ApiServer {
     /// Starts both and waits until the API server is ready.
     pub(crate) async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// The same with more arguments for the API server.
+    pub(crate) async fn start_with(more: &[&str]) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         certificates(directory.path()).expect("certificates");
         fs::write(directory.path().join("tokens.csv"), format!("{ADMIN},admin,admin,system:masters\n"))
             .expect("writable");
         let [port, etcd_port, peer_port] = free_ports();
         let etcd = etcd(directory.path(), etcd_port, peer_port);
-        let mut api = Self { directory, port, etcd_port, etcd, server: None };
+        let more = more.iter().map(|argument| (*argument).to_owned()).collect();
+        let mut api = Self { directory, port, etcd_port, etcd, server: None, more };
         api.up().await;
         api
     }
@@ -114,6 +121,7 @@ contexts: [{{name: it, context: {{cluster: it, user: it}}}}]
             // Pods are made without the controllers that would make their accounts and node leases.
             "--disable-admission-plugins=ServiceAccount,TaintNodesByCondition".to_owned(),
         ];
+        let arguments: Vec<_> = arguments.into_iter().chain(self.more.iter().cloned()).collect();
         start(self.directory.path(), "kubernetes", "kube-apiserver", &arguments)
     }
 }

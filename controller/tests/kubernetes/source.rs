@@ -199,3 +199,16 @@ async fn what_was_known_stays_while_the_api_server_is_away() {
     let now = derived(&reader.index);
     assert!(all.iter().all(|old| now.contains_key(old)), "nothing was lost");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_does_not_stream_lists_is_read_page_by_page() {
+    let api = ApiServer::start_with(&["--feature-gates=WatchList=false"]).await;
+    let client = api.client().await;
+    for object in shop() {
+        apply(&client, object).await;
+    }
+    let mut reader = Reader::of(client.clone());
+    reader.until("complete", |reader| reader.has(Kind::AuthorizationPolicy, "only-web")).await;
+    apply(&client, pod("cart", "10.0.0.3")).await;
+    reader.until("a new pod", |reader| reader.has(Kind::Pod, "cart")).await;
+}

@@ -13,7 +13,7 @@ use kube::Client;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use crate::nodes::{AUDIENCE, Site, published_roots, token, with_ztunnel};
+use crate::nodes::{AUDIENCE, Site, account_token, published_roots, token, with_ztunnel};
 use crate::objects::{apply, pod, policy};
 use crate::server::{ApiServer, PATIENCE, http};
 
@@ -183,4 +183,75 @@ async fn policies_say_what_became_of_them() {
     said(&client, "last", "True", "Accepted", "").await;
     let again = said(&client, "new", "False", "Invalid", "moonPhases").await;
     assert_eq!(new["metadata"]["resourceVersion"], again["metadata"]["resourceVersion"]);
+}
+
+/// The rights that the reference page lists, and a kubeconfig of an account that has no others.
+async fn least(api: &ApiServer, client: &Client) -> std::path::PathBuf {
+    let rbac = "rbac.authorization.k8s.io";
+    let rule = |group: &str, resources: Value, names: Value, verbs: Value| {
+        let mut rule = json!({"apiGroups": [group], "resources": resources, "verbs": verbs});
+        if !names.is_null() {
+            rule["resourceNames"] = names;
+        }
+        rule
+    };
+    let (all, read) = (json!(null), json!(["list", "watch"]));
+    let policies = json!(["authorizationpolicies", "peerauthentications"]);
+    let statuses = json!(["authorizationpolicies/status", "peerauthentications/status"]);
+    let everywhere = json!([
+        rule(
+            "",
+            json!(["namespaces", "nodes", "pods", "services", "serviceaccounts"]),
+            all.clone(),
+            read.clone()
+        ),
+        rule("discovery.k8s.io", json!(["endpointslices"]), all.clone(), read.clone()),
+        rule("security.istio.io", policies, all.clone(), read),
+        rule("security.istio.io", statuses, all.clone(), json!(["patch"])),
+        rule("", json!(["pods/status"]), all.clone(), json!(["patch"])),
+        rule("authentication.k8s.io", json!(["tokenreviews"]), all.clone(), json!(["create"])),
+        rule("", json!(["configmaps"]), all.clone(), json!(["create"])),
+        rule("", json!(["configmaps"]), json!(["istio-ca-root-cert"]), json!(["list", "patch"])),
+    ]);
+    let at_home = json!([
+        rule("coordination.k8s.io", json!(["leases"]), all.clone(), json!(["create"])),
+        rule(
+            "coordination.k8s.io",
+            json!(["leases"]),
+            json!(["airglow-controller"]),
+            json!(["get", "update"])
+        ),
+        rule("", json!(["secrets"]), all, json!(["create"])),
+        rule("", json!(["secrets"]), json!(["airglow-ca"]), json!(["get", "update"])),
+    ]);
+    let subjects = json!([{"kind": "ServiceAccount", "name": "controller", "namespace": "istio-system"}]);
+    let home = json!({"name": "controller", "namespace": "istio-system"});
+    let reference = |kind: &str| json!({"apiGroup": rbac, "kind": kind, "name": "controller"});
+    let version = format!("{rbac}/v1");
+    for object in [
+        json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": home}),
+        json!({"apiVersion": version, "kind": "ClusterRole", "metadata": {"name": "controller"}, "rules": everywhere}),
+        json!({"apiVersion": version, "kind": "ClusterRoleBinding", "metadata": {"name": "controller"},
+            "roleRef": reference("ClusterRole"), "subjects": subjects}),
+        json!({"apiVersion": version, "kind": "Role", "metadata": home, "rules": at_home}),
+        json!({"apiVersion": version, "kind": "RoleBinding", "metadata": home, "roleRef": reference("Role"),
+            "subjects": subjects}),
+    ] {
+        apply(client, object).await;
+    }
+    let token = account_token(client, "istio-system", "controller").await;
+    api.kubeconfig_of("controller", &token)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rights_that_the_reference_lists_are_enough() {
+    let (api, client) = with_ztunnel().await;
+    let kubeconfig = least(&api, &client).await;
+    let site = Site::start_as(&api, kubeconfig).await;
+    let token = token(&client, "istio-system", AUDIENCE, true).await;
+    let uid = pod_of(&client, "web").await["metadata"]["uid"].as_str().expect("a uid").to_owned();
+    site.report(&token, "n1", &[(&uid, State::Enrolled)]).await;
+    marked(&client, "web", Some("enabled")).await;
+    published_roots(&client, "shop").await;
+    said(&client, "only-web", "True", "Accepted", "enforced").await;
 }

@@ -236,3 +236,84 @@ fn path(kind: Kind) -> String {
     let root = if version.contains('/') { "apis" } else { "api" };
     format!("/{root}/{version}/{}", kind.plural())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kube::client::Body;
+    use serde_json::json;
+    use std::collections::VecDeque;
+    use std::convert::Infallible;
+    use std::sync::{Arc, Mutex};
+
+    /// An API server that was told what to answer, and notes what it was asked.
+    fn server(answers: Vec<(u16, String)>) -> (Client, Arc<Mutex<Vec<String>>>) {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let (noted, answers) = (asked.clone(), Arc::new(Mutex::new(VecDeque::from(answers))));
+        let service = tower::service_fn(move |request: http::Request<Body>| {
+            let query = request.uri().query().unwrap_or_default().to_owned();
+            noted.lock().expect("not poisoned").push(query);
+            let next = answers.lock().expect("not poisoned").pop_front();
+            async move {
+                let Some((status, body)) = next else { return std::future::pending().await };
+                let body = Body::from(body.into_bytes());
+                Ok::<_, Infallible>(http::Response::builder().status(status).body(body).expect("an answer"))
+            }
+        });
+        (Client::new(service, "default"), asked)
+    }
+
+    fn node(name: &str, version: &str) -> String {
+        format!(
+            "{}\n",
+            json!({"type": "ADDED", "object": {"metadata": {"name": name, "resourceVersion": version}}})
+        )
+    }
+
+    fn listed(version: &str) -> String {
+        let metadata = json!({"resourceVersion": version, "annotations": {INITIAL_EVENTS_END: "true"}});
+        let object = json!({"kind": "Node", "apiVersion": "v1", "metadata": metadata});
+        format!("{}\n", json!({"type": "BOOKMARK", "object": object}))
+    }
+
+    fn words(said: Said) -> String {
+        match said {
+            Said::Gone((_, name)) => format!("-{name}"),
+            Said::Listed(all) => all.into_iter().map(|told| format!("={}", told.name.1)).collect(),
+            Said::Told(told) => format!("+{}", told.name.1),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_has_forgotten_where_we_were_is_listed_again() {
+        let gone = json!({"kind": "Status", "status": "Failure", "code": 410, "reason": "Expired", "message": "old"});
+        let (client, asked) = server(vec![
+            (200, node("a", "3") + &node("b", "1") + &listed("5") + &node("c", "6")),
+            // Ended by the server: followed from where it was.
+            (200, node("d", "7")),
+            (503, "not now".to_owned()),
+            (410, gone.to_string()),
+            (200, node("c", "9") + &listed("9")),
+        ]);
+        let (out, mut heard) = mpsc::channel(16);
+        let failing = Failing::default();
+        let task = tokio::spawn(Watch::new(client, Kind::Node, out, failing.clone()).run());
+        for expected in ["=a=b", "+c", "+d", "=c"] {
+            let (_, said) = heard.recv().await.expect("it goes on");
+            assert_eq!(words(said), expected);
+        }
+        assert_eq!(failing.count(), 0);
+        let versions = asked
+            .lock()
+            .expect("not poisoned")
+            .iter()
+            .map(|query| {
+                let initial = query.contains("sendInitialEvents=true");
+                let version = query.rsplit_once("resourceVersion=").map_or("", |(_, version)| version);
+                format!("{version}{}", if initial { "!" } else { "" })
+            })
+            .collect::<Vec<_>>();
+        assert_eq!(versions, ["!", "6", "7", "7", "!"], "lists are always the latest");
+        task.abort();
+    }
+}
