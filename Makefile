@@ -48,6 +48,7 @@ bench: setup ## what Airglow costs, as ratios (root). ARGS="node --peer PATH"
 
 soak: setup ## the whole-system tests again and again (root). SOAK_RUNS=20
 	@$(PART) build $(CARGO) build --locked --workspace --all-targets
+	@$(PART) cluster scripts/cluster-binaries
 	@scripts/soak
 
 fmt: ## format

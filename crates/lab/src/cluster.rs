@@ -160,6 +160,11 @@ impl Cluster {
         self.shared.kubectl.kubeconfig()
     }
 
+    /// The kubectl that [`Self::kubectl`] runs, for people.
+    pub fn kubectl_program(&self) -> &Path {
+        self.shared.tools.programs.path("kubectl")
+    }
+
     /// Runs kubectl as the administrator and returns what it printed; the error has what it complained of.
     pub fn kubectl(&self, args: &[&str]) -> Result<String, LabError> {
         self.shared.kubectl.run(args)

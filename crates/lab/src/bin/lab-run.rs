@@ -81,7 +81,8 @@ fn cluster(nodes: Option<OsString>) -> Result<(), LabError> {
     println!("logs of its components: {}/logs", cluster.dir().display());
     println!("an image for pods: {} (lab-app, sh, curl)", lab::APP_IMAGE);
     println!("export KUBECONFIG={}", cluster.kubeconfig().display());
-    println!("press Ctrl-D to end");
+    println!("kubectl is {}", cluster.kubectl_program().display());
+    println!("press Ctrl-C to end");
     drop(io::read_to_string(io::stdin()));
     Ok(())
 }
