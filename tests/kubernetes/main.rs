@@ -4,6 +4,7 @@
 //! Tests that leave the cluster as they found it share one; it is removed when this program ends.
 
 mod faults;
+mod install;
 mod removal;
 mod workloads;
 
