@@ -1,8 +1,14 @@
 //! Requests to the API server for a handful of objects, as JSON: their types are not worth having.
 
+use std::time::Duration;
+
 use http::{Method, Request, header};
 use kube::{Client, Error};
 use serde_json::Value;
+use tokio::time::timeout;
+
+/// How long an answer may take; an API server that is asked for one object takes milliseconds.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// A patch by [`call`] is a server-side apply.
 const APPLY: &str = "application/apply-patch+yaml";
@@ -43,7 +49,9 @@ async fn send(
         .header(header::CONTENT_TYPE, content)
         .body(body)
         .expect("paths are made of Kubernetes names");
-    match client.request::<Value>(request).await {
+    let answer = timeout(ANSWER_WITHIN, client.request::<Value>(request)).await;
+    match answer.unwrap_or_else(|_| Err(Error::Service(format!("no answer within {ANSWER_WITHIN:?}").into())))
+    {
         Ok(object) => Ok(Some(object)),
         Err(error) if code(&error) == Some(404) => Ok(None),
         Err(error) => Err(error),

@@ -26,6 +26,9 @@ const WATCH_SECONDS: u32 = 290;
 /// A watch that says nothing for longer than it may run is lost: bookmarks alone come every minute.
 const SILENCE: Duration = Duration::from_secs(300);
 
+/// How long a page, or the beginning of a watch, may take: an API server that is just starting answers late.
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+
 /// Objects per page, where lists are not streamed: some hundred kilobytes.
 const PAGE: u32 = 500;
 
@@ -128,7 +131,8 @@ impl Watch {
             ..WatchParams::default()
         };
         let request = Request::new(path(self.kind)).watch(&params, &from).map_err(other)?;
-        let started = self.client.request_events::<Value>(request).await;
+        let started = timeout(ANSWER_WITHIN, self.client.request_events::<Value>(request)).await;
+        let started = started.map_err(|_| unanswered())?;
         let mut events = pin!(started.map_err(|error| self.broken(error, listed.is_some()))?);
         if listed.is_none() {
             self.works();
@@ -175,7 +179,8 @@ impl Watch {
         loop {
             let params = ListParams { limit: Some(PAGE), continue_token: next, ..ListParams::default() };
             let request = Request::new(path(self.kind)).list(&params).map_err(other)?;
-            let page = self.client.request::<ObjectList<Value>>(request).await;
+            let page = timeout(ANSWER_WITHIN, self.client.request::<ObjectList<Value>>(request)).await;
+            let page = page.map_err(|_| unanswered())?;
             let page = page.map_err(|error| self.broken(error, false))?;
             listed.extend(page.items.into_iter().filter_map(|object| told(self.kind, object)));
             next = page.metadata.continue_.filter(|token| !token.is_empty());
@@ -216,6 +221,10 @@ impl Watch {
             _ => other(explain(&error)),
         }
     }
+}
+
+fn unanswered() -> Broken {
+    Broken::Other(format!("no answer within {ANSWER_WITHIN:?}"))
 }
 
 fn other(error: impl ToString) -> Broken {

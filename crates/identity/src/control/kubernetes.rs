@@ -39,6 +39,10 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// Questions without an answer before the connection counts as lost.
 const KEEPALIVE_QUESTIONS: u32 = 3;
 
+/// How long what was sent may go unacknowledged: keepalive does not ask while something is under way, and the system by itself
+/// waits a quarter of an hour.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
+
 /// Each watch has a connection of its own, which a lost packet of another one does not hold up.
 const ALPN_HTTP1: &[u8] = b"http/1.1";
 
@@ -126,6 +130,7 @@ impl Dial {
             .with_interval(KEEPALIVE_INTERVAL)
             .with_retries(KEEPALIVE_QUESTIONS);
         SockRef::from(&tcp).set_tcp_keepalive(&keepalive)?;
+        SockRef::from(&tcp).set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
         let tls = TlsConnector::from(Arc::new(config)).connect(self.name.clone(), tcp).await?;
         Ok(ApiStream(TokioIo::new(tls)))
     }
