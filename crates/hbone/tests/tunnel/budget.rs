@@ -13,6 +13,7 @@ use hbone::{
 use http::HeaderMap;
 use tokio::task::JoinSet;
 
+use crate::raw::*;
 use crate::support::*;
 
 const MIB: usize = 1 << 20;
@@ -269,4 +270,33 @@ async fn what_a_peer_does_not_take_is_bounded_too() {
     assert!(tasks.try_join_next().is_none(), "smaller buffers sufficed");
     tasks.shutdown().await;
     drop(opener);
+}
+
+/// To the engine its windows stay as they were, because it never acknowledges that they have shrunk.
+#[tokio::test]
+async fn a_peer_that_is_deaf_to_settings_loses_its_streams() {
+    let (pki, hoard) = (Pki::new(), Hoard::default());
+    let budget = Budget::new(8 * MIB);
+    let tunnel = TunnelLimits { budget: budget.clone(), ..TunnelLimits::default() };
+    let limits = ServerLimits { tunnel, ..ServerLimits::default() };
+    let serving = hoard.clone();
+    let address = listen(&pki, limits, move |incoming| serving.clone().serve(incoming)).await;
+    let attack = tokio::task::spawn_blocking(move || {
+        let mut raw = Raw::tunnel(address, &pki.client, &[]);
+        let connect = block(&[(":method", "CONNECT"), (":authority", "10.0.0.1:83")]);
+        let streams = || (0..200_u32).map(|stream| stream * 2 + 1);
+        for stream in streams() {
+            raw.write(&frame(HEADERS, END_HEADERS, stream, &connect)).unwrap();
+        }
+        for stream in (0..64).flat_map(|_| streams()) {
+            raw.write(&frame(DATA, 0, stream, &[7; 16_384])).unwrap();
+        }
+        raw
+    });
+    let raw = soon("all was sent", attack).await.unwrap();
+    until("the budget is kept", || hoard.reset.load(SeqCst) > 0 && !budget.is_exceeded()).await;
+    let most = hoard.most.load(SeqCst);
+    assert!(most <= 8 * MIB + UNDER_WAY, "{most} of 200 MiB were held at once");
+    drop(raw);
+    until("nothing is held for a peer that has gone", || budget.held() == 0).await;
 }
