@@ -76,25 +76,40 @@ fn enrolled(cluster: &Cluster, namespace: &Namespace<'_>) {
     }
 }
 
-#[test]
-fn the_chart_makes_a_mesh_of_pods_that_ran_before_and_of_new_ones() {
+/// A cluster that a mesh can be installed on.
+fn start() -> Cluster {
     let cluster = Cluster::start(ClusterConfig::default()).expect("a cluster (root is needed)");
     cluster.load_app_image().expect("the image for pods of tests");
     cluster.start_dns().expect("cluster DNS");
-    let shop = Namespace::new(&cluster, "shop");
-    shop.deploy_web(2);
     load_images(&cluster);
-    install(&cluster);
-    cluster.kubectl(&["label", "namespace", "shop", "istio.io/dataplane-mode=ambient"]).expect("a label");
-    enrolled(&cluster, &shop);
+    cluster
+}
 
+/// Installs the mesh and puts pods of `shop` into it that ran before.
+fn enrol(cluster: &Cluster, shop: &Namespace<'_>) {
+    shop.deploy_web(2);
+    install(cluster);
+    cluster.kubectl(&["label", "namespace", shop.name, "istio.io/dataplane-mode=ambient"]).expect("a label");
+    enrolled(cluster, shop);
+}
+
+/// The chained configuration of a node.
+fn chained(node: &ClusterNode) -> String {
+    let networks = node.path("/etc/cni/net.d").expect("it is on");
+    std::fs::read_to_string(networks.join("10-lab.airglow.conflist")).unwrap_or_default()
+}
+
+#[test]
+fn the_chart_makes_a_mesh_of_pods_that_ran_before_and_of_new_ones() {
+    let cluster = start();
+    let shop = Namespace::new(&cluster, "shop");
+    enrol(&cluster, &shop);
     // New ones by the CNI plugin, chained behind the network's own.
     shop.kubectl(&["scale", "deployment/web", "--replicas=4"]);
     shop.rolled_out();
     enrolled(&cluster, &shop);
     for node in cluster.nodes() {
-        let networks = node.path("/etc/cni/net.d").expect("it is on");
-        let ours = std::fs::read_to_string(networks.join("10-lab.airglow.conflist")).expect("chained");
+        let ours = chained(&node);
         assert!(ours.contains("ztunnel-cni") && ours.contains("portmap"), "{ours}");
     }
 
@@ -115,4 +130,57 @@ fn the_chart_makes_a_mesh_of_pods_that_ran_before_and_of_new_ones() {
         assert!(answer["name"].is_string(), "{answer}");
     }
     assert_eq!(canary.count().expect("a complete capture"), 0, "nothing goes from node to node in the clear");
+}
+
+#[test]
+fn ztunnels_are_replaced_missed_and_removed() {
+    let cluster = start();
+    let shop = Namespace::new(&cluster, "shop");
+    enrol(&cluster, &shop);
+
+    // Another network plugin writes its configuration anew.
+    let node = cluster.node(0);
+    let theirs = node.path("/etc/cni/net.d").expect("it is on").join("10-lab.conflist");
+    let text = std::fs::read_to_string(&theirs).expect("the cluster's own");
+    std::fs::write(&theirs, text.replacen('{', "{\"x-rewritten\": true,", 1)).expect("writable");
+    wait_until("ours follows", PATIENCE, || {
+        let ours = chained(&node);
+        if ours.contains("x-rewritten") && ours.contains("ztunnel-cni") { Ok(()) } else { Err(ours) }
+    })
+    .expect("rewritten");
+
+    // Two ztunnels share a node for a while.
+    cluster.kubectl(&["-n", SYSTEM, "rollout", "restart", "daemonset/ztunnel"]).expect("restarted");
+    cluster.rolled_out(SYSTEM, "daemonset/ztunnel", PATIENCE).unwrap_or_else(|error| panic!("{error}"));
+    enrolled(&cluster, &shop);
+
+    // Without any, no pod of the mesh starts, and others do.
+    let nowhere = r#"{"spec":{"template":{"spec":{"nodeSelector":{"nowhere":"true"}}}}}"#;
+    cluster.kubectl(&["-n", SYSTEM, "patch", "daemonset/ztunnel", "-p", nowhere]).expect("patched");
+    wait_until("no ztunnel is left", PATIENCE, || {
+        let left = cluster.kubectl(&["-n", SYSTEM, "get", "pods", "-l", "app=ztunnel", "-o", "name"]);
+        left.map_err(|error| error.to_string())
+            .and_then(|left| if left.is_empty() { Ok(()) } else { Err(left) })
+    })
+    .expect("gone");
+    shop.kubectl(&["scale", "deployment/web", "--replicas=4"]);
+    wait_until("kubelet says why", PATIENCE, || {
+        let events = shop.kubectl(&["get", "events"]);
+        if events.contains("is not started outside the mesh") { Ok(()) } else { Err(events) }
+    })
+    .expect("a sentence");
+    let ready = shop.get(&["deployment", "web"])["status"]["readyReplicas"].clone();
+    assert_eq!(ready, 2, "none of the new ones");
+    cluster.kubectl(&["-n", "kube-system", "scale", "deployment/coredns", "--replicas=3"]).expect("scaled");
+    cluster
+        .rolled_out("kube-system", "deployment/coredns", PATIENCE)
+        .unwrap_or_else(|error| panic!("the cluster's own pods start: {error}"));
+
+    // And with one again they do.
+    let anywhere = r#"[{"op":"remove","path":"/spec/template/spec/nodeSelector/nowhere"}]"#;
+    cluster
+        .kubectl(&["-n", SYSTEM, "patch", "daemonset/ztunnel", "--type=json", "-p", anywhere])
+        .expect("patched");
+    shop.rolled_out();
+    enrolled(&cluster, &shop);
 }
