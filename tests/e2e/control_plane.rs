@@ -3,12 +3,16 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use lab::{Env, Lab, LabConfig, Node, Pod, Process, Program, Slice};
 use serde_json::Value;
 
 use crate::load::{Held, Load};
 use crate::mesh::{AMBIENT, Mesh, SOON, admin, curl, get, is_refusal, serve};
+use crate::support::peer::{self, Answer};
+use crate::support::proof::{Proof, tls};
+use crate::support::raw::{DATA, GOAWAY, frame};
 
 /// Two pods on two nodes with a neighbour, a load between them, and an eye on the wire.
 struct Scene {
@@ -287,6 +291,25 @@ fn a_ca_that_refuses_is_not_noticed_while_certificates_are_valid() {
     load.iter().for_each(Load::progress);
     load.into_iter().for_each(Load::must_have_succeeded);
     scene.works();
+}
+
+#[test]
+fn a_tunnel_takes_nothing_new_when_the_certificate_that_it_was_made_with_has_expired() {
+    let scene = Scene::start("canary-of-an-old-tunnel", &Env::new());
+    let Scene { mesh, caller, server, .. } = &scene;
+    let proof = Proof::lasting(&mesh.lab, caller, Duration::from_secs(10));
+    let mut tunnel =
+        peer::tunnel(caller, SocketAddr::new(server.ip(), 15008), &tls(Some(proof))).expect("a tunnel");
+    let echo = peer::connect_to(&SocketAddr::new(server.ip(), 8081).to_string());
+    assert_eq!(peer::ask(&mut tunnel, 1, &echo), Answer::Status(200));
+    let told = lab::wait_until("the tunnel is told to end", SOON, || match tunnel.read_until(GOAWAY) {
+        Ok(frame) => Ok(frame.code()),
+        Err(error) => Err(error.to_string()),
+    });
+    assert_eq!(told.expect("a farewell"), 0, "in good order");
+    // What is open goes on.
+    tunnel.write(&frame(DATA, 0, 1, b"still here")).expect("a tunnel that stands");
+    assert_eq!(tunnel.read_until(DATA).expect("an echo").payload, b"still here");
 }
 
 #[test]

@@ -26,7 +26,7 @@ pub use certificate::{BadReply, Certificate, Signed, Unusable};
 pub use certificates::{CertificateError, CertificateState, Certificates, CertificatesConfig, Driver};
 pub use clock::{Clock, SystemClock};
 pub use csr::KeyRequest;
-pub use peer::{BadPeer, peer_identity};
+pub use peer::{BadPeer, peer_expiry, peer_identity};
 pub use tls::{ForeignTrustDomain, TrustDomains, explain};
 
 /// A future behind a pointer: what the object-safe traits of this crate return.

@@ -3,6 +3,8 @@
 //! Checks the leaf's shape only. The chain, the dates and the trust domain are the verifiers' business (`tls`), which
 //! call this too: a handshake that succeeded has an identity.
 
+use std::time::{Duration, SystemTime};
+
 use model::identity::{Identity, InvalidIdentity};
 use rustls_pki_types::CertificateDer;
 use x509_parser::certificate::X509Certificate;
@@ -64,6 +66,19 @@ pub fn peer_identity(chain: &[CertificateDer<'_>]) -> Result<Identity, BadPeer> 
         [uri] => uri.parse().map_err(BadPeer::NotSpiffe),
         several => Err(BadPeer::SeveralUris(several.len())),
     }
+}
+
+/// When a chain that a TLS handshake verified ceases to prove anything: the first of its certificates expires.
+pub fn peer_expiry(chain: &[CertificateDer<'_>]) -> Result<SystemTime, BadPeer> {
+    let mut first = None;
+    for certificate in chain {
+        let expires = parse(certificate)?.validity().not_after.timestamp();
+        // Before 1970 is in the past, whenever it is.
+        let expires =
+            SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(expires).unwrap_or_default());
+        first = Some(first.map_or(expires, |first: SystemTime| first.min(expires)));
+    }
+    first.ok_or(BadPeer::NoCertificate)
 }
 
 /// Parses one certificate, refusing bytes after its end.

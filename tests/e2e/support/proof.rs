@@ -47,6 +47,11 @@ pub(crate) struct Proof {
 impl Proof {
     /// The real one of a pod: what whoever has taken over its node gets from the CA.
     pub(crate) fn of(lab: &Lab, pod: &Pod) -> Self {
+        Self::lasting(lab, pod, DAY)
+    }
+
+    /// The same for so long.
+    pub(crate) fn lasting(lab: &Lab, pod: &Pod, validity: Duration) -> Self {
         let node = pod.node();
         let environment = node.ztunnel_env();
         let target = Target {
@@ -63,7 +68,7 @@ impl Proof {
             runtime.block_on(async {
                 let channel = channel(target, Arc::new(SystemClock)).expect("a target");
                 let ca = CaClient::new(channel, Arc::new(token), "Kubernetes").expect("a cluster");
-                ca.sign(&identity, request.csr_pem, DAY).await
+                ca.sign(&identity, request.csr_pem, validity).await
             })
         });
         Self { chain: signed.expect("entered").expect("a certificate").chain, key: request.key }

@@ -5,11 +5,12 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
 
 use hbone::{Incoming, ServerConnection};
 use http::{HeaderMap, HeaderValue};
-use identity::peer_identity;
+use identity::{peer_expiry, peer_identity};
 use model::address::{AppAddr, ClientAddr, NetworkAddress, OriginalDst, canonical};
 use model::identity::Identity;
 use model::route;
@@ -17,7 +18,9 @@ use model::workload::Workload;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
 
+use super::expiry::{GRACE, first_of};
 use super::handshakes::MAX_HANDSHAKES;
 use super::serve::Phase;
 use super::{PodContext, relay, upstream};
@@ -56,7 +59,7 @@ pub(crate) async fn handle(
     mut phase: watch::Receiver<Phase>,
 ) {
     let Some(ends) = Ends::of(&tunnel, client) else { return };
-    let (mut connection, peer) = match accept(&context, tunnel, ends).await {
+    let (mut connection, peer, expires) = match accept(&context, tunnel, ends).await {
         Ok(accepted) => accepted,
         Err(refusal) => {
             let facts = facts(&context, ends, None);
@@ -66,6 +69,7 @@ pub(crate) async fn handle(
     };
     let peer = Arc::new(peer);
     let mut streams = JoinSet::new();
+    let mut over = pin!(sleep_until(expires));
     loop {
         tokio::select! {
             incoming = connection.next() => match incoming {
@@ -86,8 +90,17 @@ pub(crate) async fn handle(
                     connection.drain();
                 }
             }
+            () = over.as_mut() => {
+                if over.deadline() > expires {
+                    tracing::info!(client = %ends.client, %peer, "a tunnel is cut: its certificates expired a day ago");
+                    break;
+                }
+                connection.drain();
+                over.as_mut().reset(expires + GRACE);
+            }
         }
     }
+    drop(connection);
     while let Some(ended) = streams.join_next().await {
         report_panic(ended);
     }
@@ -101,12 +114,12 @@ fn report_panic(ended: Result<(), tokio::task::JoinError>) {
     }
 }
 
-/// The TLS and HTTP/2 handshakes, and who the peer is.
+/// The TLS and HTTP/2 handshakes, who the peer is, and until when that is proven.
 async fn accept(
     context: &PodContext,
     tunnel: TcpStream,
     ends: Ends,
-) -> Result<(ServerConnection, Identity), Refusal> {
+) -> Result<(ServerConnection, Identity, Instant), Refusal> {
     let pod = &context.pod;
     let from = ends.client.0;
     let Some(_handshake) = context.handshakes.begin(from.ip()) else {
@@ -123,7 +136,9 @@ async fn accept(
     let (connection, chain) =
         accepted.map_err(|error| Refusal::Tunnel { to: from, reason: error.to_string() })?;
     let peer = peer_identity(&chain)?;
-    Ok((connection, peer))
+    // Ours too: the peer would not believe it any more.
+    let expires = first_of([peer_expiry(&chain)?, certificate.not_after]);
+    Ok((connection, peer, expires))
 }
 
 /// One CONNECT, from its authority to its last byte.

@@ -6,6 +6,7 @@
 pub(crate) mod balance;
 pub(crate) mod dns;
 pub(crate) mod dns_tcp;
+pub(crate) mod expiry;
 pub(crate) mod handshakes;
 pub(crate) mod inbound;
 pub(crate) mod local;

@@ -13,6 +13,7 @@ use model::route::{self, Query, Route, Target};
 use model::workload::{TunnelProtocol, Workload, WorkloadUid};
 use nix::sys::socket::{MsgFlags, recv};
 use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep_until};
 
 use super::{PodContext, dns_tcp, local, relay, upstream};
 use crate::flow::{Registered, Traffic};
@@ -54,8 +55,8 @@ enum Connected {
     Local(local::Local),
     /// Plain TCP.
     Plain(Registered, TcpStream, Option<super::balance::Outstanding>),
-    /// Through a tunnel.
-    Tunnel(Registered, hbone::Stream, super::balance::Outstanding),
+    /// Through a tunnel, which must be over at a moment.
+    Tunnel(Registered, (hbone::Stream, Instant), super::balance::Outstanding),
 }
 
 impl Connected {
@@ -76,12 +77,13 @@ impl Connected {
                 }
                 telemetry.closed(&flow, &outcome, tcp_info::of(&server));
             }
-            Self::Tunnel(flow, stream, _outstanding) => {
+            Self::Tunnel(flow, (stream, until), _outstanding) => {
                 flow.traffic.add_to_server(early.len() as u64);
                 let outcome = tokio::select! {
                     biased;
                     ending = flow.ended() => Err(ending.into()),
                     outcome = upstream::relay(&app, stream, &flow.traffic, upstream::End::Client) => outcome,
+                    () = sleep_until(until) => Err(Refusal::Drained("the certificates of its tunnel expired a day ago")),
                 };
                 if outcome.is_err() {
                     relay::reset(&app);
@@ -199,11 +201,11 @@ impl Attempt<'_> {
                 if self.early.is_empty() {
                     self.early = said_already(app);
                 }
-                let (stream, found) =
+                let (stream, found, until) =
                     upstream::open(context, &target, &self.facts, self.early.clone()).await?;
                 self.facts.destination.identity = Some(found);
                 let flow = self.open(target.app);
-                Ok(Connected::Tunnel(flow, stream, outstanding))
+                Ok(Connected::Tunnel(flow, (stream, until), outstanding))
             }
             TunnelProtocol::None => {
                 self.facts.transport = Transport::Plaintext;

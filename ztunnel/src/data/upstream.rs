@@ -17,7 +17,7 @@ use hbone::{
     RelayError, ServerLimits, Stream, StreamError, TunnelLimits,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
-use identity::{Certificate, peer_identity};
+use identity::{Certificate, peer_expiry, peer_identity};
 use model::address::ClientAddr;
 use model::identity::Identity;
 use model::policy::Permit;
@@ -26,7 +26,9 @@ use parking_lot::Mutex;
 use socket2::{SockRef, Socket, TcpKeepalive};
 use std::sync::Arc;
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::Instant;
 
+use super::expiry::{GRACE, first_of};
 use super::{CONNECT_TIMEOUT, PodContext};
 use crate::baggage;
 use crate::flow::Traffic;
@@ -56,20 +58,35 @@ fn tunnel_limits(pod: &Pod) -> TunnelLimits {
 const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// Which tunnel a stream may share: same far end, same expectation of who that is, same proof of who we are. A renewed
-/// certificate makes new tunnels; those made with the old one end when they are idle.
+/// Which tunnel a stream may share: same far end, same expectation of who that is, same proof of who we are, and a proof of
+/// who the other is that has not expired. A renewed certificate makes new tunnels; those made with the old one end when
+/// they are idle.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Peer {
     address: SocketAddr,
     identities: Vec<Identity>,
     certificate: String,
+    epoch: u64,
+}
+
+/// Who answered at an address, in tunnels of one epoch: until the first of the certificates that they presented expires.
+struct Found {
+    identity: Identity,
+    epoch: u64,
+    expires: Instant,
+}
+
+#[derive(Default)]
+struct Answers {
+    by: HashMap<SocketAddr, Found>,
+    /// The epoch of whoever has not answered yet; beyond those of answers that are forgotten.
+    first_epoch: u64,
 }
 
 /// The tunnels of one pod on one thread.
 pub(crate) struct Tunnels {
     pool: Pool<Peer>,
-    /// Who answered, for peers that may be one of several.
-    found: Mutex<HashMap<SocketAddr, Identity>>,
+    answers: Mutex<Answers>,
 }
 
 impl std::fmt::Debug for Tunnels {
@@ -80,7 +97,7 @@ impl std::fmt::Debug for Tunnels {
 
 impl Tunnels {
     pub(crate) fn new() -> Self {
-        Self { pool: Pool::new(&PoolLimits::default()), found: Mutex::default() }
+        Self { pool: Pool::new(&PoolLimits::default()), answers: Mutex::default() }
     }
 
     /// Closes the tunnels that no connection uses now.
@@ -88,11 +105,34 @@ impl Tunnels {
         self.pool.close_idle();
     }
 
-    fn answered(&self, target: &Target) -> Identity {
-        match target.identities.as_slice() {
-            [only] => only.clone(),
-            _ => self.found.lock().get(&target.peer.0).unwrap_or(&target.workload.identity).clone(),
-        }
+    fn epoch(&self, address: SocketAddr, now: Instant) -> u64 {
+        let answers = self.answers.lock();
+        let found = answers.by.get(&address);
+        found.map_or(answers.first_epoch, |found| found.epoch + u64::from(found.expires <= now))
+    }
+
+    fn dialled(&self, peer: &Peer, identity: Identity, expires: Instant, now: Instant) {
+        let mut answers = self.answers.lock();
+        let Answers { by, first_epoch } = &mut *answers;
+        by.retain(|_, found| {
+            let kept = found.expires + GRACE > now;
+            *first_epoch = if kept { *first_epoch } else { (*first_epoch).max(found.epoch + 1) };
+            kept
+        });
+        let others = by.get(&peer.address).filter(|found| found.epoch == peer.epoch);
+        let expires = others.map_or(expires, |found| found.expires.min(expires));
+        by.insert(peer.address, Found { identity, epoch: peer.epoch, expires });
+    }
+
+    /// Who answers, and until when that is proven.
+    fn answered(&self, target: &Target) -> (Identity, Option<Instant>) {
+        let answers = self.answers.lock();
+        let found = answers.by.get(&target.peer.0);
+        let identity = match target.identities.as_slice() {
+            [only] => only,
+            _ => found.map_or(&target.workload.identity, |found| &found.identity),
+        };
+        (identity.clone(), found.map(|found| found.expires))
     }
 }
 
@@ -107,7 +147,7 @@ pub(crate) async fn certificate(context: &PodContext) -> Result<Arc<Certificate>
         .map_err(|error| Refusal::Certificate { identity: identity.clone(), reason: error.to_string() })
 }
 
-/// A stream to `target` in a tunnel that it may share, and who answers at the tunnel's end.
+/// A stream to `target` in a tunnel that it may share, who answers at the tunnel's end, and when the stream must be over.
 ///
 /// `early` is what the application has said already; it travels with the request and is lost if that is refused, so the
 /// caller keeps it.
@@ -116,14 +156,16 @@ pub(crate) async fn open(
     target: &Target,
     facts: &Facts,
     early: Bytes,
-) -> Result<(Stream, Identity), Refusal> {
+) -> Result<(Stream, Identity, Instant), Refusal> {
     let certificate = certificate(context).await?;
     if context.pod.budget.is_exceeded() {
         return Err(Refusal::Hoarded);
     }
     let address = target.peer.0;
-    let peer =
-        Peer { address, identities: target.identities.clone(), certificate: certificate.serial.clone() };
+    let (identities, serial) = (target.identities.clone(), certificate.serial.clone());
+    let own_expiry = first_of([certificate.not_after]);
+    let epoch = context.tunnels.epoch(address, Instant::now());
+    let peer = Peer { address, identities, certificate: serial, epoch };
     let connect = Connect { authority: target.authority.clone(), headers: headers(facts), early };
     let dial = {
         let (context, peer, client) = (Arc::clone(context), peer.clone(), facts.client);
@@ -136,7 +178,8 @@ pub(crate) async fn open(
         }
         Refusal::Tunnel { to: address, reason: error.to_string() }
     })?;
-    Ok((stream, context.tunnels.answered(target)))
+    let (found, expires) = context.tunnels.answered(target);
+    Ok((stream, found, expires.map_or(own_expiry, |expires| expires.min(own_expiry)) + GRACE))
 }
 
 /// A new tunnel: TCP from the pod's namespace, mutual TLS, and a look at who answered.
@@ -152,13 +195,12 @@ async fn dial(
     let tls = ClientTls { config: certificate.client_config(), server_name: peer.address.ip().into() };
     let (opener, driver, chain) = hbone::connect(tcp, tls, &client_limits(&context.pod)).await?;
     let found = peer_identity(&chain).map_err(DialError::rejected)?;
+    let expires = first_of([peer_expiry(&chain).map_err(DialError::rejected)?]);
     if !peer.identities.contains(&found) {
         let stranger = Refusal::Stranger { to: peer.address, expected: peer.identities, found };
         return Err(DialError::rejected(stranger));
     }
-    if peer.identities.len() > 1 {
-        context.tunnels.found.lock().insert(peer.address, found);
-    }
+    context.tunnels.dialled(&peer, found, expires, Instant::now());
     Ok((opener, driver))
 }
 
@@ -278,6 +320,29 @@ impl Progress for ServerEnd<'_> {
 mod tests {
     use super::*;
     use crate::data::serve::MAX_CONNECTIONS;
+
+    #[tokio::test]
+    async fn a_tunnel_is_shared_until_the_first_certificate_of_its_epoch_expires() {
+        let tunnels = Tunnels::new();
+        let start = Instant::now();
+        let at = |hours: u64| start + Duration::from_secs(3600 * hours);
+        let [address, other] = [1, 2].map(|last| SocketAddr::from(([10, 0, 0, last], 15008)));
+        let identity: Identity = "spiffe://cluster.local/ns/a/sa/b".parse().unwrap();
+        let dialled = |address, now, expires| {
+            let epoch = tunnels.epoch(address, now);
+            let peer = Peer { address, identities: Vec::new(), certificate: String::new(), epoch };
+            tunnels.dialled(&peer, identity.clone(), expires, now);
+            epoch
+        };
+        assert_eq!([4, 2, 6].map(|hours| dialled(address, at(0), at(hours))), [0, 0, 0]);
+        assert_eq!(tunnels.epoch(address, at(1)), 0, "all are good");
+        assert_eq!(tunnels.epoch(address, at(2)), 1, "one is not");
+        assert_eq!(dialled(address, at(3), at(4)), 1);
+        assert_eq!(tunnels.epoch(address, at(3)), 1, "it has proven itself anew");
+        dialled(other, at(4 + 24), at(48));
+        assert_eq!(tunnels.answers.lock().by.len(), 1, "those that are long expired are forgotten");
+        assert_eq!(tunnels.epoch(address, at(4 + 24)), 2, "and never shared again");
+    }
 
     #[test]
     fn a_pool_carries_as_many_streams_to_one_peer_as_a_pod_may_have_connections() {

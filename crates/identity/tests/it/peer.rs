@@ -1,6 +1,8 @@
 //! Certificates from hostile hands: read strictly, without a panic.
 
-use identity::{BadPeer, peer_identity};
+use std::time::{Duration, SystemTime};
+
+use identity::{BadPeer, peer_expiry, peer_identity};
 use proptest::prelude::*;
 use rcgen::SanType;
 use rustls_pki_types::CertificateDer;
@@ -53,6 +55,16 @@ fn bytes_after_the_certificate_are_refused() {
     let mut der = TestCa::new("root").issue(&Leaf::uri(GOOD)).chain[0].to_vec();
     der.push(0);
     assert_eq!(peer_identity(&[der.into()]), Err(BadPeer::Malformed("bytes after the end")));
+}
+
+#[test]
+fn a_chain_proves_something_until_its_first_certificate_expires() {
+    let hour = Duration::from_secs(3600);
+    let end = SystemTime::UNIX_EPOCH + Duration::from_secs(2_000_000_000);
+    let leaf = |end| TestCa::new("root").issue(&Leaf { end, ..Leaf::uri(GOOD) }).chain[0].clone();
+    assert_eq!(peer_expiry(&[leaf(end)]), Ok(end));
+    assert_eq!(peer_expiry(&[leaf(end + hour), leaf(end), leaf(end + hour)]), Ok(end));
+    assert_eq!(peer_expiry(&[]), Err(BadPeer::NoCertificate));
 }
 
 proptest! {
