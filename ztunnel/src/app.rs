@@ -36,6 +36,7 @@ use crate::data::Shared;
 use crate::data::thread::Thread;
 use crate::discovery::{Discovery, Wanted};
 use crate::flow::Flows;
+use crate::memory;
 use crate::mesh::MeshState;
 use crate::node::api::PodStatus;
 use crate::node::cni::{self, Installer};
@@ -56,6 +57,7 @@ const FLUSH: Duration = Duration::from_secs(2);
 pub(crate) fn run(config: Config) -> anyhow::Result<()> {
     let logs = logs::init(config.log.0, &config.log.1, io::stdout())?;
     raise_file_limit();
+    memory::refuse_huge_pages();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(serve(config, logs.clone()));
     if let Err(error) = &outcome {
@@ -135,6 +137,7 @@ fn data_side(
     });
     vitals::register(&process.metrics, &shared, discovery);
     tasks.spawn_infallible("metrics of live connections", collect(Arc::clone(&shared)));
+    tasks.spawn_infallible("free memory", memory::give_back_forever());
     Ok((shared, wanted))
 }
 

@@ -10,6 +10,7 @@ mod data;
 mod discovery;
 mod dns;
 mod flow;
+mod memory;
 mod mesh;
 mod node;
 mod pod;
@@ -19,10 +20,6 @@ mod telemetry;
 mod vitals;
 
 use std::process::ExitCode;
-
-/// A connection allocates a few dozen small things on one thread and frees them there, which is what this one is best at.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let environment = daemon::config::Environment::read();

@@ -30,6 +30,9 @@ const LOOK: Duration = Duration::from_millis(200);
 /// A proxy that is not quiet by now will not be.
 const QUIET_WITHIN: Duration = Duration::from_secs(20);
 
+/// What proxies have freed they give back after a while, ours within ten seconds.
+const GIVEN_BACK_WITHIN: Duration = Duration::from_secs(12);
+
 /// The resident set of a variant's proxies together, in bytes.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Memory {
@@ -73,7 +76,8 @@ fn of(variant: &Variant, connections: usize) -> anyhow::Result<Memory> {
     Ok(Memory { variant: variant.plan.name, proxies, connections, idle, connected, after })
 }
 
-/// Waits until the proxies have nothing to do. One that never rests is measured as it is.
+/// Waits until the proxies have nothing to do, and have given back what they need no more. One that never rests is
+/// measured as it is.
 fn settle(variant: &Variant) -> anyhow::Result<()> {
     let proxies = variant.proxies.iter().map(Process::pid).collect();
     let watched = Watched { proxies, apps: vec![] };
@@ -82,6 +86,7 @@ fn settle(variant: &Variant) -> anyhow::Result<()> {
         let before = meter::read(&watched)?;
         thread::sleep(LOOK);
         if meter::read(&watched)?.since(before).proxies < QUIET * LOOK.as_secs_f64() {
+            thread::sleep(GIVEN_BACK_WITHIN);
             return Ok(());
         }
     }
