@@ -81,7 +81,6 @@ fn the_node_api_takes_nothing_but_good_commands_from_root() {
         add("uid", json!("a/b")),
         add("uid", json!("a\u{0}b")),
         add("name", json!("")),
-        add("service_account", json!("")),
         add("netns", json!("relative")),
         add("addresses", json!([])),
         add("addresses", json!(["127.0.0.1"])),
