@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::thread;
+use std::time::Duration;
 
 use lab::{Pod, PodSpec, Program};
 use serde_json::{Value, json};
@@ -14,6 +15,10 @@ use crate::mesh::{AMBIENT, Mesh, SOON, comes_from, get, logged, refused, serve, 
 /// Pods that enter and leave at once, and how often each does: fifty times in all.
 const MEMBERS: usize = 10;
 const ROUNDS: usize = 5;
+
+/// A pod that is gone may have taken its last word with it. Then its peers ask its tunnels after 10 s whether they are alive,
+/// and wait 20 s for the answer.
+const NO_LAST_WORD: Duration = Duration::from_secs(60);
 
 /// The opposite of what the namespace says, for one pod.
 const OUT: &str = "none";
@@ -257,7 +262,7 @@ fn a_pod_that_goes_is_forgotten_by_all_and_leaves_nothing() {
         load.progress();
         nothing_is_pinned(&gone);
         assert_eq!(status(&gone), Value::Null, "its node knows it no more");
-        lab::wait_until("the tunnels to it are closed", SOON, || {
+        lab::wait_until("the tunnels to it are closed", NO_LAST_WORD, || {
             let open = caller.run(["ss", "-Htn", "state", "established"]).expect("an end").stdout;
             let to = at(&gone, 15008);
             if open.contains(&to) { Err(open) } else { Ok(()) }
