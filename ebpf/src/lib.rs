@@ -1,7 +1,8 @@
 //! Traffic capture: the BPF programs (`programs/*.bpf.c`) and their loader.
 //!
 //! [`Node`] attaches to a node once; [`Node::prepare`] and [`Node::capture`] enrol a pod, [`Node::stop_new`] and
-//! [`Node::remove`] undo it. [`reconcile()`] does both from kernel facts, by the pure [`plan()`].
+//! [`Node::remove`] undo it. [`reconcile()`] does both from kernel facts, by the pure [`plan()`]. [`Node::open`] finds what is
+//! left of it, [`Node::uninstall`] takes it away.
 //! Everything is pinned and outlives the process; without a listener, captured traffic is refused.
 //! It knows no identities, policies or workloads, and opens no connection.
 

@@ -13,7 +13,7 @@ use crate::bpf::{self, AttachType, Link, ProgramTag};
 use crate::cgroup::{self, CgroupError};
 use crate::feature;
 use crate::layout::LAYOUT_VERSION;
-use crate::maps::Maps;
+use crate::maps::{self, Maps};
 use crate::netns::Netns;
 use crate::pins::{Pins, PinsError, remove_file};
 use crate::programs::{self, LoadError};
@@ -89,8 +89,9 @@ pub enum AttachError {
 pub struct Node {
     pub(crate) pins: Pins,
     pub(crate) maps: Maps,
-    /// What the current version of the per-pod program looks like: links with another one are out of date.
-    pub(crate) pod_program: ProgramTag,
+    /// What the current version of the per-pod program looks like: links with another one are out of date. None if it was
+    /// not loaded, because nothing is to be captured.
+    pub(crate) pod_program: Option<ProgramTag>,
 }
 
 impl Node {
@@ -125,7 +126,53 @@ impl Node {
         target.attach(&pins, "set_option", AttachType::SetSockOpt, programs.set_option.as_fd())?;
         target.attach(&pins, "sockops", AttachType::SockOps, programs.sockops.as_fd())?;
         tracing::info!(cgroup = %config.cgroup.display(), pins = %config.pins.display(), "capture is attached");
-        Ok(Self { pins, maps, pod_program })
+        Ok(Self { pins, maps, pod_program: Some(pod_program) })
+    }
+
+    /// What an earlier process left attached, to be taken away: attaches nothing and changes nothing, and needs no cgroup.
+    /// None if no pod can be known there, because nothing is pinned or not everything: [`Node::clear`] removes that.
+    ///
+    /// # Errors
+    /// When the pins can't be read, or are another version's: only that one knows what it did in pods.
+    pub fn open(pins: &Path) -> Result<Option<Self>, AttachError> {
+        let Some(pins) = Pins::find(pins)?.filter(|pins| maps::NAMES.iter().all(|name| pins.has_map(name)))
+        else {
+            return Ok(None);
+        };
+        let maps = Maps::open(&pins).map_err(unprivileged("open the pinned maps"))?;
+        let version = maps.config().map_err(kernel("read the pinned configuration"))?.version;
+        if version != 0 && version != u64::from(LAYOUT_VERSION) {
+            let found = format!(
+                "they have layout {version}, this version knows {LAYOUT_VERSION}; take the ztunnel that was here last"
+            );
+            return Err(kernel("read the pinned maps")(io::Error::other(found)));
+        }
+        Ok(Some(Self { pins, maps, pod_program: None }))
+    }
+
+    /// Removes what [`Node::open`] finds too little of: what an attach or an uninstall left that was cut short.
+    ///
+    /// # Errors
+    /// Names the pods that are captured although the maps that say how are gone; nothing is changed then.
+    pub fn clear(pins: &Path) -> Result<(), AttachError> {
+        let Some(pins) = Pins::find(pins)? else { return Ok(()) };
+        let mut captured = Vec::new();
+        for uid in pins.pods()? {
+            match open_node_link(&pins.pod_link(&uid))? {
+                Some(link) if link.info().map_err(kernel("ask about a link"))?.netns != 0 => {
+                    captured.push(uid)
+                }
+                _ => pins.remove_pod(&uid)?,
+            }
+        }
+        if !captured.is_empty() {
+            let found = format!(
+                "maps are missing that say what was done in pods; delete these, and try again: {}",
+                captured.join(", ")
+            );
+            return Err(kernel("uninstall")(io::Error::other(found)));
+        }
+        detach(&pins)
     }
 
     /// Takes everything away: links, maps, pins. Pods must have been removed before.
@@ -139,19 +186,30 @@ impl Node {
             let source = io::Error::other(format!("still enrolled: {}", uids.join(", ")));
             return Err(AttachError::Kernel { action: "uninstall".to_owned(), source });
         }
-        for name in ["connect4", "connect6", "set_option", "sockops"] {
-            match Link::open(&self.pins.link(name)) {
-                Ok(link) => link.detach().map_err(kernel("detach a program"))?,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(kernel("open a link")(error)),
-            }
-        }
-        Ok(self.pins.remove()?)
+        detach(&self.pins)
     }
 
     /// Probe connections in flight that are exempt from capture; a gauge.
     pub fn probes_in_flight(&self) -> io::Result<usize> {
         self.maps.probe_count()
+    }
+}
+
+/// Takes the node's programs from its cgroup, at once rather than some time after their pins are gone, and removes all pins.
+fn detach(pins: &Pins) -> Result<(), AttachError> {
+    for name in ["connect4", "connect6", "set_option", "sockops"] {
+        if let Some(link) = open_node_link(&pins.link(name))? {
+            link.detach().map_err(kernel("detach a program"))?;
+        }
+    }
+    Ok(pins.remove()?)
+}
+
+fn open_node_link(pin: &Path) -> Result<Option<Link>, AttachError> {
+    match Link::open(pin) {
+        Ok(link) => Ok(Some(link)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(kernel("open a link")(error)),
     }
 }
 
@@ -213,14 +271,11 @@ impl<'a> CgroupDirectory<'a> {
         program: BorrowedFd<'_>,
     ) -> Result<(), AttachError> {
         let pin = pins.link(name);
-        match Link::open(&pin) {
-            Ok(link) if link.info().map_err(kernel("ask about a link"))?.cgroup == self.id => {
-                return link.update(program).map_err(kernel("replace a program"));
-            }
-            // It hangs on another cgroup, or on one that is gone; the new one takes its name once it works.
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(kernel("open a link")(error)),
+        // One that hangs on another cgroup, or on one that is gone, loses its name to the new one once that works.
+        if let Some(link) = open_node_link(&pin)?
+            && link.info().map_err(kernel("ask about a link"))?.cgroup == self.id
+        {
+            return link.update(program).map_err(kernel("replace a program"));
         }
         let link =
             Link::create(program, self.file.as_fd(), kind).map_err(|error| self.refused(kind, error))?;
@@ -252,6 +307,18 @@ fn held_exclusively(path: &Path, kind: AttachType) -> Option<String> {
     let programs = bpf::exclusive_programs(directory.as_fd(), kind).ok()?;
     let ids: Vec<String> = programs.iter().map(|id| format!("program {id}")).collect();
     (!ids.is_empty()).then(|| format!("{} has {} at {kind:?}", path.display(), ids.join(", ")))
+}
+
+/// A refusal for lack of a capability names it.
+fn unprivileged(action: &str) -> impl FnOnce(io::Error) -> AttachError {
+    let other = kernel(action);
+    move |source| {
+        let lacking = feature::missing_capabilities();
+        if source.kind() == io::ErrorKind::PermissionDenied && !lacking.is_empty() {
+            return AttachError::Unprivileged(lacking.join(", "));
+        }
+        other(source)
+    }
 }
 
 fn kernel(action: &str) -> impl FnOnce(io::Error) -> AttachError {

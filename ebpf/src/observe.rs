@@ -16,7 +16,7 @@ use crate::record::Record;
 pub enum LinkState {
     /// Nothing is attached.
     Absent,
-    /// This version's program is attached to the pod's namespace.
+    /// This version's program is attached to the pod's namespace; any version's, if the node was only opened.
     Attached,
     /// Another version's program is attached to the pod's namespace.
     Outdated,
@@ -108,6 +108,7 @@ impl Node {
             return Ok(LinkState::Orphaned);
         }
         let tag = bpf::tag_of_id(info.program).map_err(kernel(uid, "ask about its program"))?;
-        Ok(if tag == self.pod_program { LinkState::Attached } else { LinkState::Outdated })
+        let is_current = self.pod_program.is_none_or(|current| tag == current);
+        Ok(if is_current { LinkState::Attached } else { LinkState::Outdated })
     }
 }

@@ -70,6 +70,30 @@ impl Pins {
         Ok(pins)
     }
 
+    /// The directory, if there is one. That none is found where no BPF file system is mounted would say nothing.
+    pub(crate) fn find(root: &Path) -> Result<Option<Self>, PinsError> {
+        if !is_bpffs(root) {
+            return Err(PinsError::NotBpffs(root.to_owned()));
+        }
+        match std::fs::metadata(root) {
+            Ok(_) => Ok(Some(Self { root: root.to_owned() })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(file("read", root)(error)),
+        }
+    }
+
+    /// Whether a map is pinned; one that can't be looked for is taken to be.
+    pub(crate) fn has_map(&self, name: &str) -> bool {
+        self.map(name).try_exists().unwrap_or(true)
+    }
+
+    /// The uids of the pods that have a directory.
+    pub(crate) fn pods(&self) -> Result<Vec<String>, PinsError> {
+        let entries = list(&self.root.join("pods"))?;
+        let name = |path: &PathBuf| path.file_name().map(|name| name.to_string_lossy().into_owned());
+        Ok(entries.iter().filter_map(name).collect())
+    }
+
     pub(crate) fn map(&self, name: &str) -> PathBuf {
         self.root.join("maps").join(name)
     }
@@ -98,9 +122,7 @@ impl Pins {
     pub(crate) fn remove(&self) -> Result<(), PinsError> {
         for directory in ["maps", "links"] {
             let path = self.root.join(directory);
-            for entry in std::fs::read_dir(&path).map_err(file("list", &path))?.flatten() {
-                remove_file(&entry.path())?;
-            }
+            list(&path)?.iter().try_for_each(|entry| remove_file(entry))?;
             remove_directory(&path)?;
         }
         remove_directory(&self.root.join("pods"))?;
@@ -110,6 +132,15 @@ impl Pins {
     fn pod(&self, uid: &str) -> PathBuf {
         self.root.join("pods").join(uid)
     }
+}
+
+/// What is in a directory; nothing is in one that is not there.
+fn list(path: &Path) -> Result<Vec<PathBuf>, PinsError> {
+    let entries = match std::fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect()),
+    };
+    entries.map_err(file("list", path))
 }
 
 /// Removes a file; one that is not there is a success.

@@ -3,11 +3,11 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use aya::programs::CgroupSockAddr;
 use aya::programs::links::{FdLink, PinnedLink};
-use ebpf::{AttachError, CgroupError, Node, PinsError};
+use ebpf::{AttachError, CgroupError, LinkState, Node, PinsError};
 
 use crate::support::{Proxy, World};
 
@@ -109,14 +109,7 @@ fn a_second_node_of_the_machine_stays_apart() {
 fn maps_of_another_version_are_left_alone() {
     let world = World::new();
     drop(world.attach());
-    let mut config: aya::maps::Array<_, [u64; 3]> = aya::maps::Array::try_from(
-        aya::maps::Map::from_map_data(
-            aya::maps::MapData::from_pin(world.pins.join("maps/config")).expect("pinned"),
-        )
-        .expect("an array"),
-    )
-    .expect("of this type");
-    config.set(0, [99, 0, 0], 0).expect("written");
+    set_version(&world, 99);
     let error = Node::attach(&world.config()).expect_err("another version");
     assert!(error.to_string().contains("layout 99"), "{error}");
 }
@@ -139,6 +132,85 @@ fn uninstalling_leaves_nothing() {
         object.program_mut("connect4").expect("ours").try_into().expect("of this type");
     program.load().expect("loaded");
     attach_exclusively(&world.cgroup, program);
+}
+
+/// Where the links of a node with this pod are pinned.
+fn pinned(world: &World, uid: &str) -> [PathBuf; 5] {
+    let node = ["connect4", "connect6", "set_option", "sockops"].map(|name| format!("links/{name}"));
+    let [a, b, c, d] = node.map(|name| world.pins.join(name));
+    [a, b, c, d, world.pins.join(format!("pods/{uid}/link"))]
+}
+
+/// Which of these links the kernel still has.
+fn alive(links: &[u32]) -> Vec<u32> {
+    let all = aya::programs::loaded_links();
+    // A link of another test may end while they are listed.
+    all.filter_map(Result::ok).map(|link| link.id()).filter(|id| links.contains(id)).collect()
+}
+
+#[test]
+fn what_an_earlier_process_left_is_taken_away_by_one_that_attaches_nothing() {
+    let world = World::new();
+    assert!(Node::open(&world.pins).expect("asked").is_none(), "nothing is there yet");
+    let node = world.attach();
+    let pod = world.pod();
+    let proxy = Proxy::start(&pod.sandbox);
+    node.prepare(&pod.sandbox).expect("prepared");
+    node.capture(&pod.sandbox, proxy.fds()).expect("captured");
+    drop(node);
+    let links = pinned(&world, &pod.sandbox.uid).map(|pin| link(&pin).0);
+    assert_eq!(alive(&links).len(), links.len());
+
+    let node = Node::open(&world.pins).expect("opened").expect("it is all there");
+    let [known] = &node.observe([]).expect("facts")[..] else { panic!("one pod is captured") };
+    assert_eq!((known.link, known.entered), (LinkState::Attached, true));
+    assert_eq!(known.addresses, pod.sandbox.addresses);
+    node.remove(&pod.sandbox).expect("removed");
+    node.uninstall().expect("uninstalled");
+    assert!(!world.pins.exists());
+    assert_eq!(alive(&links), []);
+    assert!(Node::open(&world.pins).expect("asked").is_none());
+    Node::clear(&world.pins).expect("nothing is left to clear");
+}
+
+#[test]
+fn an_uninstall_that_was_cut_short_is_finished_unless_a_pod_is_captured() {
+    let world = World::new();
+    let node = world.attach();
+    let pod = world.pod();
+    let proxy = Proxy::start(&pod.sandbox);
+    node.prepare(&pod.sandbox).expect("prepared");
+    node.capture(&pod.sandbox, proxy.fds()).expect("captured");
+    drop(node);
+    let links = pinned(&world, &pod.sandbox.uid).map(|pin| link(&pin).0);
+    std::fs::remove_file(world.pins.join("maps/records")).expect("it was pinned");
+    assert!(Node::open(&world.pins).expect("asked").is_none(), "nobody can say what was done in pods");
+    let error = Node::clear(&world.pins).expect_err("a pod is captured").to_string();
+    assert!(error.contains(&pod.sandbox.uid), "{error}");
+    assert_eq!(alive(&links).len(), links.len(), "nothing is changed");
+
+    std::fs::remove_file(world.pins.join("pods").join(&pod.sandbox.uid).join("link")).expect("it was pinned");
+    Node::clear(&world.pins).expect("cleared");
+    assert!(!world.pins.exists());
+    assert_eq!(alive(&links[..4]), [], "those of the node are detached at once");
+}
+
+#[test]
+fn what_another_version_left_is_for_that_one_to_take_away() {
+    let world = World::new();
+    drop(world.attach());
+    set_version(&world, 99);
+    let error = Node::open(&world.pins).expect_err("another version").to_string();
+    assert!(error.contains("layout 99") && error.contains("that was here last"), "{error}");
+}
+
+/// Makes the pinned maps look like another version's.
+fn set_version(world: &World, version: u64) {
+    let pinned = aya::maps::MapData::from_pin(world.pins.join("maps/config")).expect("pinned");
+    let mut config: aya::maps::Array<_, [u64; 3]> =
+        aya::maps::Array::try_from(aya::maps::Map::from_map_data(pinned).expect("an array"))
+            .expect("of this type");
+    config.set(0, [version, 0, 0], 0).expect("written");
 }
 
 static NODE_OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/node.bpf.o"));
