@@ -49,7 +49,7 @@ impl<'a> Call<'a> {
             "IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={};K8S_POD_INFRA_CONTAINER_ID={};K8S_POD_UID={}",
             self.namespace, self.name, self.sandbox_id, self.uid
         );
-        let mut plugin = Command::new(executable())
+        let mut plugin = Command::new(executable("ztunnel-cni"))
             .env("CNI_COMMAND", command)
             .env("CNI_CONTAINERID", self.sandbox_id)
             .env("CNI_NETNS", &self.netns)
@@ -82,10 +82,11 @@ impl<'a> Call<'a> {
     }
 }
 
-fn executable() -> PathBuf {
+/// One of our programs, as cargo built it.
+pub(crate) fn executable(name: &str) -> PathBuf {
     let own = std::env::current_exe().expect("the running executable");
     let profile = own.parent().and_then(|deps| deps.parent()).expect("target/<profile>/deps");
-    profile.join("ztunnel-cni")
+    profile.join(name)
 }
 
 /// What the node's ztunnel knows of a pod.

@@ -56,7 +56,7 @@ fn wait_for_message(pod: &Pod, text: &str) {
 }
 
 /// Everything in a pod's namespace that enrolment touches.
-fn fingerprint(pod: &Pod) -> String {
+pub(crate) fn fingerprint(pod: &Pod) -> String {
     let script = "ip rule; ip -6 rule; ip route show table all; ip -6 route show table all; \
                   cd /proc/sys/net; grep . ipv4/tcp_fwmark_accept ipv4/fwmark_reflect ipv6/fwmark_reflect ipv4/tcp_migrate_req";
     let output = pod.run(["sh", "-c", script]).expect("an end");
@@ -75,7 +75,7 @@ fn nothing_is_left(pod: &Pod, before: &str) {
     }
 }
 
-fn nothing_is_pinned(pod: &Pod) {
+pub(crate) fn nothing_is_pinned(pod: &Pod) {
     let path = pod.node().pins().join("pods").join(pod.uid());
     assert!(!path.exists(), "{} is left", path.display());
 }

@@ -16,3 +16,4 @@ mod policy;
 mod probes;
 mod support;
 mod traffic;
+mod uninstall;

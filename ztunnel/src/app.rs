@@ -31,7 +31,7 @@ use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::Channel;
 
 use crate::admin::{self, Sources};
-use crate::config::{Config, ControllerConfig};
+use crate::config::{Config, ControllerConfig, Uninstall};
 use crate::data::Shared;
 use crate::data::thread::Thread;
 use crate::discovery::{Discovery, Wanted};
@@ -43,7 +43,8 @@ use crate::node::cni::{self, Installer};
 use crate::node::manager::{Manager, Parts};
 use crate::node::report::Reporter;
 use crate::node::runtime::Finder;
-use crate::node::sandbox::Sandboxes;
+use crate::node::sandbox::{self, Sandboxes};
+use crate::node::uninstall;
 use crate::pod::Pods;
 use crate::telemetry::Telemetry;
 use crate::vitals;
@@ -63,6 +64,14 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
     if let Err(error) = &outcome {
         tracing::error!(error = format!("{error:#}"), "ztunnel ends");
     }
+    logs.flush(FLUSH);
+    outcome
+}
+
+/// Takes from the node what ztunnels put there and what outlives them.
+pub(crate) fn uninstall(config: &Uninstall) -> anyhow::Result<()> {
+    let logs = logs::init(config.log.0, &config.log.1, io::stdout())?;
+    let outcome = uninstall::uninstall(config);
     logs.flush(FLUSH);
     outcome
 }
@@ -162,7 +171,7 @@ fn node_side(
     };
     tasks.spawn_infallible("reports", reporter.run());
     let sandboxes =
-        Sandboxes::open(config.run_dir.join("sandboxes")).context("can't read the known sandboxes")?;
+        Sandboxes::open(config.run_dir.join(sandbox::FOLDER)).context("can't read the known sandboxes")?;
     let shared = Arc::clone(shared);
     let (run_dir, admin) = (config.run_dir.clone(), admin_routes(config, process, &shared, pods_shown));
     let parts = Parts { threads, shared, sandboxes, run_dir, admin, wanted, pods, reports, latch };
@@ -185,14 +194,6 @@ fn node_side(
 fn plugin() -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe().context("can't find this program's folder")?;
     Ok(own.with_file_name(cni::PLUGIN))
-}
-
-/// Takes from the node what a ztunnel put there and what outlives it.
-pub(crate) fn uninstall(config: &Config) -> anyhow::Result<()> {
-    match &config.cni {
-        Some(installed) => Ok(cni::uninstall(&installed.conf_dir, &installed.bin_dir)?),
-        None => Ok(()),
-    }
 }
 
 /// What operators can ask this process when it is in charge of the node.

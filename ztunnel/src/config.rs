@@ -82,6 +82,42 @@ pub(crate) struct CniConfig {
     pub(crate) always_start: Vec<String>,
 }
 
+/// What is to be taken from the node.
+#[derive(Clone, Debug)]
+pub(crate) struct Uninstall {
+    /// Where programs, links and maps are pinned.
+    pub(crate) pins: PathBuf,
+    /// As in [`Config`].
+    pub(crate) cni: Option<CniConfig>,
+    pub(crate) run_dir: PathBuf,
+    pub(crate) log: (Format, String),
+}
+
+/// Reads what `ztunnel uninstall` needs. It takes every setting of a ztunnel that serves, so that both can have the same
+/// environment, and demands none.
+pub(crate) fn load_uninstall(vars: &dyn Vars) -> Result<Uninstall, Mistakes> {
+    let Config { capture, cni, run_dir, log, .. } = load(&Undemanding(vars))?;
+    Ok(Uninstall { pins: capture.pins, cni, run_dir, log })
+}
+
+/// Variables, with a stand-in for each that [`load`] demands.
+struct Undemanding<'a>(&'a dyn Vars);
+
+impl Vars for Undemanding<'_> {
+    fn get(&self, name: &str) -> Option<String> {
+        let stand_in = match name {
+            "AIRGLOW_CONTROLLER" => Some("https://nobody"),
+            "AIRGLOW_NODE" | "AIRGLOW_ROOT_CERT" | "AIRGLOW_TOKEN" => Some("none"),
+            _ => None,
+        };
+        self.0.get(name).or_else(|| stand_in.map(str::to_owned))
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.0.names()
+    }
+}
+
 /// Reads every setting, or says everything that is wrong.
 pub(crate) fn load(vars: &dyn Vars) -> Result<Config, Mistakes> {
     let p = Parser::new(vars);
@@ -245,6 +281,22 @@ mod tests {
         let folders = [("AIRGLOW_CNI_CONF_DIR", "/host/net.d"), ("AIRGLOW_CNI_BIN_DIR", "/host/bin")];
         let cni = load_with(&folders).unwrap().cni.unwrap();
         assert_eq!(cni.always_start, ["kube-system", "airglow-system"]);
+    }
+
+    #[test]
+    fn to_uninstall_nothing_is_demanded_and_the_same_settings_are_taken() {
+        let none: BTreeMap<&str, &str> = BTreeMap::new();
+        let config = load_uninstall(&none).unwrap();
+        assert_eq!(config.pins, PathBuf::from("/sys/fs/bpf/airglow"));
+        assert_eq!(config.run_dir, PathBuf::from("/run/airglow"));
+        assert!(config.cni.is_none());
+
+        let more = [("AIRGLOW_PINS", "/sys/fs/bpf/other"), ("AIRGLOW_THREADS", "2")];
+        let all: BTreeMap<&str, &str> = REQUIRED.into_iter().chain(more).collect();
+        assert_eq!(load_uninstall(&all).unwrap().pins, PathBuf::from("/sys/fs/bpf/other"));
+        let misspelt: BTreeMap<&str, &str> = [("AIRGLOW_PIN", "/sys/fs/bpf/other")].into();
+        let text = load_uninstall(&misspelt).unwrap_err().to_string();
+        assert!(text.contains("did you mean AIRGLOW_PINS?"), "{text}");
     }
 
     #[test]

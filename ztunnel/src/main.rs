@@ -23,26 +23,23 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let environment = daemon::config::Environment::read();
-    let config = match config::load(&environment) {
-        Ok(config) => config,
-        Err(mistakes) => {
-            eprintln!("ztunnel can't start:\n{mistakes}");
-            return ExitCode::from(2);
-        }
-    };
     let outcome = match std::env::args().nth(1).as_deref() {
-        None => app::run(config),
-        Some("uninstall") => app::uninstall(&config),
+        None => config::load(&environment).map(app::run),
+        Some("uninstall") => config::load_uninstall(&environment).map(|config| app::uninstall(&config)),
         Some(other) => {
             eprintln!(
-                "ztunnel {other}: no such command. Without one it serves this node; `uninstall` takes from it what outlives a ztunnel"
+                "ztunnel {other}: no such command. Without one it serves this node; `uninstall` takes from it all that outlives a ztunnel"
             );
             return ExitCode::from(2);
         }
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
+        Err(mistakes) => {
+            eprintln!("ztunnel can't start:\n{mistakes}");
+            ExitCode::from(2)
+        }
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => {
             eprintln!("ztunnel ends: {error:#}");
             ExitCode::FAILURE
         }

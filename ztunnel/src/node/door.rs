@@ -15,6 +15,11 @@ use tokio::task::JoinHandle;
 
 use super::api::{self, COMMANDS, Command};
 
+/// The node API's name in the run directory.
+pub(super) const NODE_API: &str = "node.sock";
+/// The admin socket's.
+pub(super) const ADMIN: &str = "admin.sock";
+
 /// Device and inode: which socket a name leads to.
 type FileId = (u64, u64);
 
@@ -39,7 +44,7 @@ impl Door {
     pub(super) fn new(run_dir: &Path, routes: Routes) -> (Self, mpsc::Receiver<Command>) {
         let (commands, received) = mpsc::channel(COMMANDS);
         let name = |name| Name { path: run_dir.join(name), open: None };
-        let (node_api, admin) = (name("node.sock"), name("admin.sock"));
+        let (node_api, admin) = (name(NODE_API), name(ADMIN));
         (Self { node_api, admin, commands, routes }, received)
     }
 

@@ -11,6 +11,9 @@ use api::Enrolment;
 use model::Str;
 use serde::Serialize;
 
+/// Its name in the run directory.
+pub(super) const FILE: &str = "last-known.json";
+
 /// The content of the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct LastKnown {

@@ -20,7 +20,7 @@ use super::api::{Added, Command, Delete, PodStatus, Reply, Request};
 use super::attach::attach;
 use super::door::Door;
 use super::goal::{Goal, goal};
-use super::last_known::{LastKnown, LastKnownFile};
+use super::last_known::{self, LastKnown, LastKnownFile};
 use super::report::Reports;
 use super::sandbox::{Sandbox, Sandboxes};
 use super::status::PENDING;
@@ -145,7 +145,7 @@ impl Manager {
     pub(crate) fn start(config: &CaptureConfig, parts: Parts) -> anyhow::Result<Self> {
         let node = attach(config)?;
         let Parts { threads, shared, sandboxes, run_dir, admin, wanted, pods, reports, latch } = parts;
-        let last_known = LastKnownFile::new(run_dir.join("last-known.json"));
+        let last_known = LastKnownFile::new(run_dir.join(last_known::FILE));
         let (door, commands) = Door::new(&run_dir, admin);
         Ok(Self {
             node,

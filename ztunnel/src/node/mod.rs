@@ -16,3 +16,4 @@ pub(crate) mod runtime;
 pub(crate) mod sandbox;
 mod status;
 mod succession;
+pub(crate) mod uninstall;

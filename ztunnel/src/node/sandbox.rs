@@ -12,6 +12,9 @@ use std::path::{Path, PathBuf};
 use ebpf::{MAX_ADDRESSES, MAX_UID};
 use serde::{Deserialize, Serialize};
 
+/// Where they are kept in the run directory.
+pub(crate) const FOLDER: &str = "sandboxes";
+
 /// Kubernetes runs at most a few hundred pods on a node; ten times that bounds what the socket can make us hold.
 const MAX_SANDBOXES: usize = 4096;
 

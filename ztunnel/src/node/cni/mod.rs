@@ -157,8 +157,9 @@ impl Installer {
 /// When something of it can't be removed.
 pub(crate) fn uninstall(conf_dir: &Path, bin_dir: &Path) -> Result<(), InstallError> {
     // The configuration first: one that names a program that is not there starts no pod.
-    let ours = names(conf_dir)?.into_iter().filter(|name| conflist::is_ours(name));
-    for path in ours.map(|name| conf_dir.join(name)).chain([bin_dir.join(PLUGIN)]) {
+    let is_ours = |name: &String| conflist::is_ours(draft_of(name).unwrap_or(name));
+    let ours = names(conf_dir)?.into_iter().filter(is_ours).map(|name| conf_dir.join(name));
+    for path in ours.chain([PLUGIN.to_owned(), draft(PLUGIN)].map(|name| bin_dir.join(name))) {
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(InstallError::Disk { path, error });
@@ -175,10 +176,19 @@ fn names(folder: &Path) -> Result<Vec<String>, InstallError> {
     Ok(entries.into_iter().filter_map(|entry| entry.file_name().into_string().ok()).collect())
 }
 
+/// The name under which a file is written, before it takes its own.
+fn draft(name: &str) -> String {
+    format!(".{name}.draft")
+}
+
+fn draft_of(name: &str) -> Option<&str> {
+    name.strip_prefix('.')?.strip_suffix(".draft")
+}
+
 /// Whole or not at all, also over a crash of the node.
 fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), InstallError> {
     let name = path.file_name().and_then(OsStr::to_str).unwrap_or(PLUGIN);
-    let draft = path.with_file_name(format!(".{name}.draft"));
+    let draft = path.with_file_name(draft(name));
     let write = || -> io::Result<()> {
         let mut file =
             fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&draft)?;
@@ -262,6 +272,7 @@ mod tests {
         host.installer().look(true).unwrap();
         assert_eq!(fs::read_to_string(&program).unwrap(), "second");
 
+        fs::write(host.conf.join(".10-lab.airglow.conflist.draft"), "a crash left it").unwrap();
         uninstall(&host.conf, &host.bin).unwrap();
         uninstall(&host.conf, &host.bin).unwrap();
         assert_eq!(host.files(), ["10-lab.conflist"]);
