@@ -32,8 +32,9 @@ test: setup ## what has to pass before a change is merged (root)
 images: setup ## container images FROM scratch as OCI archives in target/images, without a daemon. ARGS="DIRECTORY"
 	@$(PART) images scripts/images $(ARGS)
 
-render: setup ## deploy/airglow.yaml from the Helm chart
-	@mkdir -p target && scripts/render > target/airglow.yaml && mv target/airglow.yaml deploy/airglow.yaml
+render: setup ## deploy/*.yaml from the Helm chart
+	@mkdir -p target && for name in airglow airglow-uninstall; do \
+	scripts/render $$name > target/$$name.yaml && mv target/$$name.yaml deploy/$$name.yaml || exit; done
 
 lint: setup ## format, lints, architecture rules, and cargo-deny if it is installed
 	@$(PART) format $(CARGO) fmt --all --check

@@ -1,4 +1,4 @@
-//! The chart: it renders, refuses what it does not know, and deploy/airglow.yaml is what it makes.
+//! The chart: it renders, refuses what it does not know, and the manifests in deploy/ are what it makes.
 //!
 //! Needs helm, which scripts/cluster-binaries builds from its Go module if it was not built yet.
 
@@ -32,13 +32,43 @@ fn template(more: &[&str]) -> Output {
 }
 
 #[test]
-fn the_rendered_manifest_is_fresh() {
-    let made = run(&mut Command::new("scripts/render"));
-    assert!(made.status.success(), "{}", text(&made.stderr));
-    let kept = std::fs::read_to_string(root().join("deploy/airglow.yaml")).expect("deploy/airglow.yaml");
-    let made = text(&made.stdout);
-    let different = made.lines().zip(kept.lines()).find(|(made, kept)| made != kept);
-    assert!(made == kept, "deploy/airglow.yaml is stale, run `make render`; first difference: {different:?}");
+fn the_rendered_manifests_are_fresh() {
+    for name in ["airglow", "airglow-uninstall"] {
+        let made = run(Command::new("scripts/render").arg(name));
+        assert!(made.status.success(), "{}", text(&made.stderr));
+        let path = format!("deploy/{name}.yaml");
+        let kept =
+            std::fs::read_to_string(root().join(&path)).unwrap_or_else(|error| panic!("{path}: {error}"));
+        let made = text(&made.stdout);
+        let different = made.lines().zip(kept.lines()).find(|(made, kept)| made != kept);
+        assert!(made == kept, "{path} is stale, run `make render`; first difference: {different:?}");
+    }
+}
+
+#[test]
+fn uninstalling_takes_one_job_per_node_with_the_folders_of_the_ztunnel_that_served_it() {
+    let folders = "ztunnel.cni.confDir=/k3s/net.d,ztunnel.cni.binDir=/k3s/bin,ztunnel.netnsDir=/k3s/netns";
+    let only = ["--set", folders, "--show-only"];
+    let rendered = |more: &[&str]| {
+        let rendered = template(&[&only, more].concat());
+        assert!(rendered.status.success(), "{}", text(&rendered.stderr));
+        text(&rendered.stdout)
+    };
+    let jobs = rendered(&["templates/uninstall.yaml", "--set", "uninstallFrom={n1,n2}"]);
+    assert_eq!(jobs.matches("kind: Job").count(), 2);
+    assert!(jobs.contains("nodeName: n1") && jobs.contains("nodeName: n2"), "{jobs}");
+    let served = rendered(&["templates/ztunnel.yaml"]);
+    for name in ["netns", "bpf", "cni-conf", "cni-bin"] {
+        let volume = format!("- name: {name}\n        hostPath: ");
+        let of = |text: &str| {
+            let (_, after) = text.split_once(&volume)?;
+            let path = after.split_once("path: ")?.1.split(',').next()?;
+            Some(path.to_owned())
+        };
+        assert_eq!(of(&jobs).expect(name), of(&served).expect(name), "the folder of {name}");
+    }
+    let all = template(&[]);
+    assert!(!text(&all.stdout).contains("kind: Job"), "nothing is uninstalled unasked");
 }
 
 #[test]

@@ -38,11 +38,44 @@ fn load_images(cluster: &Cluster) {
     image("controller", &["controller"]);
 }
 
+fn chart() -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/chart/airglow").display().to_string()
+}
+
+/// Takes the mesh away as docs/operations.md says, with pods that are still in it.
+fn uninstall(cluster: &Cluster) {
+    let kubectl = |args: &[&str]| {
+        let args = [&["-n", SYSTEM], args].concat();
+        cluster.kubectl(&args).unwrap_or_else(|error| panic!("{error}"))
+    };
+    let helm = |args: &[&str]| {
+        let args = [args, &["-n", SYSTEM]].concat();
+        cluster.helm(&args).unwrap_or_else(|error| panic!("{error}"))
+    };
+    let file = |name: &str, text: String| {
+        let path = cluster.dir().join(name);
+        std::fs::write(&path, text).expect("a file");
+        path.display().to_string()
+    };
+    kubectl(&["delete", "daemonset", "ztunnel", "--cascade=foreground", "--timeout=2m"]);
+    let values = file("values-in-use.yaml", helm(&["get", "values", "airglow", "-o", "yaml"]));
+    let nodes: Vec<String> = cluster.nodes().map(|node| node.name().to_owned()).collect();
+    let from = format!("uninstallFrom={{{}}}", nodes.join(","));
+    let only = ["--show-only", "templates/uninstall.yaml", "--set", &from];
+    let jobs = helm(&[&["template", "airglow", &chart(), "-f", &values], &only[..]].concat());
+    kubectl(&["create", "-f", &file("uninstall.yaml", jobs)]);
+    let wait = ["-l", "app=airglow-uninstall", "--for=condition=complete", "--timeout=2m"];
+    if let Err(error) = cluster.kubectl(&[&["-n", SYSTEM, "wait", "job"], &wait[..]].concat()) {
+        panic!("{error}: {}", kubectl(&["logs", "-l", "app=airglow-uninstall", "--prefix"]));
+    }
+    helm(&["uninstall", "airglow"]);
+}
+
 /// Installs the chart. The nodes share this machine's kernel, so each ztunnel is told which cgroup is its node's.
 fn install(cluster: &Cluster) {
     let group = cluster.node(0).cgroup().parent().expect("a group of the cluster").to_owned();
     let group = group.strip_prefix("/sys/fs/cgroup").expect("below the mount").display().to_string();
-    let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/chart/airglow").display().to_string();
+    let chart = chart();
     let set = format!(
         "image.registry=airglow.test,image.tag=test,image.pullPolicy=Never,ztunnel.cgroup={group}/$(AIRGLOW_NODE),\
          ztunnel.kubepods={group}/$(AIRGLOW_NODE)/kubepods"
@@ -183,4 +216,22 @@ fn ztunnels_are_replaced_missed_and_removed() {
         .expect("patched");
     shop.rolled_out();
     enrolled(&cluster, &shop);
+
+    // Nothing is left when they are gone for good.
+    uninstall(&cluster);
+    for node in cluster.nodes() {
+        for path in ["/run/airglow", "/sys/fs/bpf/airglow", "/opt/cni/bin/ztunnel-cni"] {
+            assert!(!node.path(path).expect("it is on").exists(), "{path} is left on {}", node.name());
+        }
+        assert_eq!(chained(&node), "");
+    }
+    shop.kubectl(&["scale", "deployment/web", "--replicas=6"]);
+    shop.rolled_out();
+    let canary = cluster.wire().watch("a-canary-without-a-mesh");
+    let pods = shop.pods();
+    for (client, at, _) in &pods {
+        let (_, _, ip) = pods.iter().find(|(_, other, _)| other != at).expect("a pod on each node");
+        shop.curl(client, &format!("http://{ip}:8080/a-canary-without-a-mesh"));
+    }
+    assert!(canary.count().expect("a complete capture") >= 6, "they talk plaintext");
 }
