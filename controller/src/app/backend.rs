@@ -21,7 +21,7 @@ use crate::config::{Config, Source};
 use crate::hub::Handle;
 use crate::root::Root;
 use crate::serve::{Authenticator, JoinTokens, TokenReviews};
-use crate::source::kube::{Kube, client};
+use crate::source::kube::Kube;
 use crate::source::{Batch, directory};
 use crate::writes::{SecretError, SharedAuthority, lead, mark_pods, publish_roots, say_statuses};
 
@@ -74,7 +74,7 @@ impl Backend {
                 let state = &config.state_dir;
                 let made = DirBuilder::new().recursive(true).mode(0o700).create(state);
                 made.with_context(|| format!("can't make the directory {}", state.display()))?;
-                let client = client::connect(kubeconfig.as_deref()).await?;
+                let client = apiserver::connect(kubeconfig.as_slice(), None).await?;
                 let _waiting = readiness.latch("root: the authority's Secret");
                 let namespace = &config.index.root_namespace;
                 let shared = open_shared(&client, namespace, granted, clock.clone()).await?;

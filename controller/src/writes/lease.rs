@@ -5,14 +5,12 @@
 use std::future::Future;
 use std::time::{Duration, SystemTime};
 
+use apiserver::{call, explain, is_conflict};
 use http::Method;
 use kube::Client;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
-
-use super::api::{call, is_conflict};
-use crate::source::kube::client::explain;
 
 /// The Lease's name.
 const NAME: &str = "airglow-controller";

@@ -6,16 +6,15 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use apiserver::{code, explain, merge};
 use futures_util::{StreamExt as _, stream};
 use kube::Client;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use super::api::{code, merge};
 use super::lease::Leader;
 use crate::hub::Handle;
 use crate::index::{Mark, REDIRECTION, Remark};
-use crate::source::kube::client::explain;
 
 /// Marks that are written at once: each takes some milliseconds, and a node that starts brings a hundred.
 const AT_ONCE: usize = 16;

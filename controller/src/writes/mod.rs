@@ -5,7 +5,6 @@
 //! alone has been told. Owns no
 //! decision about the mesh.
 
-mod api;
 mod lease;
 mod marks;
 mod root_maps;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use apiserver::{call, code, explain};
 use http::Method;
 use identity::authority::Authority;
 use kube::Client;
@@ -11,10 +12,8 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::FIELD_MANAGER;
-use super::api::{call, code};
 use super::lease::Leader;
 use crate::hub::Handle;
-use crate::source::kube::client::explain;
 use crate::source::objects::Kind;
 
 const NAME: &str = "istio-ca-root-cert";

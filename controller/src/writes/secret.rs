@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use apiserver::{call, explain, is_conflict};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::Method;
@@ -13,9 +14,6 @@ use kube::Client;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use tokio::time::{MissedTickBehavior, interval};
-
-use super::api::{call, is_conflict};
-use crate::source::kube::client::explain;
 
 /// The Secret's name. Not Istio's: its form is another, and two signers must not share one.
 const NAME: &str = "airglow-ca";

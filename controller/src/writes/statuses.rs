@@ -5,17 +5,16 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
+use apiserver::{call, explain};
 use http::Method;
 use kube::Client;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use super::FIELD_MANAGER;
-use super::api::call;
 use super::lease::{Leader, timestamp};
 use crate::hub::Handle;
 use crate::index::{CONDITION, Judgement};
-use crate::source::kube::client::explain;
 use crate::source::objects::Key;
 
 /// How long to wait after a failure.

@@ -101,7 +101,7 @@ contexts: [{{name: it, context: {{cluster: it, user: it}}}}]
 
     /// The administrator's client, by the way that the controller takes.
     pub(crate) async fn client(&self) -> Client {
-        controller::source::kube::client::connect(Some(&self.kubeconfig())).await.expect("a sound kubeconfig")
+        apiserver::connect(&[self.kubeconfig()], None).await.expect("a sound kubeconfig")
     }
 
     fn spawn(&self) -> Child {

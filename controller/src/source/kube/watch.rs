@@ -6,6 +6,7 @@
 use std::pin::pin;
 use std::time::Duration;
 
+use apiserver::explain;
 use futures_util::TryStreamExt as _;
 use kube::api::{ListParams, WatchParams};
 use kube::core::{ObjectList, Request, WatchEvent};
@@ -15,7 +16,6 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::super::objects::Kind;
-use super::client::explain;
 use super::failing::Failing;
 use super::held::Said;
 use super::stand_in::{name, told};

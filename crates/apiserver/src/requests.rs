@@ -17,7 +17,7 @@ const APPLY: &str = "application/apply-patch+yaml";
 ///
 /// # Errors
 /// With what the API server said, or that it could not be asked.
-pub(super) async fn call(
+pub async fn call(
     client: &Client,
     method: Method,
     path: &str,
@@ -31,7 +31,7 @@ pub(super) async fn call(
 ///
 /// # Errors
 /// With what the API server said, or that it could not be asked.
-pub(super) async fn merge(client: &Client, path: &str, patch: &Value) -> Result<Option<Value>, Error> {
+pub async fn merge(client: &Client, path: &str, patch: &Value) -> Result<Option<Value>, Error> {
     send(client, Method::PATCH, path, "application/merge-patch+json", Some(patch)).await
 }
 
@@ -59,11 +59,13 @@ async fn send(
 }
 
 /// The status that the API server answered with.
-pub(super) fn code(error: &Error) -> Option<u16> {
+#[must_use]
+pub fn code(error: &Error) -> Option<u16> {
     if let Error::Api(status) = error { Some(status.code) } else { None }
 }
 
 /// Whether someone else was first.
-pub(super) fn is_conflict(error: &Error) -> bool {
+#[must_use]
+pub fn is_conflict(error: &Error) -> bool {
     code(error) == Some(409)
 }

@@ -1,6 +1,9 @@
-//! A client of the API server: inside the cluster by the pod's service account, outside by a kubeconfig.
+//! A client of a Kubernetes API server: inside the cluster by the pod's service account, outside by a kubeconfig.
 //!
-//! kube brings its own TLS only if it is asked to, and it is not: `identity` makes every TLS configuration.
+//! kube brings its own TLS only if it is asked to, and it is not: `identity` makes every TLS configuration. Knows no object:
+//! what is asked for is the caller's.
+
+mod requests;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,9 +12,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use identity::SystemClock;
 use identity::control::{ApiConnector, ApiServer, BadTarget, ClientPem, Roots};
+use kube::Config;
 use kube::client::{Body, ClientBuilder, ConfigExt as _};
-use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
+use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig, KubeconfigError};
+pub use kube::{Client, Error};
+pub use requests::{call, code, is_conflict, merge};
 use secrecy::ExposeSecret as _;
 use tower::BoxError;
 use tower::util::MapErr;
@@ -29,27 +34,22 @@ pub enum ConnectError {
     #[error("kubeconfig {0} can't be used: {1}")]
     Kubeconfig(PathBuf, String),
     /// No pod's service account.
-    #[error("there is no kubeconfig (AIRGLOW_KUBECONFIG), and this is no pod with a service account: {0}")]
+    #[error("there is no kubeconfig, and this is no pod with a service account: {0}")]
     NoServiceAccount(String),
     /// What we refuse to do.
     #[error("{0}")]
     Refused(&'static str),
 }
 
-/// A client by `kubeconfig`, or by the service account of the pod that we are. Does not connect yet.
+/// A client by the kubeconfigs, merged as kubectl does, or without one by the service account of the pod that we are.
+/// `context`: one of theirs, instead of their current one. Does not connect yet.
 ///
 /// # Errors
 /// When there are no credentials, or they can't be used.
-pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ConnectError> {
-    let config = match kubeconfig {
-        None => Config::incluster().map_err(|error| ConnectError::NoServiceAccount(error.to_string()))?,
-        Some(path) => {
-            let bad =
-                |error: &dyn std::error::Error| ConnectError::Kubeconfig(path.to_owned(), error.to_string());
-            let read = Kubeconfig::read_from(path).map_err(|error| bad(&error))?;
-            let config = Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await;
-            config.map_err(|error| bad(&error))?
-        }
+pub async fn connect(kubeconfigs: &[PathBuf], context: Option<&str>) -> Result<Client, ConnectError> {
+    let config = match kubeconfigs {
+        [] => Config::incluster().map_err(|error| ConnectError::NoServiceAccount(error.to_string()))?,
+        [first, others @ ..] => from_files(first, others, context).await?,
     };
     if config.accept_invalid_certs {
         return Err(ConnectError::Refused(
@@ -77,8 +77,21 @@ pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ConnectError> 
     })
 }
 
+async fn from_files(first: &Path, others: &[PathBuf], context: Option<&str>) -> Result<Config, ConnectError> {
+    let bad =
+        |path: &Path, error: KubeconfigError| ConnectError::Kubeconfig(path.to_owned(), error.to_string());
+    let mut all = Kubeconfig::read_from(first).map_err(|error| bad(first, error))?;
+    for path in others {
+        let next = Kubeconfig::read_from(path).map_err(|error| bad(path, error))?;
+        all = all.merge(next).map_err(|error| bad(path, error))?;
+    }
+    let options = KubeConfigOptions { context: context.map(str::to_owned), ..KubeConfigOptions::default() };
+    Config::from_custom_kubeconfig(all, &options).await.map_err(|error| bad(first, error))
+}
+
 /// An error in words fit for a log: what the API server says, or else every cause of the failure.
-pub(crate) fn explain(error: &kube::Error) -> String {
+#[must_use]
+pub fn explain(error: &kube::Error) -> String {
     if let kube::Error::Api(status) = error {
         return format!("status {}: {}", status.code, status.message);
     }
