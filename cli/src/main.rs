@@ -3,8 +3,11 @@
 //! What a command does is its module's.
 
 mod admin_client;
+mod check;
+mod cluster;
 mod demo;
 mod flows;
+mod install;
 mod interrupt;
 mod metrics_text;
 mod nodes;
@@ -12,6 +15,7 @@ mod progress;
 mod show;
 mod term;
 mod top;
+mod uninstall;
 
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
@@ -19,7 +23,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand, ValueEnum};
 use daemon::config::{Environment, Vars};
 
-use crate::interrupt::Interrupt;
+use crate::interrupt::{INTERRUPTED, Interrupt, Interrupted};
 use crate::show::What;
 use crate::term::Style;
 
@@ -38,6 +42,12 @@ struct Cli {
 enum Command {
     /// Show the whole system on this machine: two nodes, a small web shop, a mesh. Needs root; leaves nothing behind.
     Demo(demo::Demo),
+    /// Is this Kubernetes cluster fit for Airglow, and is the Airglow in it well? One line per fact; exit code 1 if not.
+    Check(check::Check),
+    /// Put Airglow into a Kubernetes cluster, or upgrade it, and wait until it is ready.
+    Install(install::Install),
+    /// Take Airglow from a Kubernetes cluster: from each node, then every object. Refused while a namespace is in the mesh.
+    Uninstall(uninstall::Uninstall),
     /// Live L4 flows per node: who talks to whom, as whom, how much.
     Top(top::Top),
     /// Pods of each node and whether they are in the mesh.
@@ -71,6 +81,11 @@ impl Terminal {
         let live = is_terminal && !dumb;
         Self { live, style: Style::new(live, no_color, dumb) }
     }
+
+    /// What stands before a line about something that is as it should be.
+    fn sign(self) -> &'static str {
+        if self.live { "✓" } else { "ok" }
+    }
 }
 
 fn main() -> ExitCode {
@@ -78,19 +93,22 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let stdout = Terminal::new(io::stdout().is_terminal(), cli.no_color, &vars);
     let stderr = Terminal::new(io::stderr().is_terminal(), cli.no_color, &vars);
-    match run(&cli.command, stdout, stderr) {
+    match run(&cli.command, stdout, stderr, &vars) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("airglow: {error:#}");
-            ExitCode::from(2)
+            ExitCode::from(if error.is::<Interrupted>() { INTERRUPTED } else { 2 })
         }
     }
 }
 
-fn run(command: &Command, stdout: Terminal, stderr: Terminal) -> anyhow::Result<ExitCode> {
+fn run(command: &Command, stdout: Terminal, stderr: Terminal, vars: &dyn Vars) -> anyhow::Result<ExitCode> {
     let show = |what, at: &top::Where| show::run(what, at, stdout.style).map(|()| ExitCode::SUCCESS);
     match command {
         Command::Demo(args) => demo::run(args, stdout, stderr, &Interrupt::listen()?),
+        Command::Check(args) => check::run(args, stdout, vars),
+        Command::Install(args) => install::run(args, stdout, vars, &Interrupt::listen()?),
+        Command::Uninstall(args) => uninstall::run(args, stdout, vars, &Interrupt::listen()?),
         Command::Top(args) => top::run(args, stdout, &Interrupt::listen()?).map(|()| ExitCode::SUCCESS),
         Command::Pods(at) => show(What::Pods, at),
         Command::Certs(at) => show(What::Certificates, at),
@@ -120,10 +138,19 @@ mod tests {
         }
         let demo = parse("airglow demo --keep --no-color").unwrap();
         assert!(demo.contains("keep: true") && demo.contains("no_color: true"), "{demo}");
-        assert!(parse("airglow certs").unwrap().contains("Certs("));
-        for wrong in
-            ["airglow", "airglow top --interval 0", "airglow pods -o xml", "airglow demo --keep --json"]
+        let check = parse("airglow check --kubeconfig /k --context c -n mesh -o json").unwrap();
+        for part in ["kubeconfig: Some(\"/k\")", "context: Some(\"c\")", "namespace: \"mesh\"", "form: Json"]
         {
+            assert!(check.contains(part), "{check}");
+        }
+        assert!(parse("airglow certs").unwrap().contains("Certs("));
+        for wrong in [
+            "airglow",
+            "airglow top --interval 0",
+            "airglow pods -o xml",
+            "airglow demo --keep --json",
+            "airglow check -n a/b",
+        ] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
     }

@@ -5,6 +5,9 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+/// Names that a list has before it counts the others.
+const LISTED: usize = 5;
+
 /// Whether output may have colours. Passed to whoever makes text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Style {
@@ -141,6 +144,17 @@ pub(crate) fn count(number: u64, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
+/// `a, b, c and 7 others`.
+pub(crate) fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    let names: Vec<_> = names.into_iter().collect();
+    let shown = names.iter().take(LISTED).copied().collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(LISTED) {
+        0 => shown,
+        1 => format!("{shown} and one other"),
+        more => format!("{shown} and {more} others"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -186,5 +200,12 @@ mod tests {
         let times = [0.0004, 0.0123, 0.999, 1.25].map(|s| duration(Duration::from_secs_f64(s)));
         assert_eq!(times, ["0.4 ms", "12 ms", "999 ms", "1.2 s"]);
         assert_eq!((count(1, "pod"), count(2, "pod")), ("1 pod".to_owned(), "2 pods".to_owned()));
+    }
+
+    #[test]
+    fn long_lists_are_cut() {
+        assert_eq!(listed(["a", "b"]), "a, b");
+        assert_eq!(listed(["a", "b", "c", "d", "e", "f"]), "a, b, c, d, e and one other");
+        assert_eq!(listed(["a"; 12]), "a, a, a, a, a and 7 others");
     }
 }

@@ -8,12 +8,12 @@ use serde_json::Value;
 
 use crate::{Namespace, PATIENCE};
 
-const SYSTEM: &str = "airglow-system";
+pub(crate) const SYSTEM: &str = "airglow-system";
 
 /// Where Debian keeps shared libraries.
 const LIBRARIES: &str = "/lib/x86_64-linux-gnu";
 
-fn executable(name: &str) -> PathBuf {
+pub(crate) fn executable(name: &str) -> PathBuf {
     let own = std::env::current_exe().expect("the running executable");
     let profile = own.parent().and_then(Path::parent).expect("target/<profile>/deps");
     profile.join(name)
@@ -71,8 +71,9 @@ fn uninstall(cluster: &Cluster) {
     helm(&["uninstall", "airglow"]);
 }
 
-/// Installs the chart. The nodes share this machine's kernel, so each ztunnel is told which cgroup is its node's.
-fn install(cluster: &Cluster) {
+/// The chart, and values for this cluster: the nodes share this machine's kernel, so each ztunnel is told which cgroup is its
+/// node's.
+pub(crate) fn chart_and_values(cluster: &Cluster) -> (String, String) {
     let group = cluster.node(0).cgroup().parent().expect("a group of the cluster").to_owned();
     let group = group.strip_prefix("/sys/fs/cgroup").expect("below the mount").display().to_string();
     let chart = chart();
@@ -80,6 +81,12 @@ fn install(cluster: &Cluster) {
         "image.registry=airglow.test,image.tag=test,image.pullPolicy=Never,ztunnel.cgroup={group}/$(AIRGLOW_NODE),\
          ztunnel.kubepods={group}/$(AIRGLOW_NODE)/kubepods"
     );
+    (chart, set)
+}
+
+/// Installs the chart.
+fn install(cluster: &Cluster) {
+    let (chart, set) = chart_and_values(cluster);
     cluster
         .helm(&["install", "airglow", &chart, "--namespace", SYSTEM, "--create-namespace", "--set", &set])
         .expect("installed");
@@ -97,7 +104,7 @@ fn known(node: &ClusterNode, pod: &str) -> Value {
     pods.as_array().into_iter().flatten().find(|known| known["pod"] == pod).cloned().unwrap_or_default()
 }
 
-fn enrolled(cluster: &Cluster, namespace: &Namespace<'_>) {
+pub(crate) fn enrolled(cluster: &Cluster, namespace: &Namespace<'_>) {
     for (pod, node, _) in namespace.pods() {
         let name = format!("{}/{pod}", namespace.name);
         let node = cluster.nodes().find(|known| known.name() == node).expect("its node");
@@ -110,7 +117,7 @@ fn enrolled(cluster: &Cluster, namespace: &Namespace<'_>) {
 }
 
 /// A cluster that a mesh can be installed on.
-fn start() -> Cluster {
+pub(crate) fn start() -> Cluster {
     let cluster = Cluster::start(ClusterConfig::default()).expect("a cluster (root is needed)");
     cluster.load_app_image().expect("the image for pods of tests");
     cluster.start_dns().expect("cluster DNS");
@@ -127,7 +134,7 @@ fn enrol(cluster: &Cluster, shop: &Namespace<'_>) {
 }
 
 /// The chained configuration of a node.
-fn chained(node: &ClusterNode) -> String {
+pub(crate) fn chained(node: &ClusterNode) -> String {
     let networks = node.path("/etc/cni/net.d").expect("it is on");
     std::fs::read_to_string(networks.join("10-lab.airglow.conflist")).unwrap_or_default()
 }
