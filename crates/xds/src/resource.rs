@@ -32,6 +32,11 @@ impl Resource {
         Self { name, version, body, aliases }
     }
 
+    /// Stands for one that a client holds, and that is no longer what it should hold.
+    pub(crate) fn outdated(name: String, version: String) -> Self {
+        Self { name, version, body: Any::default(), aliases: Vec::new() }
+    }
+
     /// About how many bytes it takes in a response.
     pub(crate) fn size(&self) -> usize {
         let aliases: usize = self.aliases.iter().map(|alias| alias.len() + 2).sum();
@@ -85,6 +90,13 @@ impl Resources {
     /// Takes out the resource of that name.
     pub fn remove(&mut self, name: &str) -> Option<Arc<Resource>> {
         self.0.remove(name).map(|entry| entry.0)
+    }
+
+    /// Makes the resource of that name, if there is one, differ from any other of its name.
+    pub(crate) fn outdate(&mut self, name: &str) {
+        if self.0.contains_key(name) {
+            self.insert(Resource::outdated(name.to_owned(), String::new()));
+        }
     }
 
     /// The resource of that name.

@@ -72,8 +72,8 @@ impl TypeStatus {
     /// The version of a resource that the client is known to use.
     #[must_use]
     pub fn acknowledged(&self, name: &str) -> Option<&str> {
-        let resource = self.answered.get(name)?;
-        (!self.refused.contains(name)).then_some(&resource.version)
+        let version = &self.answered.get(name)?.version;
+        (!version.is_empty() && !self.refused.contains(name)).then_some(version)
     }
 }
 
@@ -142,11 +142,11 @@ struct Type {
     wanted: Option<Wanted>,
     /// What the client says it holds, until that is compared with the view.
     claimed: BTreeMap<String, String>,
-    /// Keys that wait for an answer, and whether the answer must repeat what the client already holds.
+    /// Keys whose answer is not sent in full, and whether it must repeat what the client already holds.
     asked: BTreeMap<String, bool>,
     /// Names to report as removed.
     gone: BTreeSet<String>,
-    /// What the client holds once it has taken in all that was sent.
+    /// What the client holds once it has taken in all that was sent; of what is outdated, only the name matters.
     held: Resources,
     /// What it held when it last answered.
     answered: Resources,
@@ -259,6 +259,7 @@ impl Type {
         let Batch { resources, removed, complete } = self.batch(&target, limit);
         if complete {
             self.held = target; // The same content, and shared with every other session that has it.
+            self.asked.clear();
         }
         self.dirty = !complete;
         // The last part follows, even if nothing is left to say by then.
@@ -289,30 +290,30 @@ impl Type {
         for (name, version) in mem::take(&mut self.claimed) {
             match target.get(&name) {
                 Some(resource) if resource.version == version => self.held.insert(Arc::clone(resource)),
-                Some(_) => {}
                 None if self.asked.contains_key(&name) => {}
-                None => {
-                    self.gone.insert(name);
-                }
+                Some(_) | None => self.held.insert(Resource::outdated(name, version)),
             }
         }
         self.answered = self.held.clone();
     }
 
-    /// Each key that was asked for is answered: by its resources, or by its removal when there are none.
+    /// Each key that was asked for is answered: by its resources, or by its removal when there are none. A key whose
+    /// resources may still be in a later part stays asked for, as they may be gone by then.
     fn answer_questions(&mut self, view: &dyn View) {
-        for (key, repeat) in mem::take(&mut self.asked) {
-            let found = view.lookup(self.url, &key);
+        let Self { asked, held, gone, url, .. } = self;
+        asked.retain(|key, repeat| {
+            let found = view.lookup(url, key);
             if found.is_empty() {
-                self.held.remove(&key);
-                self.gone.insert(key);
-            } else if repeat {
-                let exact = found.iter().any(|resource| resource.answers(&key));
-                for resource in found.iter().filter(|resource| !exact || resource.answers(&key)) {
-                    self.held.remove(&resource.name);
+                held.remove(key);
+                gone.insert(key.clone());
+            } else if mem::take(repeat) {
+                let exact = found.iter().any(|resource| resource.answers(key));
+                for resource in found.iter().filter(|resource| !exact || resource.answers(key)) {
+                    held.outdate(&resource.name);
                 }
             }
-        }
+            !found.is_empty()
+        });
     }
 
     /// As much of the way to `target` as fits. What is taken counts as held.

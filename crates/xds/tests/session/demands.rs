@@ -37,6 +37,24 @@ fn what_does_not_exist_is_an_answer_too() {
 }
 
 #[test]
+fn a_key_whose_resource_goes_before_its_part_was_sent_is_answered() {
+    for key in ["z", "ip/z"] {
+        let mut pair = Pair::new(100);
+        for name in ["a", "z"] {
+            pair.set(NAMED, name, 1);
+        }
+        pair.demand(NAMED, "a");
+        let waiter = pair.demand(NAMED, key);
+        pair.connect();
+        assert!(pair.step_to_server(NAMED) && pair.step_to_client(NAMED));
+        assert_eq!(pair.said(), ["named: +a ..."], "the rest waits for its turn");
+        pair.remove(NAMED, "z");
+        pair.settle();
+        assert_eq!(pair.woken.get(&waiter), Some(&Ok(())), "{key}: there is no such thing any more");
+    }
+}
+
+#[test]
 fn aliases_answer_as_names_do() {
     let mut pair = Pair::new(NO_LIMIT).connected();
     pair.set(NAMED, "a", 1);

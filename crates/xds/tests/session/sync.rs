@@ -87,6 +87,24 @@ fn what_is_held_is_not_sent_again_after_a_reconnect() {
 }
 
 #[test]
+fn what_goes_before_its_part_was_sent_is_still_reported_to_a_client_that_holds_it() {
+    let mut pair = Pair::new(100);
+    pair.world.set(ALL, "z", 1);
+    let mut pair = pair.connected();
+    pair.disconnect();
+    for name in ["a", "b", "z"] {
+        pair.set(ALL, name, 2);
+    }
+    pair.connect();
+    assert!(pair.step_to_server(ALL) && pair.step_to_client(ALL));
+    assert_eq!(pair.said(), ["all: +a ..."], "the rest waits for its turn");
+    // Only the client knows that it has an older "z".
+    pair.remove(ALL, "z");
+    pair.settle();
+    assert!(!pair.store.held[ALL].contains_key("z"));
+}
+
+#[test]
 fn a_bad_resource_rejects_only_itself_and_comes_again_after_a_reconnect() {
     let mut pair = Pair::new(NO_LIMIT);
     pair.world.set(ALL, "a", 1);
