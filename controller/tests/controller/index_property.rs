@@ -161,7 +161,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig::with_cases(2 * ProptestConfig::default().cases))]
 
     #[test]
     fn incremental_equals_from_scratch(steps in prop::collection::vec(step(), 0..40), batch in 1_usize..6) {
