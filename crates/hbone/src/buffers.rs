@@ -15,6 +15,9 @@ pub(crate) const LARGE: usize = 256 * 1024;
 /// What a tunnel reads or seals at once: `LARGE` and room for one more record, its overhead and pending alerts.
 pub(crate) const TUNNEL: usize = LARGE + 32 * 1024;
 
+/// Bytes that fill less of their buffer than one part in this many are copied out, so that they do not pin the rest.
+const COPIED_PART: usize = 4;
+
 /// Free buffers kept per thread and size, smallest size first. Together at most 8.5 MiB: a thread that serves
 /// more busy streams than this at one moment pays the allocator for the rest.
 const KEPT: [(usize, usize); 4] = [(SMALL, 64), (MEDIUM, 16), (LARGE, 8), (TUNNEL, 16)];
@@ -38,10 +41,15 @@ impl Buffer {
         Buffer { data: kept.unwrap_or_else(|| vec![0; KEPT[class].0]) }
     }
 
+    /// Whether `len` bytes fill enough of it that it may be pinned for them.
+    pub(crate) fn is_filled_by(&self, len: usize) -> bool {
+        len.saturating_mul(COPIED_PART) >= self.data.len()
+    }
+
     /// The first `len` bytes as shared bytes, without a copy. A buffer that is mostly empty is copied instead,
     /// so that a waiting message never pins more than four times its own size.
     pub(crate) fn into_bytes(self, len: usize) -> Bytes {
-        if len.saturating_mul(4) < self.data.len() {
+        if !self.is_filled_by(len) {
             return Bytes::copy_from_slice(&self.data[..len]);
         }
         Bytes::from_owner(self).slice(..len)

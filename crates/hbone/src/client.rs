@@ -98,8 +98,7 @@ where
 {
     let session =
         UnbufferedClientConnection::new(tls.config, tls.server_name).map_err(ConnectError::Config)?;
-    let records = handshake(io, session).await?;
-    let chain = records.peer_certificates();
+    let (records, chain) = handshake(io, session).await?;
     let now = Instant::now();
     let (io, control) = split(records, Guard::client(now));
     let windows = Windows::new(&limits.tunnel, now);

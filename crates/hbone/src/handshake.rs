@@ -8,6 +8,7 @@ use rustls::ContentType;
 use rustls::unbuffered::{ConnectionState, EncodeError, InsufficientSizeError, UnbufferedStatus};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::client::Chain;
 use crate::protection::{HEAD, SEALED};
 use crate::record_error::RecordError;
 use crate::records::Records;
@@ -71,12 +72,12 @@ where
         self.session.common().alpn_protocol()
     }
 
-    /// After the handshake: the record layer goes on with the session's keys.
-    pub(crate) fn finish(self) -> Result<Records<Io, S>, RecordError> {
-        let common = self.session.common();
-        let certificates = common.peer_certificates().map(<[_]>::to_vec).unwrap_or_default();
+    /// After the handshake: the record layer goes on with the session's keys. Beside it, who the peer has proven to be.
+    pub(crate) fn finish(self) -> Result<(Records<Io, S>, Chain), RecordError> {
+        let chain = self.session.common().peer_certificates().map(<[_]>::to_vec).unwrap_or_default();
         let (secrets, keys) = self.session.into_keys().map_err(RecordError::Tls)?;
-        Records::new(self.wire, secrets, keys, certificates).map_err(RecordError::Tls)
+        let records = Records::new(self.wire, secrets, keys).map_err(RecordError::Tls)?;
+        Ok((records, chain))
     }
 
     /// Lets rustls see one record more. False when none has arrived in full. What is no record at all it sees at

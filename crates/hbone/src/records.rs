@@ -5,7 +5,6 @@
 use std::task::{Context, Poll, ready};
 
 use rustls::kernel::KernelConnection;
-use rustls::pki_types::CertificateDer;
 use rustls::{
     AlertDescription, ContentType, Error, ExtractedSecrets, HandshakeType, InvalidMessage, PeerMisbehaved,
 };
@@ -30,7 +29,6 @@ const KEY_UPDATE: [u8; 5] = [24, 0, 0, 1, 0];
 pub(crate) struct Records<Io, S: Session> {
     wire: Wire<Io>,
     keys: KernelConnection<S::Side>,
-    certificates: Vec<CertificateDer<'static>>,
     seals: Protection,
     opens: Protection,
     /// Records that one key may seal, by its suite; the last is for the KeyUpdate.
@@ -59,12 +57,10 @@ where
         wire: Wire<Io>,
         secrets: ExtractedSecrets,
         keys: KernelConnection<S::Side>,
-        certificates: Vec<CertificateDer<'static>>,
     ) -> Result<Self, Error> {
         let suite = keys.negotiated_cipher_suite().tls13().ok_or(Error::HandshakeNotComplete)?;
         Ok(Records {
             wire,
-            certificates,
             seals: Protection::new(&secrets.tx.1, secrets.tx.0)?,
             opens: Protection::new(&secrets.rx.1, secrets.rx.0)?,
             limit: suite.common.confidentiality_limit,
@@ -173,11 +169,6 @@ where
     /// Bytes read from the socket so far.
     pub(crate) fn received(&self) -> u64 {
         self.wire.received()
-    }
-
-    /// The peer's certificates, leaf first.
-    pub(crate) fn peer_certificates(&self) -> Vec<CertificateDer<'static>> {
-        self.certificates.clone()
     }
 
     fn begin_record(&mut self) -> Result<(), Error> {

@@ -44,7 +44,7 @@ fn configs() -> (Arc<ClientConfig>, Arc<ServerConfig>) {
 async fn shaken<S: Session>(io: DuplexStream, session: S) -> Records<DuplexStream, S> {
     let mut handshake = Handshake::new(io, session);
     poll_fn(|cx| handshake.poll(cx)).await.expect("the handshake succeeds");
-    let mut records = handshake.finish().expect("the keys can be had");
+    let (mut records, _) = handshake.finish().expect("the keys can be had");
     // The server waits for the client's last flight. Nobody reads the server's tickets yet, so they may have to wait.
     if S::MAY_GET_TICKETS {
         poll_fn(|cx| records.flush(cx)).await.expect("the last flight is sent");

@@ -85,8 +85,7 @@ where
     Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let session = UnbufferedServerConnection::new(config).map_err(AcceptError::Config)?;
-    let records = handshake(io, session).await?;
-    let chain = records.peer_certificates();
+    let (records, chain) = handshake(io, session).await?;
     let now = Instant::now();
     let (io, control) = split(records, Guard::server(now));
     let windows = Windows::new(&limits.tunnel, now);

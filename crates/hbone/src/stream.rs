@@ -16,9 +16,6 @@ use crate::share::Credit;
 /// Chunks handed out by one `poll_recv`: one `writev` takes 64 slices and four of those are a good turn.
 const BATCH: usize = 256;
 
-/// A message that fills less of its buffer than one part in this many is copied out, so that it does not pin the rest.
-const COPIED_PART: usize = 4;
-
 /// Bytes of such copies that a stream may have under way before they count against its budget: counting takes memory too,
 /// and messages one at a time are on their way at once.
 const LOOSE: usize = 4 * 1024;
@@ -249,10 +246,9 @@ impl Stream {
 
     /// The first `count` bytes of the buffer, counted until they have been sent.
     fn follow(&mut self, buffer: Buffer, count: usize) -> Bytes {
-        let size = buffer.as_ref().len();
-        if count.saturating_mul(COPIED_PART) >= size {
+        if buffer.is_filled_by(count) {
             // They pin all of it.
-            let unsent = self.account.unsent(size);
+            let unsent = self.account.unsent(buffer.as_ref().len());
             return Bytes::from_owner(Followed { bytes: buffer, _unsent: unsent }).slice(..count);
         }
         let copy = buffer.into_bytes(count);

@@ -10,6 +10,7 @@ use h2::{Ping, PingPong, Reason};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::client::Chain;
 use crate::frames::Abuse;
 use crate::handshake::Handshake;
 use crate::keepalive::{Keepalive, Tick};
@@ -64,8 +65,8 @@ pub(crate) enum HandshakeError {
     NotH2,
 }
 
-/// Runs the TLS handshake.
-pub(crate) async fn handshake<Io, S>(io: Io, session: S) -> Result<Records<Io, S>, HandshakeError>
+/// Runs the TLS handshake. Answers with what goes on from there, and who the peer has proven to be.
+pub(crate) async fn handshake<Io, S>(io: Io, session: S) -> Result<(Records<Io, S>, Chain), HandshakeError>
 where
     Io: AsyncRead + AsyncWrite + Unpin,
     S: Session,
