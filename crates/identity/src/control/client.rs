@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use http::Uri;
 use hyper_util::rt::TokioIo;
-use rustls::client::WebPkiServerVerifier;
-use rustls::{ClientConfig, RootCertStore, version};
+use rustls::client::{WantsClientCert, WebPkiServerVerifier};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore, version};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::net::TcpStream;
@@ -149,16 +149,22 @@ impl Dial {
     }
 
     fn config(&self) -> io::Result<ClientConfig> {
-        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(self.roots.store()?), provider())
-            .build()
-            .map_err(io::Error::other)?;
-        let config = ClientConfig::builder_with_details(provider(), Arc::new(TlsTime(self.clock.clone())))
-            .with_protocol_versions(&[&version::TLS13])
-            .map_err(io::Error::other)?
-            .with_webpki_verifier(verifier)
-            .with_no_client_auth();
-        Ok(sealed_client(config))
+        Ok(sealed_client(verified_by(&self.roots, self.clock.clone())?.with_no_client_auth()))
     }
+}
+
+/// The beginning of every configuration for a server that published roots judge, and nothing else.
+pub(super) fn verified_by(
+    roots: &Roots,
+    clock: Arc<dyn Clock>,
+) -> io::Result<ConfigBuilder<ClientConfig, WantsClientCert>> {
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots.store()?), provider())
+        .build()
+        .map_err(io::Error::other)?;
+    let config = ClientConfig::builder_with_details(provider(), Arc::new(TlsTime(clock)))
+        .with_protocol_versions(&[&version::TLS13])
+        .map_err(io::Error::other)?;
+    Ok(config.with_webpki_verifier(verifier))
 }
 
 fn read_roots(path: &Path) -> io::Result<Vec<u8>> {

@@ -14,8 +14,7 @@ use http::Uri;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
-use rustls::client::{Resumption, WebPkiServerVerifier};
-use rustls::{ClientConfig, version};
+use rustls::ClientConfig;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use socket2::{SockRef, TcpKeepalive};
@@ -25,9 +24,9 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::codegen::Service;
 
-use super::client::{BadTarget, CONNECT_DEADLINE, Roots, https};
-use crate::clock::{Clock, TlsTime};
-use crate::tls::provider;
+use super::client::{BadTarget, CONNECT_DEADLINE, Roots, https, verified_by};
+use crate::clock::Clock;
+use crate::tls::sealed_client;
 
 /// A watch says nothing for minutes when nothing happens; the system asks a silent peer for a sign of life this often, so
 /// that one which has vanished is noticed within half a minute.
@@ -136,14 +135,8 @@ impl Dial {
     }
 
     fn config(&self) -> io::Result<ClientConfig> {
-        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(self.roots.store()?), provider())
-            .build()
-            .map_err(io::Error::other)?;
-        let config = ClientConfig::builder_with_details(provider(), Arc::new(TlsTime(self.clock.clone())))
-            .with_protocol_versions(&[&version::TLS13])
-            .map_err(io::Error::other)?
-            .with_webpki_verifier(verifier);
-        let mut config = match &self.client {
+        let config = verified_by(&self.roots, self.clock.clone())?;
+        let config = match &self.client {
             None => config.with_no_client_auth(),
             Some(ClientPem { chain, key }) => {
                 let bad = |what: &str, error: &dyn std::fmt::Display| {
@@ -156,9 +149,8 @@ impl Dial {
                 config.with_client_auth_cert(chain, key).map_err(|error| bad("certificate", &error))?
             }
         };
+        let mut config = sealed_client(config);
         config.alpn_protocols = vec![ALPN_HTTP1.to_vec()];
-        config.resumption = Resumption::disabled();
-        config.enable_early_data = false;
         Ok(config)
     }
 }
