@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use model::service::{
-    AppProtocol, HealthPolicy, IpFamilies, LoadBalancing, LoadBalancingMode, Scope, Service, ServiceName,
-    ServicePort, Vip, Visibility,
+    Affinity, AppProtocol, HealthPolicy, IpFamilies, LoadBalancing, LoadBalancingMode, Scope, Service,
+    ServiceName, ServicePort, Vip, Visibility,
 };
 
 use super::Config;
@@ -129,17 +129,21 @@ fn load_balancing(cluster: &Cluster, object: &objects::Service) -> LoadBalancing
         true => HealthPolicy::AllowAll,
         false => HealthPolicy::OnlyHealthy,
     };
-    if object.spec.internal_traffic_policy.as_deref() == Some("Local") {
-        return LoadBalancing { preference: vec![Scope::Node], mode: LoadBalancingMode::Strict, health };
-    }
-    let preference = match distribution(cluster, object) {
-        Distribution::Any => {
-            return LoadBalancing { preference: Vec::new(), mode: LoadBalancingMode::Any, health };
-        }
-        Distribution::Zone => vec![Scope::Network, Scope::Region, Scope::Zone],
-        Distribution::Node => vec![Scope::Network, Scope::Region, Scope::Zone, Scope::Subzone, Scope::Node],
+    let affinity = match object.spec.session_affinity.as_deref() {
+        Some("ClientIP") => Affinity::Client,
+        _ => Affinity::None,
     };
-    LoadBalancing { preference, mode: LoadBalancingMode::Failover, health }
+    let local = object.spec.internal_traffic_policy.as_deref() == Some("Local");
+    let (mode, preference) = match distribution(cluster, object) {
+        _ if local => (LoadBalancingMode::Strict, vec![Scope::Node]),
+        Distribution::Any => (LoadBalancingMode::Any, Vec::new()),
+        Distribution::Zone => (LoadBalancingMode::Failover, vec![Scope::Network, Scope::Region, Scope::Zone]),
+        Distribution::Node => {
+            let scopes = vec![Scope::Network, Scope::Region, Scope::Zone, Scope::Subzone, Scope::Node];
+            (LoadBalancingMode::Failover, scopes)
+        }
+    };
+    LoadBalancing { preference, mode, health, affinity }
 }
 
 enum Distribution {

@@ -1,7 +1,7 @@
 //! Services: addresses, ports, families, and how endpoints are chosen.
 
 use model::service::LoadBalancingMode::{Any, Failover, Strict};
-use model::service::{AppProtocol, HealthPolicy, IpFamilies, LoadBalancingMode, Scope};
+use model::service::{Affinity, AppProtocol, HealthPolicy, IpFamilies, LoadBalancingMode, Scope};
 
 use crate::support::Mesh;
 
@@ -95,6 +95,13 @@ spec: {{{spec}}}
     check("PreferClose", "", "", Failover, &zone);
     check("PreferClose", "PreferSameNode", "", Failover, &node);
     check("PreferClose", "Whatever", "", Any, &[]);
+    for (spec, affinity) in [
+        ("", Affinity::None),
+        ("sessionAffinity: None", Affinity::None),
+        ("sessionAffinity: ClientIP, internalTrafficPolicy: Local", Affinity::Client),
+    ] {
+        assert_eq!(service(spec).service("cart").load_balancing.affinity, affinity, "{spec}");
+    }
     let mesh = service("publishNotReadyAddresses: true");
     assert_eq!(mesh.service("cart").load_balancing.health, HealthPolicy::AllowAll);
 }

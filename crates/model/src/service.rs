@@ -109,6 +109,8 @@ pub struct LoadBalancing {
     pub mode: LoadBalancingMode,
     /// Whether unhealthy endpoints take part.
     pub health: HealthPolicy,
+    /// Whether a client stays with an endpoint.
+    pub affinity: Affinity,
 }
 
 /// Something that source and endpoint may have in common.
@@ -126,6 +128,16 @@ pub enum Scope {
     Subzone,
     /// The zone.
     Zone,
+}
+
+/// Whether the connections of a client go to one endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Affinity {
+    /// All of them, for as long as it may take connections.
+    Client,
+    /// Each goes its own way.
+    #[default]
+    None,
 }
 
 /// What a locality preference means.

@@ -7,7 +7,8 @@ use std::time::SystemTime;
 
 use model::policy::{Action, Clause, Match, Policy, PolicyScope, ServiceAccountMatch, StringMatch};
 use model::service::{
-    GatewayAddress, GatewayDestination, HealthPolicy, IpFamilies, LoadBalancingMode, Service, Visibility,
+    Affinity, GatewayAddress, GatewayDestination, HealthPolicy, IpFamilies, LoadBalancingMode, Service,
+    Visibility,
 };
 use model::store::Mesh;
 use model::workload::{Health, NetworkMode, TunnelProtocol, Workload};
@@ -176,6 +177,7 @@ fn service(mesh: &Mesh, s: &Service) -> Value {
                 HealthPolicy::AllowAll => "AllowAll",
                 HealthPolicy::OnlyHealthy => "OnlyHealthy",
             },
+            "clientAffinity": s.load_balancing.affinity == Affinity::Client,
         },
         "ipFamilies": match s.ip_families {
             IpFamilies::Automatic => Value::Null,

@@ -40,6 +40,9 @@ pub struct ServiceSpec {
     /// `Local` keeps traffic on the node.
     #[serde(default)]
     pub internal_traffic_policy: Option<String>,
+    /// `ClientIP` keeps a client with one endpoint.
+    #[serde(default)]
+    pub session_affinity: Option<String>,
     /// `PreferClose`, `PreferSameZone`, `PreferSameNode`.
     #[serde(default)]
     pub traffic_distribution: Option<String>,

@@ -2,8 +2,8 @@
 
 use ipnet::IpNet;
 use model::service::{
-    AppProtocol, HealthPolicy, IpFamilies, LoadBalancing, LoadBalancingMode, Scope, Service, ServiceName,
-    ServicePort, Vip, Visibility, WeightedWaypoint,
+    Affinity, AppProtocol, HealthPolicy, IpFamilies, LoadBalancing, LoadBalancingMode, Scope, Service,
+    ServiceName, ServicePort, Vip, Visibility, WeightedWaypoint,
 };
 
 use super::{block, ip_bytes, known, optional_port, port, required};
@@ -155,7 +155,7 @@ impl TryFrom<wire::LoadBalancing> for LoadBalancing {
     type Error = Problem;
 
     fn try_from(balancing: wire::LoadBalancing) -> Result<Self, Problem> {
-        let wire::LoadBalancing { routing_preference, mode, health_policy } = balancing;
+        let wire::LoadBalancing { routing_preference, mode, health_policy, client_affinity } = balancing;
         Ok(Self {
             preference: routing_preference.into_iter().map(scope).collect::<Result<_, _>>()?,
             mode: match known(mode)? {
@@ -168,12 +168,13 @@ impl TryFrom<wire::LoadBalancing> for LoadBalancing {
                 balancing::HealthPolicy::AllowAll => HealthPolicy::AllowAll,
                 balancing::HealthPolicy::OnlyHealthy => HealthPolicy::OnlyHealthy,
             },
+            affinity: if client_affinity { Affinity::Client } else { Affinity::None },
         })
     }
 }
 
 impl From<&LoadBalancing> for wire::LoadBalancing {
-    fn from(LoadBalancing { preference, mode, health }: &LoadBalancing) -> Self {
+    fn from(LoadBalancing { preference, mode, health, affinity }: &LoadBalancing) -> Self {
         let mode = match mode {
             LoadBalancingMode::Any => balancing::Mode::UnspecifiedMode,
             LoadBalancingMode::Failover => balancing::Mode::Failover,
@@ -188,6 +189,10 @@ impl From<&LoadBalancing> for wire::LoadBalancing {
             routing_preference: preference.iter().map(|scope| wire_scope(*scope).into()).collect(),
             mode: mode.into(),
             health_policy: health.into(),
+            client_affinity: match affinity {
+                Affinity::Client => true,
+                Affinity::None => false,
+            },
         }
     }
 }

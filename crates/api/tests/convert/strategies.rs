@@ -11,7 +11,7 @@ use model::policy::{
     Action, Clause, Match, Policy, PolicyName, PolicyScope, Rule, ServiceAccountMatch, StringMatch,
 };
 use model::service::{
-    AppProtocol, GatewayAddress, GatewayDestination, HealthPolicy, IpFamilies, LoadBalancing,
+    Affinity, AppProtocol, GatewayAddress, GatewayDestination, HealthPolicy, IpFamilies, LoadBalancing,
     LoadBalancingMode, PortMapping, Scope, Service, ServiceName, ServicePort, Vip, Visibility,
     WeightedWaypoint,
 };
@@ -152,11 +152,9 @@ fn load_balancing() -> impl Strategy<Value = LoadBalancing> {
         Just(LoadBalancingMode::Strict)
     ];
     let health = prop_oneof![Just(HealthPolicy::AllowAll), Just(HealthPolicy::OnlyHealthy)];
-    (vec(scope, 0..3), mode, health).prop_map(|(preference, mode, health)| LoadBalancing {
-        preference,
-        mode,
-        health,
-    })
+    let affinity = prop_oneof![Just(Affinity::Client), Just(Affinity::None)];
+    (vec(scope, 0..3), mode, health, affinity)
+        .prop_map(|(preference, mode, health, affinity)| LoadBalancing { preference, mode, health, affinity })
 }
 
 pub(crate) fn service() -> impl Strategy<Value = Service> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Load, Pick, Query, same_family};
 use crate::Str;
-use crate::service::{HealthPolicy, IpFamilies, LoadBalancingMode, Scope, Service};
+use crate::service::{Affinity, HealthPolicy, IpFamilies, LoadBalancingMode, Scope, Service};
 use crate::store::{Endpoint, Mesh};
 use crate::workload::{Health, Workload};
 
@@ -47,7 +47,8 @@ struct Candidate<'a> {
     addr: SocketAddr,
 }
 
-/// Takes the nearest of the endpoints that may take the connection, and of two random ones the less busy.
+/// Takes the nearest of the endpoints that may take the connection, and of two random ones the less busy, unless the service
+/// wants its clients to stay with one.
 pub(super) fn choose<'a>(
     mesh: &'a Mesh,
     query: &Query<'_>,
@@ -83,7 +84,11 @@ pub(super) fn choose<'a>(
             nearest.push(candidate);
         }
     }
-    let Candidate { workload, addr } = less_busy_of_two(&nearest, pick).ok_or(nothing)?;
+    let found = match wanted.service.load_balancing.affinity {
+        Affinity::Client => steady(&nearest, query.source),
+        Affinity::None => less_busy_of_two(&nearest, pick),
+    };
+    let Candidate { workload, addr } = found.ok_or(nothing)?;
     Ok(Chosen { workload, addr, alternatives: admitted > 1 })
 }
 
@@ -202,6 +207,29 @@ fn less_busy_of_two<'a>(candidates: &[Candidate<'a>], pick: &mut dyn Pick) -> Op
     let first_is_busier =
         cost(first) * u128::from(capacity(second)) > cost(second) * u128::from(capacity(first));
     Some(candidates[if first_is_busier { second } else { first }])
+}
+
+/// The same for each connection of a client, on whichever thread, while the candidates are the same; one that goes moves its
+/// own clients only, and one that comes takes its share (rendezvous hashing, weighted by capacity).
+fn steady<'a>(candidates: &[Candidate<'a>], source: &Workload) -> Option<Candidate<'a>> {
+    let cost = |candidate: &Candidate<'_>| {
+        let draw = fraction(&[&source.uid.0, &candidate.workload.uid.0]);
+        -draw.ln() / f64::from(candidate.workload.capacity)
+    };
+    candidates.iter().min_by(|one, other| cost(one).total_cmp(&cost(other))).copied()
+}
+
+/// A number above 0 and up to 1 that follows from words alone: FNV-1a, whose bits are then mixed, because it leaves the high
+/// ones of similar words alike.
+fn fraction(words: &[&str]) -> f64 {
+    let bytes = words.iter().flat_map(|word| word.bytes().chain([0]));
+    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    let mixed = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    let mixed = (mixed ^ (mixed >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    let high = u32::try_from((mixed ^ (mixed >> 33)) >> 32).unwrap_or_default();
+    (f64::from(high) + 1.0) / (f64::from(u32::MAX) + 1.0)
 }
 
 /// A random number below `below`, which is above 0. Capacities may add up to more than a `u32`.

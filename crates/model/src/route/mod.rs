@@ -20,7 +20,7 @@ use crate::identity::Identity;
 use crate::route::balance::{Chosen, Nothing, Wanted};
 use crate::service::{GatewayAddress, GatewayDestination, LoadBalancingMode, Service, ServiceName};
 use crate::store::Mesh;
-use crate::workload::{TunnelProtocol, Workload, WorkloadUid};
+use crate::workload::{NetworkMode, TunnelProtocol, Workload, WorkloadUid};
 
 /// What the caller contributes to a choice among endpoints.
 pub trait Pick {
@@ -222,9 +222,23 @@ fn to_service(
             }
             Nothing::Port => NoRoute::NoSuchPort { service: service.id.clone(), port: dst.port() },
         })?;
-    let mut target = direct(workload, addr);
+    let mut target = direct(whoever_has(mesh, query, workload, addr.ip()), addr);
     target.identities.extend(further_identities(service));
     Ok(Target { service: Some(service.clone()), alternatives, ..target })
+}
+
+/// An endpoint that somebody wrote down by nothing but an address is whoever has that address: dialled through a service, a
+/// pod of the mesh is no less one.
+fn whoever_has<'a>(
+    mesh: &'a Mesh,
+    query: &Query<'_>,
+    endpoint: &'a Arc<Workload>,
+    ip: IpAddr,
+) -> &'a Arc<Workload> {
+    match endpoint.network_mode {
+        NetworkMode::HostNetwork => mesh.workload_at(&query.source.network, ip).unwrap_or(endpoint),
+        NetworkMode::Standard => endpoint,
+    }
 }
 
 /// Straight to a workload's application.

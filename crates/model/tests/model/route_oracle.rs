@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use model::address::OriginalDst;
 use model::route::{NoRoute, Query, Route, outbound};
-use model::service::{HealthPolicy, IpFamilies, LoadBalancing, LoadBalancingMode, Scope, Service};
+use model::service::{Affinity, HealthPolicy, IpFamilies, LoadBalancing, LoadBalancingMode, Scope, Service};
 use model::store::{Mesh, Update};
 use model::workload::{Health, TunnelProtocol, Workload, WorkloadUid};
 use proptest::prelude::*;
@@ -124,7 +124,7 @@ fn a_service() -> impl Strategy<Value = Service> {
             let health = if all { HealthPolicy::AllowAll } else { HealthPolicy::OnlyHealthy };
             let target = if named { None } else { Some(8080) };
             Service {
-                load_balancing: LoadBalancing { preference, mode, health },
+                load_balancing: LoadBalancing { preference, mode, health, affinity: Affinity::None },
                 ip_families,
                 ..service(SERVICE, &["10.96.0.1", "fd96::1"], &[(80, target)])
             }

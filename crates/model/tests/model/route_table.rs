@@ -1,7 +1,7 @@
 //! Routes by example.
 
 use model::route::{Load, NoRoute, Route};
-use model::service::{HealthPolicy, IpFamilies, LoadBalancing, LoadBalancingMode, Scope, Service};
+use model::service::{Affinity, HealthPolicy, IpFamilies, LoadBalancing, LoadBalancingMode, Scope, Service};
 use model::store::Update;
 use model::workload::{Health, NetworkMode, TunnelProtocol, Workload};
 
@@ -40,6 +40,19 @@ fn workloads_of_the_hosts_network_are_reached_as_endpoints_only() {
         "10.96.0.1:80",
         "direct agent of shop/cart.shop.svc: plain 192.168.0.1:8080 for 192.168.0.1:8080",
     );
+}
+
+#[test]
+fn an_endpoint_that_is_only_an_address_is_whoever_has_it() {
+    let written = Workload {
+        network_mode: NetworkMode::HostNetwork,
+        tunnel: TunnelProtocol::None,
+        ..cart("shop/written", &["10.0.0.9"])
+    };
+    let mut updates = cart_of([written]);
+    updates.push(Update::Workload(pod("shop/db", &["10.0.0.9"])));
+    world(updates)
+        .check("10.96.0.1:80", "direct db of shop/cart.shop.svc: hbone 10.0.0.9:15008 for 10.0.0.9:8080");
 }
 
 #[test]
@@ -176,8 +189,7 @@ fn check_locality(mode: LoadBalancingMode, preference: &[Scope], expected: &[&st
         workload.locality.region = region.into();
         Update::Workload(workload)
     };
-    let load_balancing =
-        LoadBalancing { preference: preference.to_vec(), mode, health: HealthPolicy::OnlyHealthy };
+    let load_balancing = LoadBalancing { preference: preference.to_vec(), mode, ..LoadBalancing::default() };
     let mut world = world([
         near("node", "n1", "z1", "r1"),
         near("zone", "n2", "z1", "r1"),
@@ -226,7 +238,7 @@ fn strict_refuses_where_failover_goes_on() {
     let elsewhere = Workload { node: text("n2"), ..cart("shop/cart", &["10.0.0.2"]) };
     let of = |mode| {
         let load_balancing =
-            LoadBalancing { preference: vec![Scope::Node], mode, health: HealthPolicy::OnlyHealthy };
+            LoadBalancing { preference: vec![Scope::Node], mode, ..LoadBalancing::default() };
         world([
             Update::Workload(elsewhere.clone()),
             Update::Service(Service { load_balancing, ..cart_service() }),
@@ -235,6 +247,35 @@ fn strict_refuses_where_failover_goes_on() {
     of(LoadBalancingMode::Strict).check("10.96.0.1:80", "refused, no endpoint: shop/cart.shop.svc");
     of(LoadBalancingMode::Failover)
         .check("10.96.0.1:80", "direct cart of shop/cart.shop.svc: hbone 10.0.0.2:15008 for 10.0.0.2:8080");
+}
+
+#[test]
+fn a_client_stays_with_an_endpoint_while_it_is_there() {
+    let names = ["a", "b", "c", "d"];
+    let sticky = LoadBalancing { affinity: Affinity::Client, ..LoadBalancing::default() };
+    let chosen = |endpoints: &[&str], client: usize| {
+        let endpoints = endpoints.iter().map(|name| cart(&format!("shop/{name}"), &["10.0.0.2"]));
+        let service = Service { load_balancing: sticky.clone(), ..cart_service() };
+        let mut world =
+            world(endpoints.map(Update::Workload).chain([Update::Service(service)]).collect::<Vec<_>>());
+        world.source.uid = uid(&format!("Kubernetes//Pod/shop/client-{client}"));
+        let first = world.target("10.96.0.1:80").workload.name.to_string();
+        for draw in 0..4 {
+            world.pick.draws = vec![draw];
+            assert_eq!(*first, *world.target("10.96.0.1:80").workload.name, "whatever is drawn");
+        }
+        first
+    };
+    let clients: Vec<usize> = (0..200).collect();
+    let before: Vec<String> = clients.iter().map(|client| chosen(&names, *client)).collect();
+    for name in names {
+        let share = before.iter().filter(|chosen| *chosen == name).count();
+        assert!((25..75).contains(&share), "{name} has {share} of 200 clients");
+    }
+    for (client, before) in clients.iter().zip(&before) {
+        let after = chosen(&names[1..], *client);
+        assert!(after == *before || before == "a", "client {client} goes from {before} to {after}");
+    }
 }
 
 /// Which of two endpoints is taken when the first draw hits the first.
