@@ -11,9 +11,10 @@ use model::store::{Changes, Mesh, Update};
 use model::workload::{Workload, WorkloadUid};
 use tokio::sync::watch;
 
-/// How long a connection waits for discovery to know the pod it belongs to: a new pod's first connection can overtake its
-/// own announcement by a push interval; five seconds cover a controller that is restarting.
-pub(crate) const WORKLOAD_WAIT: Duration = Duration::from_secs(5);
+/// How long a connection waits for discovery to know the pod it belongs to. A new pod's first connection overtakes its own
+/// announcement: kubelet tells the API server a pod's address only after its containers have started, within a second or
+/// two, or ten on a node that starts many pods. Most clients wait half a minute for an answer.
+pub(crate) const WORKLOAD_WAIT: Duration = Duration::from_secs(20);
 
 /// The current snapshot.
 #[derive(Debug)]
