@@ -20,7 +20,7 @@ pub(crate) fn executable(name: &str) -> PathBuf {
 }
 
 /// Images of the programs as they are built now, on every node.
-fn load_images(cluster: &Cluster) {
+pub(crate) fn load_images(cluster: &Cluster) {
     let image = |name: &str, programs: &[&str]| {
         let all = programs.iter().fold(Image::new(&format!("airglow.test/{name}:test")), |image, program| {
             image.file(format!("/{program}"), executable(program))
@@ -85,7 +85,7 @@ pub(crate) fn chart_and_values(cluster: &Cluster) -> (String, String) {
 }
 
 /// Installs the chart.
-fn install(cluster: &Cluster) {
+pub(crate) fn install(cluster: &Cluster) {
     let (chart, set) = chart_and_values(cluster);
     cluster
         .helm(&["install", "airglow", &chart, "--namespace", SYSTEM, "--create-namespace", "--set", &set])

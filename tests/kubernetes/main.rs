@@ -4,9 +4,14 @@
 //! Tests that leave the cluster as they found it share one; it is removed when this program ends.
 
 mod command_line;
+mod enrolment;
 mod faults;
 mod install;
+mod lifecycles;
+mod mesh;
+mod probes;
 mod removal;
+mod services;
 mod workloads;
 
 use std::sync::LazyLock;
@@ -24,9 +29,18 @@ static SHARED: LazyLock<Cluster> = LazyLock::new(|| {
     cluster
 });
 
+/// The cluster's own DNS, which not all tests need.
+static DNS: LazyLock<()> = LazyLock::new(|| shared().start_dns().expect("cluster DNS"));
+
 /// The cluster of this program, with two nodes and [`APP_IMAGE`].
 fn shared() -> &'static Cluster {
     &SHARED
+}
+
+/// The same with cluster DNS.
+fn named() -> &'static Cluster {
+    LazyLock::force(&DNS);
+    shared()
 }
 
 /// A namespace of a test's own, which goes when the test ends.

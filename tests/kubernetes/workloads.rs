@@ -5,7 +5,7 @@ use std::fs;
 
 use lab::wait_until;
 
-use crate::{Namespace, PATIENCE, shared};
+use crate::{Namespace, PATIENCE, named, shared};
 
 #[test]
 fn two_nodes_are_ready_and_run_the_pinned_release() {
@@ -82,8 +82,7 @@ fn a_node_shows_its_own_files_network_and_processes() {
 
 #[test]
 fn names_of_services_are_known_in_pods() {
-    shared().start_dns().expect("CoreDNS");
-    let shop = Namespace::new(shared(), "names");
+    let shop = Namespace::new(named(), "names");
     shop.deploy_web(2);
     let (client, ..) = &shop.pods()[0];
     let answer = shop.curl(client, "http://web.names/by-name");

@@ -9,12 +9,13 @@ use crate::error::{LabError, cannot};
 use crate::inner::without_proxies;
 use crate::topology::DNS_VIP;
 
-/// An image for pods of tests, which [`Cluster::load_app_image`] puts on the nodes: `lab-app`, a shell, and this machine's curl.
+/// An image for pods of tests, which [`Cluster::load_app_image`] puts on the nodes: `lab-app`, a shell, and this machine's curl
+/// and openssl.
 /// It runs as user 65532 and is never pulled (`imagePullPolicy: IfNotPresent` is the default for its tag).
 pub const APP_IMAGE: &str = "airglow.test/app:1";
 
 /// What else there is in it. Programs of this machine, with the libraries that they ask for.
-const APP_TOOLS: [&str; 5] = ["cat", "curl", "env", "sh", "sleep"];
+const APP_TOOLS: [&str; 6] = ["cat", "curl", "env", "openssl", "sh", "sleep"];
 
 /// The image that `coredns.yaml` names.
 const DNS_IMAGE: &str = "airglow.test/coredns:1";

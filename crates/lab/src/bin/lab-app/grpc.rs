@@ -1,4 +1,5 @@
-//! gRPC echo over cleartext HTTP/2: enough of the protocol that message, status and trailers are real.
+//! gRPC echo over cleartext HTTP/2: enough of the protocol that message, status and trailers are real. Asked for its health,
+//! as kubelets do, it says that it serves.
 
 use std::convert::Infallible;
 
@@ -18,6 +19,10 @@ use crate::{Listen, pattern, tcp};
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const STATUS: &str = "grpc-status";
+
+/// The method of grpc.health.v1, and its answer: a message of two bytes, field 1 (status) is 1 (SERVING).
+const HEALTH: &str = "/grpc.health.v1.Health/Check";
+const SERVING: Bytes = Bytes::from_static(&[0, 0, 0, 0, 2, 0x08, 0x01]);
 
 #[derive(Args)]
 pub(crate) struct Client {
@@ -65,7 +70,10 @@ pub(crate) async fn client(args: Client) -> Result<()> {
 async fn echo(
     request: Request<Incoming>,
 ) -> Result<Response<impl Body<Data = Bytes, Error = Infallible>>, hyper::Error> {
-    let message = request.into_body().collect().await?.to_bytes();
+    let message = match request.uri().path() {
+        HEALTH => SERVING,
+        _ => request.into_body().collect().await?.to_bytes(),
+    };
     let mut trailers = HeaderMap::new();
     trailers.insert(STATUS, HeaderValue::from_static("0"));
     let body = Full::new(message).with_trailers(async move { Some(Ok(trailers)) });

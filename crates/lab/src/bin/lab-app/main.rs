@@ -42,7 +42,7 @@ enum Mode {
     EarlyFin(Listen),
     /// WebSocket server that echoes messages.
     Websocket(Listen),
-    /// gRPC server (HTTP/2) whose every method echoes its message.
+    /// gRPC server (HTTP/2) whose every method echoes its message, but for that of the health service.
     Grpc(Listen),
     /// Client of `sink`: sends the pattern, ends its direction, checks the answer.
     Send(transfer::Send),

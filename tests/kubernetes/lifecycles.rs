@@ -1,0 +1,223 @@
+//! Pods of the mesh come and go as those who made them have it: Jobs, StatefulSets, rolling Deployments, many at once.
+
+use std::collections::BTreeSet;
+
+use lab::{APP_IMAGE, wait_until};
+use serde_json::Value;
+
+use crate::mesh::{AMBIENT, admin, failures, meshed, pod, service, strict};
+use crate::{Namespace, PATIENCE, shared};
+
+/// Addresses of services, in the range that is never given out by itself.
+const FIRST: &str = "10.96.0.102";
+const ROLLING: &str = "10.96.0.103";
+
+/// How many pods a Deployment grows to: half of what kubelet allows, so that others have room.
+const MANY: usize = 60;
+
+/// A namespace that is in the mesh from its beginning.
+fn namespace(name: &'static str) -> Namespace<'static> {
+    let namespace = Namespace::new(meshed(), name);
+    namespace.kubectl(&["label", "namespace", name, &format!("{AMBIENT}=ambient")]);
+    namespace
+}
+
+/// A pod's template that asks once at its very beginning, and once more when that was answered.
+fn asks_at_once(canary: &str) -> String {
+    let ask = |part: &str| {
+        let url = format!("http://{FIRST}/{canary}-{part}");
+        format!("[{{name: {part}, image: {APP_IMAGE}, command: [curl, -sSf, -m, \"20\", \"{url}\"]}}]")
+    };
+    format!(
+        "{{spec: {{serviceAccountName: batch, nodeSelector: {{kubernetes.io/hostname: n1}}, restartPolicy: Never, \
+         initContainers: {}, containers: {}}}}}",
+        ask("init"),
+        ask("main")
+    )
+}
+
+/// What the nodes' ztunnels know of pods of a namespace: those of their own node, and those that the controller told of.
+fn remembered(namespace: &str) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for node in shared().nodes() {
+        let own = admin(&node, "/pods");
+        let own = own.as_array().expect("ztunnel answers").iter().filter_map(|pod| pod["pod"].as_str());
+        names.extend(own.filter_map(|pod| pod.strip_prefix(namespace)?.strip_prefix('/')).map(str::to_owned));
+        let dump = admin(&node, "/config_dump");
+        let told = dump["workloads"].as_array().expect("ztunnel answers").iter();
+        let told = told.filter(|workload| workload["namespace"] == namespace);
+        names.extend(told.filter_map(|workload| workload["name"].as_str()).map(str::to_owned));
+    }
+    names
+}
+
+fn remembers_only(namespace: &Namespace<'_>) {
+    wait_until(&format!("pods of {} that are gone are forgotten", namespace.name), PATIENCE, || {
+        let alive: BTreeSet<_> = namespace.all_pods().into_iter().map(|pod| pod.name).collect();
+        match remembered(namespace.name) {
+            known if known == alive => Ok(()),
+            known => Err(format!("{known:?}, not {alive:?}")),
+        }
+    })
+    .unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[test]
+fn a_pod_is_in_the_mesh_with_its_first_packet_and_jobs_are_forgotten() {
+    let first = namespace("first");
+    let canary = meshed().wire().watch("first-canary");
+    let manifests = [
+        strict("first"),
+        "---\napiVersion: v1\nkind: ServiceAccount\nmetadata: {name: batch, namespace: first}\n".to_owned(),
+        service("first", "server", FIRST, ""),
+        pod("first", "server", "n2", &["http", "--name", "server", "--log"]),
+        format!(
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: db, namespace: first}}\n\
+             spec: {{clusterIP: None, selector: {{app: db}}, ports: [{{port: 8080}}]}}\n\
+             ---\napiVersion: apps/v1\nkind: StatefulSet\nmetadata: {{name: db, namespace: first}}\n\
+             spec:\n  serviceName: db\n  replicas: 2\n  podManagementPolicy: Parallel\n  selector: {{matchLabels: {{app: db}}}}\n  \
+             template:\n    metadata: {{labels: {{app: db}}}}\n    spec:\n      terminationGracePeriodSeconds: 0\n      \
+             containers:\n      - name: db\n        image: {APP_IMAGE}\n        args: [http, --name, $(POD)]\n        \
+             env: [{{name: POD, valueFrom: {{fieldRef: {{fieldPath: metadata.name}}}}}}]\n"
+        ),
+    ];
+    meshed().apply(&manifests.concat()).expect("valid manifests");
+    meshed().rolled_out("first", "statefulset/db", PATIENCE).unwrap_or_else(|error| panic!("{error}"));
+    first.ready();
+    first.joined();
+    let jobs = [
+        format!(
+            "---\napiVersion: batch/v1\nkind: Job\nmetadata: {{name: once, namespace: first}}\n\
+             spec: {{backoffLimit: 0, template: {}}}\n",
+            asks_at_once("first-canary-job")
+        ),
+        format!(
+            "---\napiVersion: batch/v1\nkind: CronJob\nmetadata: {{name: nightly, namespace: first}}\n\
+             spec: {{schedule: \"0 3 * * *\", jobTemplate: {{spec: {{backoffLimit: 0, template: {}}}}}}}\n",
+            asks_at_once("first-canary-cron")
+        ),
+    ];
+    meshed().apply(&jobs.concat()).expect("valid manifests");
+    first.kubectl(&["create", "job", "tonight", "--from=cronjob/nightly"]);
+    for job in ["once", "tonight"] {
+        wait_until(&format!("{job} is complete"), PATIENCE, || {
+            let status = &first.get(&["job", job])["status"];
+            assert!(
+                status["failed"].is_null(),
+                "{job}: {status} {}",
+                first.kubectl(&["logs", &format!("job/{job}"), "--all-containers"])
+            );
+            if status["succeeded"] == 1 { Ok(()) } else { Err(status.clone()) }
+        })
+        .unwrap_or_else(|error| panic!("{error}"));
+    }
+    remembers_only(&first);
+
+    // Each pod of a StatefulSet by its own name, and any of them by that of the service.
+    for name in ["db-0", "db-1"] {
+        let url = format!("http://{name}.db.first.svc.cluster.local:8080/first-canary-{name}");
+        let answer = first.curl_until("db-0", &url, |answer| answer["name"] == name);
+        assert_eq!(answer["name"], name);
+    }
+    first.curl_until("db-0", "http://db:8080/first-canary-any", |answer| answer["name"].is_string());
+    assert_eq!(canary.count().expect("a complete capture"), 0, "nothing of all this could be read");
+    // It asked the server, and got there without a second try.
+    let seen = first.kubectl(&["logs", "server"]).lines().filter(|line| line.contains("\"client\"")).count();
+    assert_eq!(seen, 4, "two Jobs, each with its first process and its second");
+}
+
+#[test]
+fn a_deployment_rolls_under_load_without_a_failed_request() {
+    let rolling = namespace("rolling");
+    let manifest = format!(
+        "---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: web, namespace: rolling}}\n\
+         spec:\n  replicas: 2\n  strategy: {{rollingUpdate: {{maxSurge: 1, maxUnavailable: 0}}}}\n  \
+         selector: {{matchLabels: {{app: web}}}}\n  template:\n    metadata: {{labels: {{app: web}}}}\n    spec:\n      \
+         terminationGracePeriodSeconds: 4\n      containers:\n      - name: web\n        image: {APP_IMAGE}\n        \
+         args: [http, --name, $(POD)]\n        \
+         env: [{{name: POD, valueFrom: {{fieldRef: {{fieldPath: metadata.name}}}}}}]\n        \
+         readinessProbe: {{httpGet: {{path: /ready, port: 8080}}, periodSeconds: 1}}\n"
+    );
+    meshed().apply(&(service("rolling", "web", ROLLING, "") + &manifest)).expect("valid manifests");
+    rolling.rolled_out();
+    rolling.joined();
+    let to = format!("{ROLLING}:80");
+    let load = [
+        "load",
+        "--protocol",
+        "http",
+        "--mode",
+        "new",
+        "--to",
+        &to,
+        "--connections",
+        "4",
+        "--interval-ms",
+        "20",
+    ];
+    meshed().apply(&pod("rolling", "client", "n1", &load)).expect("a pod");
+    rolling.ready();
+    rolling.says("client", "working");
+    let before: BTreeSet<_> = rolling.pods().into_iter().map(|(name, ..)| name).collect();
+    rolling.kubectl(&["rollout", "restart", "deployment/web"]);
+    rolling.rolled_out();
+    wait_until("the pods of before are gone", PATIENCE, || {
+        let now: BTreeSet<_> = rolling.pods().into_iter().map(|(name, ..)| name).collect();
+        if now.is_disjoint(&before) { Ok(()) } else { Err(format!("{now:?}")) }
+    })
+    .unwrap_or_else(|error| panic!("{error}"));
+    let report = rolling.report("client");
+    assert_eq!(report["failed"], 0, "{report}\n{}", failures("rolling"));
+    let answered: BTreeSet<_> = report["answered_by"].as_object().expect("a table").keys().cloned().collect();
+    let after = rolling.pods().into_iter().map(|(name, ..)| name).collect();
+    assert!(answered.is_superset(&before) && answered.is_superset(&after), "{report}");
+}
+
+#[test]
+fn a_deployment_grows_to_sixty_pods_and_back() {
+    let crowd = namespace("crowd");
+    let manifest = format!(
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: web, namespace: crowd}}\n\
+         spec:\n  replicas: 2\n  selector: {{matchLabels: {{app: web}}}}\n  template:\n    \
+         metadata: {{labels: {{app: web}}}}\n    spec:\n      terminationGracePeriodSeconds: 0\n      \
+         containers: [{{name: web, image: {APP_IMAGE}, args: [echo]}}]\n"
+    );
+    meshed().apply(&manifest).expect("valid manifests");
+    for replicas in [2, MANY, 2] {
+        crowd.kubectl(&["scale", "deployment/web", &format!("--replicas={replicas}")]);
+        crowd.rolled_out();
+        wait_until(&format!("{replicas} pods are enrolled and heard of"), PATIENCE, || {
+            let alive: BTreeSet<_> = crowd.all_pods().into_iter().map(|pod| pod.name).collect();
+            let (enrolled, told) = (enrolled("crowd"), tunnelled("crowd"));
+            match alive.len() == replicas && enrolled == alive && told.iter().all(|told| *told == alive) {
+                true => Ok(()),
+                false => Err(format!(
+                    "{} enrolled, {:?} heard of, {} alive",
+                    enrolled.len(),
+                    told.iter().map(BTreeSet::len),
+                    alive.len()
+                )),
+            }
+        })
+        .unwrap_or_else(|error| panic!("{error}"));
+    }
+    remembers_only(&crowd);
+}
+
+/// Pods of a namespace that are enrolled, on whichever node.
+fn enrolled(namespace: &str) -> BTreeSet<String> {
+    let listed: Vec<Value> = shared().nodes().map(|node| admin(&node, "/pods")).collect();
+    let all = listed.iter().filter_map(Value::as_array).flatten().filter(|pod| pod["state"] == "enrolled");
+    let names = all.filter_map(|pod| pod["pod"].as_str()?.strip_prefix(namespace)?.strip_prefix('/'));
+    names.map(str::to_owned).collect()
+}
+
+/// Pods of a namespace that each node uses tunnels for.
+fn tunnelled(namespace: &str) -> Vec<BTreeSet<String>> {
+    let of = |dump: Value| {
+        let all = dump["workloads"].as_array().into_iter().flatten();
+        let tunnelled = all.filter(|told| told["namespace"] == namespace && told["protocol"] == "HBONE");
+        tunnelled.filter_map(|told| told["name"].as_str()).map(str::to_owned).collect()
+    };
+    shared().nodes().map(|node| of(admin(&node, "/config_dump"))).collect()
+}
