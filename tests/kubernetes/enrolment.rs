@@ -1,9 +1,7 @@
 //! A namespace goes into the mesh and out of it while its pods work: nobody is disturbed, and nothing stays behind.
 
-use lab::wait_until;
-
-use crate::mesh::{Pod, container, known, meshed, pod, service};
-use crate::{Namespace, PATIENCE};
+use crate::Namespace;
+use crate::mesh::{Pod, container, eventually, known, meshed, pod, service};
 
 /// Addresses of services, in the range that is never given out by itself.
 const SERVER: &str = "10.96.0.101";
@@ -72,14 +70,13 @@ fn a_namespace_is_labelled_and_unlabelled_under_load() {
     live.says("later", "holding 20");
 
     live.kubectl(&["label", "namespace", "live", "istio.io/dataplane-mode-"]);
-    wait_until("everyone can read it again", PATIENCE, || {
+    eventually("everyone can read it again", || {
         attempt(&live, "client", "live-canary-after")?;
         match canary.count().map_err(|error| error.to_string())? {
             seen if seen > plain => Ok(()),
             seen => Err(format!("{seen} sightings")),
         }
-    })
-    .unwrap_or_else(|error| panic!("{error}"));
+    });
     assert_eq!(live.all_pods().into_iter().filter(|pod| pod.name != "later").collect::<Vec<_>>(), pods);
     let restarts = "jsonpath={.items[*].status.containerStatuses[*].restartCount}";
     assert_eq!(live.kubectl(&["get", "pods", "-o", restarts]), "0 0 0 0 0 0");
@@ -106,18 +103,16 @@ fn only_for_identity(live: &Namespace<'_>, outside: &Namespace<'_>) {
                   spec: {selector: {matchLabels: {app: server}}, action: ALLOW, \
                   rules: [{from: [{source: {principals: [cluster.local/ns/live/sa/default]}}]}]}\n";
     meshed().apply(policy).expect("a policy");
-    wait_until("a stranger is refused", PATIENCE, || {
+    eventually("a stranger is refused", || {
         let outcome = attempt(outside, "stranger", "live-stranger")?;
         if outcome.contains("refused") { Ok(()) } else { Err(outcome) }
-    })
-    .unwrap_or_else(|error| panic!("{error}"));
+    });
     assert!(attempt(live, "client", "live-canary-named").expect("an end").contains("answered"));
     live.kubectl(&["delete", "authorizationpolicy", "clients"]);
-    wait_until("a stranger is answered", PATIENCE, || {
+    eventually("a stranger is answered", || {
         let outcome = attempt(outside, "stranger", "live-stranger")?;
         if outcome.contains("answered") { Ok(()) } else { Err(outcome) }
-    })
-    .unwrap_or_else(|error| panic!("{error}"));
+    });
 }
 
 /// Pods that have left the mesh, and still are there, are as they were before.
@@ -129,10 +124,9 @@ fn nothing_is_left(live: &Namespace<'_>, pods: &[Pod], before: &[String]) {
         assert_eq!(now, *before, "{}: {changes:?}", pod.name);
     }
     for pod in pods {
-        wait_until(&format!("nothing is pinned for {}", pod.name), PATIENCE, || match pinned(pod) {
+        eventually(&format!("nothing is pinned for {}", pod.name), || match pinned(pod) {
             0 => Ok(()),
             number => Err(number),
-        })
-        .unwrap_or_else(|error| panic!("{error}"));
+        });
     }
 }

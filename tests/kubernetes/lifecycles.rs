@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use lab::{APP_IMAGE, wait_until};
+use lab::APP_IMAGE;
 use serde_json::Value;
 
-use crate::mesh::{AMBIENT, admin, failures, meshed, pod, service, strict};
+use crate::mesh::{AMBIENT, admin, eventually, failures, meshed, pod, service, strict};
 use crate::{Namespace, PATIENCE, shared};
 
 /// Addresses of services, in the range that is never given out by itself.
@@ -52,14 +52,13 @@ fn remembered(namespace: &str) -> BTreeSet<String> {
 }
 
 fn remembers_only(namespace: &Namespace<'_>) {
-    wait_until(&format!("pods of {} that are gone are forgotten", namespace.name), PATIENCE, || {
+    eventually(&format!("pods of {} that are gone are forgotten", namespace.name), || {
         let alive: BTreeSet<_> = namespace.all_pods().into_iter().map(|pod| pod.name).collect();
         match remembered(namespace.name) {
             known if known == alive => Ok(()),
             known => Err(format!("{known:?}, not {alive:?}")),
         }
-    })
-    .unwrap_or_else(|error| panic!("{error}"));
+    });
 }
 
 #[test]
@@ -100,7 +99,7 @@ fn a_pod_is_in_the_mesh_with_its_first_packet_and_jobs_are_forgotten() {
     meshed().apply(&jobs.concat()).expect("valid manifests");
     first.kubectl(&["create", "job", "tonight", "--from=cronjob/nightly"]);
     for job in ["once", "tonight"] {
-        wait_until(&format!("{job} is complete"), PATIENCE, || {
+        eventually(&format!("{job} is complete"), || {
             let status = &first.get(&["job", job])["status"];
             assert!(
                 status["failed"].is_null(),
@@ -108,8 +107,7 @@ fn a_pod_is_in_the_mesh_with_its_first_packet_and_jobs_are_forgotten() {
                 first.kubectl(&["logs", &format!("job/{job}"), "--all-containers"])
             );
             if status["succeeded"] == 1 { Ok(()) } else { Err(status.clone()) }
-        })
-        .unwrap_or_else(|error| panic!("{error}"));
+        });
     }
     remembers_only(&first);
 
@@ -161,11 +159,10 @@ fn a_deployment_rolls_under_load_without_a_failed_request() {
     let before: BTreeSet<_> = rolling.pods().into_iter().map(|(name, ..)| name).collect();
     rolling.kubectl(&["rollout", "restart", "deployment/web"]);
     rolling.rolled_out();
-    wait_until("the pods of before are gone", PATIENCE, || {
+    eventually("the pods of before are gone", || {
         let now: BTreeSet<_> = rolling.pods().into_iter().map(|(name, ..)| name).collect();
         if now.is_disjoint(&before) { Ok(()) } else { Err(format!("{now:?}")) }
-    })
-    .unwrap_or_else(|error| panic!("{error}"));
+    });
     let report = rolling.report("client");
     assert_eq!(report["failed"], 0, "{report}\n{}", failures("rolling"));
     let answered: BTreeSet<_> = report["answered_by"].as_object().expect("a table").keys().cloned().collect();
@@ -186,7 +183,7 @@ fn a_deployment_grows_to_sixty_pods_and_back() {
     for replicas in [2, MANY, 2] {
         crowd.kubectl(&["scale", "deployment/web", &format!("--replicas={replicas}")]);
         crowd.rolled_out();
-        wait_until(&format!("{replicas} pods are enrolled and heard of"), PATIENCE, || {
+        eventually(&format!("{replicas} pods are enrolled and heard of"), || {
             let alive: BTreeSet<_> = crowd.all_pods().into_iter().map(|pod| pod.name).collect();
             let (enrolled, told) = (enrolled("crowd"), tunnelled("crowd"));
             match alive.len() == replicas && enrolled == alive && told.iter().all(|told| *told == alive) {
@@ -198,8 +195,7 @@ fn a_deployment_grows_to_sixty_pods_and_back() {
                     alive.len()
                 )),
             }
-        })
-        .unwrap_or_else(|error| panic!("{error}"));
+        });
     }
     remembers_only(&crowd);
 }

@@ -1,9 +1,12 @@
 //! The mesh on the cluster that tests share, and what they ask of it: who is in it, who has heard so, and what it leaves behind.
 
+use std::fmt::Display;
+use std::path::Path;
 use std::process::Command;
 use std::sync::LazyLock;
+use std::time::Duration;
 
-use lab::{APP_IMAGE, Cluster, ClusterNode, wait_until};
+use lab::{APP_IMAGE, Cluster, ClusterNode, wait_looking_every};
 use serde_json::Value;
 
 use crate::install::{SYSTEM, install, load_images};
@@ -12,7 +15,7 @@ use crate::{Namespace, PATIENCE, named, shared};
 /// The label that puts a namespace into the mesh.
 pub(crate) const AMBIENT: &str = "istio.io/dataplane-mode";
 
-/// What policies look like, as far as tests need it: a cluster knows them before a mesh is on it.
+/// What policies look like, as far as tests need it, where the chart does not say it.
 const DEFINITIONS: [(&str, &str); 2] =
     [("AuthorizationPolicy", "authorizationpolicies"), ("PeerAuthentication", "peerauthentications")];
 
@@ -29,7 +32,9 @@ static MESH: LazyLock<()> = LazyLock::new(|| {
              schema: {{openAPIV3Schema: {{type: object, properties: {{spec: {any}, status: {any}}}}}}}}}]}}\n"
         )
     };
-    named().apply(&DEFINITIONS.map(definition).concat()).expect("definitions");
+    if !Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/chart/airglow/crds").exists() {
+        named().apply(&DEFINITIONS.map(definition).concat()).expect("definitions");
+    }
     load_images(named());
     install(named());
 });
@@ -91,6 +96,15 @@ pub(crate) fn service(namespace: &str, name: &str, address: &str, more: &str) ->
     )
 }
 
+/// Between two looks, most of which are programs of their own: on a small machine they would take the time of what they wait for.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// Waits until this is so.
+#[track_caller]
+pub(crate) fn eventually<T, E: Display>(what: &str, condition: impl FnMut() -> Result<T, E>) -> T {
+    wait_looking_every(LOOK_EVERY, what, PATIENCE, condition).unwrap_or_else(|error| panic!("{error}"))
+}
+
 /// Nothing but mutual TLS into the pods of a namespace.
 pub(crate) fn strict(namespace: &str) -> String {
     format!(
@@ -132,15 +146,10 @@ impl Namespace<'_> {
         for pod in self.all_pods() {
             self.until(&pod, "enrolled");
             for node in shared().nodes() {
-                wait_until(
-                    &format!("{} hears that {} takes tunnels", node.name(), pod.name),
-                    PATIENCE,
-                    || {
-                        let known = workload(&node, self.name, &pod.name);
-                        if known["protocol"] == "HBONE" { Ok(()) } else { Err(known) }
-                    },
-                )
-                .unwrap_or_else(|error| panic!("{error}"));
+                eventually(&format!("{} hears that {} takes tunnels", node.name(), pod.name), || {
+                    let known = workload(&node, self.name, &pod.name);
+                    if known["protocol"] == "HBONE" { Ok(()) } else { Err(known) }
+                });
             }
         }
     }
@@ -148,11 +157,10 @@ impl Namespace<'_> {
     /// Waits until the pod's node says this of it.
     pub(crate) fn until(&self, pod: &Pod, state: &str) {
         let name = format!("{}/{}", self.name, pod.name);
-        wait_until(&format!("{name} is {state}"), PATIENCE, || {
+        eventually(&format!("{name} is {state}"), || {
             let known = known(&pod.node(), &pod.uid);
             if known["state"] == state { Ok(()) } else { Err(known) }
-        })
-        .unwrap_or_else(|error| panic!("{error}"));
+        });
     }
 
     /// Runs a program of a container's image in the container; what it printed, or what it or kubectl complained of.
@@ -169,21 +177,19 @@ impl Namespace<'_> {
 
     /// Waits until the answer to curl is as it should be.
     pub(crate) fn curl_until(&self, container: &str, url: &str, is_so: impl Fn(&Value) -> bool) -> Value {
-        wait_until(&format!("the answer of {url}"), PATIENCE, || {
+        eventually(&format!("the answer of {url}"), || {
             let answer = self.ask(container, url)?;
             if is_so(&answer) { Ok(answer) } else { Err(answer.to_string()) }
         })
-        .unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// Waits until a line with this is in a container's log; returns the line.
     pub(crate) fn says(&self, container: &str, part: &str) -> String {
         let logs = [&["-n", self.name, "logs"], &parts(container)[..]].concat();
-        wait_until(&format!("{container} says {part:?}"), PATIENCE, || {
+        eventually(&format!("{container} says {part:?}"), || {
             let said = self.cluster.kubectl(&logs).map_err(|error| error.to_string())?;
             said.lines().find(|line| line.contains(part)).map(str::to_owned).ok_or(said)
         })
-        .unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// Ends a client of the lab's that works until it is told to stop, and returns its report.

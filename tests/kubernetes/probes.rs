@@ -6,9 +6,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
 
-use lab::{APP_IMAGE, wait_until};
+use lab::APP_IMAGE;
 
-use crate::mesh::{AMBIENT, failures, meshed, pod, strict};
+use crate::mesh::{AMBIENT, eventually, failures, meshed, pod, strict};
 use crate::{Namespace, PATIENCE, shared};
 
 /// A pod whose containers are probed in each of the ways that there are, every second.
@@ -90,11 +90,10 @@ fn probes_and_kubectl_reach_a_strict_pod_and_forgers_do_not() {
     kubectl_works(&clinic);
 
     // Who asks where nobody listens has to hear so, and not that a ztunnel is there.
-    wait_until("kubelet says why a pod is not ready", PATIENCE, || {
+    eventually("kubelet says why a pod is not ready", || {
         let events = clinic.kubectl(&["get", "events", "--field-selector=involvedObject.name=closed"]);
         if events.contains("connection refused") { Ok(()) } else { Err(events) }
-    })
-    .unwrap_or_else(|error| panic!("{error}"));
+    });
     let restarts = "jsonpath={.items[*].status.containerStatuses[*].restartCount}";
     assert_eq!(clinic.kubectl(&["get", "pods", "-o", restarts]), "0 0 0 0 0 0", "all live on");
     let seen = clinic.kubectl(&["logs", "probed", "-c", "http"]);
@@ -107,7 +106,7 @@ fn impostors_are_refused(clinic: &Namespace<'_>, forgers: &Namespace<'_>) {
     let probed = pods.iter().find(|pod| pod.name == "probed").expect("it is there");
     let address = format!("{}:8080", probed.ip);
     for plain in ["daemon", "forger-n1", "forger-n2"] {
-        wait_until(&format!("{plain} is refused"), PATIENCE, || {
+        eventually(&format!("{plain} is refused"), || {
             match forgers.exec(plain, &["curl", "-sS", "-m", "10", &format!("http://{address}/forged-plain")])
             {
                 // 7, 55, 56: refused or reset.
@@ -118,8 +117,7 @@ fn impostors_are_refused(clinic: &Namespace<'_>, forgers: &Namespace<'_>) {
                 }
                 other => Err(format!("{other:?}")),
             }
-        })
-        .unwrap_or_else(|error| panic!("{error}"));
+        });
     }
     // The addresses that kubelet's own probes come from: the pods' gateway, and the node's on its network.
     let sources: Vec<String> =

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lab::{Program, wait_until};
+use lab::Program;
 use serde_json::Value;
 
 use crate::install::executable;
-use crate::mesh::{Pod, failures, meshed, pod};
+use crate::mesh::{Pod, eventually, failures, meshed, pod};
 use crate::{Namespace, PATIENCE, shared};
 
 /// Addresses of services, in the range that is never given out by itself.
@@ -113,11 +113,10 @@ fn by_services(kinds: &Namespace<'_>, canary: &str) -> Seen {
         let mut found =
             BTreeSet::from([seen(&kinds.curl_until("client", &url, |answer| answer["name"].is_string()))]);
         match servers {
-            Some(servers) => wait_until(&format!("{servers} servers of {kind}"), PATIENCE, || {
+            Some(servers) => eventually(&format!("{servers} servers of {kind}"), || {
                 found.insert(seen(&kinds.ask("client", &url)?));
                 if found.len() == servers { Ok(()) } else { Err(format!("{found:?}")) }
-            })
-            .unwrap_or_else(|error| panic!("{error}")),
+            }),
             None => {
                 // One program, so that it costs one kubectl.
                 let again = format!(
@@ -149,12 +148,11 @@ fn by_ports() -> Seen {
     for (kind, port, servers) in [("port", PORT, 2), ("local-port", LOCAL_PORT, 1)] {
         let mut found = BTreeSet::new();
         let mut answers = 0;
-        wait_until(&format!("{servers} servers of {kind}"), PATIENCE, || {
+        eventually(&format!("{servers} servers of {kind}"), || {
             found.insert(seen(&ask(port)?));
             answers += 1;
             if found.len() == servers && answers >= ENOUGH { Ok(()) } else { Err(format!("{found:?}")) }
-        })
-        .unwrap_or_else(|error| panic!("{error}"));
+        });
         all.insert(kind, found);
     }
     all

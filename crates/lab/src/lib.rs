@@ -48,7 +48,7 @@ pub use process::{Output, Process, ProcessError, Program};
 pub use reaper::reap;
 pub use spec::{ContainerPort, Map, PodSpec, Protocol, ServicePort, ServiceSpec, TargetPort};
 pub use topology::{DNS_VIP, MAX_NODES, OUTSIDE, Pair};
-pub use wait::wait_until;
+pub use wait::{wait_looking_every, wait_until};
 pub use wire::{Sighting, Traffic, Watch, Wire, WireError, WireStats};
 pub use wiring::Tuning;
 

@@ -19,7 +19,7 @@ pub fn wait_until<T, E: Display>(
 }
 
 /// The same for a condition whose look is dear, such as a process of its own.
-pub(crate) fn wait_looking_every<T, E: Display>(
+pub fn wait_looking_every<T, E: Display>(
     pause: Duration,
     what: &str,
     within: Duration,
