@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use api::Enrolment;
-use ebpf::{EnrolError, Kind, Netns, Observed, socket};
+use ebpf::{EnrolError, Kind, LinkState, Netns, Observed, socket};
 use model::Str;
 use model::workload::WorkloadUid;
 
@@ -333,7 +333,15 @@ impl Manager {
     /// Something that an earlier process captured. It stays captured, and so refused, unless nobody wants it captured.
     fn release_stray(&mut self, pod: &Observed, wanted: &BTreeMap<Str, Enrolment>) {
         let uid = pod.uid.as_str();
+        let lives = matches!(pod.link, LinkState::Attached | LinkState::Outdated);
         let released = match self.sandboxes.get(uid) {
+            // Where it is was forgotten, not that it belongs into the mesh.
+            None if lives && wanted.get(uid).is_some_and(|verdict| verdict.enrol) => {
+                if self.strays.insert(uid.to_owned(), Instant::now()).is_none() {
+                    tracing::warn!(%uid, "a pod that an earlier process captured is not known here; it is refused until it is announced or found");
+                }
+                return;
+            }
             None => self.node.forget(uid).map(|()| true).map_err(anyhow::Error::from),
             Some(sandbox) if matches!(goal(sandbox, wanted.get(uid)), Goal::Leave(_)) => {
                 let since = *self.strays.entry(uid.to_owned()).or_insert_with(Instant::now);
