@@ -144,6 +144,32 @@ fn a_drain_ends_at_its_deadline_and_cuts_what_is_left() {
 }
 
 #[test]
+fn one_that_is_told_to_end_serves_until_another_is_in_charge() {
+    let mesh = Mesh::start();
+    let (caller, server) = (mesh.pod(0, "caller"), mesh.pod(1, "server"));
+    serve(&server, &["echo"]);
+    mesh.enrol("shop", &[&caller, &server]);
+    let to = SocketAddr::new(server.ip(), 8080).to_string();
+    for node in mesh.lab.nodes() {
+        let (held, load) = (Held::open(&caller, &to, 4), Load::new_connections(&caller, &to));
+        let old = node.ztunnel().expect("it runs");
+        old.signal(Signal::SIGTERM).expect("a signal");
+        old.wait_for_line("draining", SOON).expect("it hears");
+        load.progress();
+        load.progress();
+        node.start_ztunnel(Env::new()).expect("a successor");
+        load.progress();
+        held.must_still_work();
+        load.must_have_succeeded();
+        old.wait(SOON).expect("it ends when it is succeeded and its last connection has ended");
+    }
+    // Without a successor, and used by nobody, it ends at once.
+    let old = mesh.node(0).ztunnel().expect("it runs");
+    old.signal(Signal::SIGTERM).expect("a signal");
+    old.wait(SOON).expect("nothing is left to do");
+}
+
+#[test]
 fn a_successor_that_dies_gives_its_charge_back() {
     let mesh = Mesh::start();
     let (caller, server) = (mesh.pod(0, "caller"), mesh.pod(1, "server"));

@@ -93,8 +93,8 @@ pub(crate) struct Uninstall {
     pub(crate) log: (Format, String),
 }
 
-/// Reads what `ztunnel uninstall` needs. It takes every setting of a ztunnel that serves, so that both can have the same
-/// environment, and demands none.
+/// Reads what `ztunnel uninstall` and `ready` need. They take every setting of a ztunnel that serves, so that all can have the
+/// same environment, and demand none.
 pub(crate) fn load_uninstall(vars: &dyn Vars) -> Result<Uninstall, Mistakes> {
     let Config { capture, cni, run_dir, log, .. } = load(&Undemanding(vars))?;
     Ok(Uninstall { pins: capture.pins, cni, run_dir, log })

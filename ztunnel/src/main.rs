@@ -14,6 +14,7 @@ mod memory;
 mod mesh;
 mod node;
 mod pod;
+mod ready;
 mod refusal;
 mod tcp_info;
 mod telemetry;
@@ -25,10 +26,12 @@ fn main() -> ExitCode {
     let environment = daemon::config::Environment::read();
     let outcome = match std::env::args().nth(1).as_deref() {
         None => config::load(&environment).map(app::run),
+        Some("ready") => config::load_uninstall(&environment).map(|config| ready::ready(&config.run_dir)),
         Some("uninstall") => config::load_uninstall(&environment).map(|config| app::uninstall(&config)),
         Some(other) => {
             eprintln!(
-                "ztunnel {other}: no such command. Without one it serves this node; `uninstall` takes from it all that outlives a ztunnel"
+                "ztunnel {other}: no such command. Without one it serves this node; `ready` says whether it does, `uninstall` takes \
+                 from the node all that outlives a ztunnel"
             );
             return ExitCode::from(2);
         }
@@ -40,7 +43,7 @@ fn main() -> ExitCode {
         }
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => {
-            eprintln!("ztunnel ends: {error:#}");
+            eprintln!("ztunnel: {error:#}");
             ExitCode::FAILURE
         }
     }

@@ -18,7 +18,7 @@ use super::api::{self, COMMANDS, Command};
 /// The node API's name in the run directory.
 pub(super) const NODE_API: &str = "node.sock";
 /// The admin socket's.
-pub(super) const ADMIN: &str = "admin.sock";
+pub(crate) const ADMIN: &str = "admin.sock";
 
 /// Device and inode: which socket a name leads to.
 type FileId = (u64, u64);

@@ -38,6 +38,9 @@ pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(3);
 /// scheduled, before its sandbox is made; its push takes milliseconds, and a restart of it a few seconds.
 const VERDICT_WAIT: Duration = Duration::from_secs(5);
 
+/// How often one that is to end looks whether its last connection has ended; beside it, the start of another takes long.
+const LOOK_FOR_END: Duration = Duration::from_millis(100);
+
 /// What the manager works with.
 #[derive(Debug)]
 pub(crate) struct Parts {
@@ -178,17 +181,21 @@ impl Manager {
         self.door.commands()
     }
 
-    /// Works until the drain begins; then lets connections end, as long as the drain allows.
+    /// Works until the drain begins and a successor is in charge, no connection is left, or the drain allows no more; then
+    /// lets connections end, as long as the drain allows. Without a successor nobody else would take new ones.
     ///
     /// # Errors
     /// When this process can't be in charge and nobody else is.
     pub(crate) async fn run(mut self, drain: Drain) -> anyhow::Result<()> {
-        let mut watch = drain.watch();
+        let (mut watch, mut patience) = (drain.watch(), drain.watch());
         let mut ticks = tokio::time::interval(LOOK_AGAIN);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
+        while !(watch.has_begun() && self.is_dispensable()) {
+            let is_to_end = watch.has_begun();
             tokio::select! {
-                () = watch.begun() => break,
+                () = watch.begun(), if !is_to_end => {}
+                () = tokio::time::sleep(LOOK_FOR_END), if is_to_end => {}
+                () = patience.forced() => break,
                 Some((request, reply)) = self.commands.recv() => self.command(request, reply).await?,
                 Ok(()) = self.wanted.changed() => {
                     self.news = true;
@@ -200,6 +207,11 @@ impl Manager {
         }
         self.drain(watch).await;
         Ok(())
+    }
+
+    /// Whether nobody misses this process: another is in charge, or nobody uses it now.
+    fn is_dispensable(&self) -> bool {
+        self.charge != Charge::Held || self.shared.flows.all().is_empty()
     }
 
     /// Compares goals with what is, if that is this process's to do.

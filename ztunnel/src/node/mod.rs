@@ -17,3 +17,5 @@ pub(crate) mod sandbox;
 mod status;
 mod succession;
 pub(crate) mod uninstall;
+
+pub(crate) use door::ADMIN;
