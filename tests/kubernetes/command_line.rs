@@ -5,7 +5,8 @@ use std::process::{Command, Output};
 use lab::{Cluster, wait_until};
 use serde_json::Value;
 
-use crate::install::{SYSTEM, chained, chart_and_values, enrolled, executable, start};
+use crate::install::{SYSTEM, chained, chart_and_values, executable, start};
+use crate::system::all_in_the_mesh;
 use crate::{Namespace, PATIENCE};
 
 fn airglow(cluster: &Cluster, args: &[&str]) -> Output {
@@ -101,7 +102,7 @@ fn the_command_line_checks_installs_and_removes() {
     assert!(said(&again).contains("DaemonSet airglow-system/ztunnel is as it should be"), "{}", said(&again));
 
     cluster.kubectl(&["label", "namespace", shop.name, "istio.io/dataplane-mode=ambient"]).expect("a label");
-    enrolled(&cluster, &shop);
+    all_in_the_mesh(&cluster, &shop);
     wait_until("pods are marked as enrolled", PATIENCE, || match check(&cluster) {
         (true, facts) if facts.iter().any(|fact| fact.contains("ok pods: shop: 2 pods enrolled")) => Ok(()),
         (_, facts) => Err(facts.join("\n")),

@@ -9,9 +9,14 @@ mod faults;
 mod install;
 mod lifecycles;
 mod mesh;
+mod outages;
 mod probes;
 mod removal;
 mod services;
+mod system;
+mod traces;
+mod traffic;
+mod upgrade;
 mod workloads;
 
 use std::sync::LazyLock;

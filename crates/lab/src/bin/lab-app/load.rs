@@ -48,7 +48,7 @@ pub(crate) struct Load {
     /// The requests after which to stop; until SIGTERM when absent.
     #[arg(long)]
     requests: Option<u64>,
-    /// Print `done <number>` after every so many successful requests.
+    /// Print `done <number>` after every so many successful requests, and `failed: <why>` for each that is not.
     #[arg(long)]
     tell_every: Option<u64>,
 }
@@ -134,10 +134,12 @@ async fn client(args: Rc<Load>, account: Rc<RefCell<Account>>) {
             Ok(result) => result,
             Err(_) => Err(anyhow::anyhow!("no answer within {} s", args.timeout_s)),
         };
-        let succeeded = result.is_ok();
+        let failure = result.as_ref().err().map(|error| format!("{error:#}"));
         let stream = account.borrow_mut().settle(began, result);
-        if succeeded && let Some(every) = args.tell_every {
-            account.borrow().tell(every);
+        match (args.tell_every, failure) {
+            (Some(every), None) => account.borrow().tell(every),
+            (Some(_), Some(failure)) => println!("failed: {failure}"),
+            (None, _) => {}
         }
         kept = stream.filter(|_| args.mode == ConnectionMode::Keep);
         if args.interval_ms > 0 {
