@@ -15,7 +15,7 @@ use crate::peer::{BadPeer, parse, peer_identity};
 use crate::tls::{Credentials, MeshVerifier, TrustDomains, explain, mesh_client, mesh_server};
 
 /// Certificates in one chain, leaf included. Real chains have two or three; every handshake sends all of them.
-const MAX_CHAIN: usize = 8;
+pub(crate) const MAX_CHAIN: usize = 8;
 
 /// Roots in one bundle. A rotation needs two or three and a federation a few more; each costs memory per certificate.
 const MAX_ROOTS: usize = 64;

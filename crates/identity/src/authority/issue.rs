@@ -15,7 +15,7 @@ use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::oid_registry::{OID_PKCS1_SHA1WITHRSA, OID_SHA1_WITH_RSA};
 use x509_parser::prelude::FromDer;
 
-use super::state::Root;
+use super::root::Root;
 use crate::certificate::from_timestamp;
 use crate::peer::parse;
 use crate::signer::{ServingName, SignError, Subject};
@@ -45,7 +45,7 @@ pub(super) fn root(trust_domain: &str, now: SystemTime, ttl: Duration) -> Result
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let certificate = params.self_signed(&key)?;
-    Ok(Root { certificate: certificate.into(), key_pem: key.serialize_pem().into() })
+    Ok(Root { certificate: certificate.into(), key_pem: key.serialize_pem().into(), above: None })
 }
 
 /// The public key of a request whose signature proves that the asker has the private one.

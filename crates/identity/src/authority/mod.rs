@@ -1,10 +1,12 @@
-//! The controller's own certificate authority: a self-signed root on disk, leaves for workloads and servers, and a
-//! root rotation that overlaps by construction.
+//! The controller's own certificate authority: a self-signed root on disk, or somebody's CA that is plugged in; leaves for
+//! workloads and servers, and a root rotation that overlaps by construction.
 //!
 //! Refuses to guess: state that is damaged, readable by others or half missing is an error, never a new root.
 
 mod disk;
 mod issue;
+mod plugged;
+mod root;
 mod shared;
 mod state;
 
@@ -17,6 +19,7 @@ use model::identity::Identity;
 use rustls_pki_types::CertificateDer;
 
 pub use disk::StorageError;
+pub use plugged::{BadPluggedCa, PluggedCa, PluggedPem};
 pub use shared::Step;
 pub use state::{Corrupt, RotationError};
 
@@ -144,7 +147,8 @@ impl Authority {
             (state.signing_root(), state.roots())
         })?;
         let leaf = issue::leaf(&root, &key, subject, now, ttl)?;
-        Ok(Signed { chain: vec![leaf], roots })
+        let chain = std::iter::once(leaf).chain(root.chain().iter().cloned()).collect();
+        Ok(Signed { chain, roots })
     }
 
     /// The roots that everyone should trust now, as PEM: the signing one first.
@@ -174,6 +178,14 @@ impl Authority {
             directory.publish_roots(&self.roots_pem())?;
         }
         Ok(())
+    }
+
+    /// When what signs now ends, if that is near and nothing follows of itself: somebody's plugged CA has to be replaced.
+    pub fn to_be_replaced_by(&self) -> Option<SystemTime> {
+        let now = self.clock.now();
+        self.lock(|state| {
+            (state.is_plugged() && state.renewal_due(now)).then(|| state.signing_root().not_after())
+        })
     }
 
     /// When the published new root will sign, if there is one.

@@ -6,6 +6,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
+use super::plugged::PluggedCa;
 use super::state::{Corrupt, RotationError, State};
 use super::{Authority, AuthorityConfig, issue};
 use crate::clock::Clock;
@@ -29,6 +30,12 @@ impl Authority {
     pub fn first_state(config: &AuthorityConfig, now: SystemTime) -> Result<Vec<u8>, rcgen::Error> {
         let root = issue::root(&config.trust_domain, now, config.root_ttl)?;
         Ok(State::new(root, config.ttl_max).to_bytes())
+    }
+
+    /// The state of an authority that begins now with a plugged CA: JSON with its private key in it.
+    #[must_use]
+    pub fn first_plugged_state(config: &AuthorityConfig, ca: &PluggedCa) -> Vec<u8> {
+        State::new(ca.0.clone(), config.ttl_max).to_bytes()
     }
 
     /// An authority with shared state. [`Step::Maintain`] is due at once: leaves may live longer by these settings than by
@@ -64,6 +71,21 @@ impl Authority {
         })
     }
 
+    /// What to store for the plugged `ca` to sign: at once if it is below the same root as what signs now; else its roots are
+    /// published, and it signs when everyone has learnt them. `None` if that is so already.
+    ///
+    /// # Errors
+    /// When there are too many roots already.
+    pub fn prepare_plugged(&self, ca: &PluggedCa) -> Result<Option<Vec<u8>>, RotationError> {
+        let now = self.clock.now();
+        self.lock(|state| {
+            let mut changed = state.clone();
+            changed.advance(now);
+            changed.plug(ca.0.clone(), now, now + self.config.ttl_max)?;
+            Ok((changed != *state).then(|| changed.to_bytes()))
+        })
+    }
+
     /// What is to be stored if it was lost.
     #[must_use]
     pub fn stored(&self) -> Vec<u8> {
@@ -76,7 +98,8 @@ impl Authority {
             Step::Activate => return state.activate(now),
             Step::Maintain => {
                 state.allow_ttl(self.config.ttl_max);
-                if !state.renewal_due(now) {
+                // Of a plugged CA, only its owner can make another.
+                if state.is_plugged() || !state.renewal_due(now) {
                     return Ok(());
                 }
                 None

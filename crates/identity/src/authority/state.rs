@@ -3,7 +3,6 @@
 //! The order of a rotation is what makes it safe: a new root is published first, signs later, and the old one stays
 //! published until nothing it signed can be valid any more.
 
-use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{KeyPair, PublicKeyData};
@@ -12,7 +11,8 @@ use rustls_pki_types::pem::PemObject;
 use serde::{Deserialize, Serialize};
 
 use super::disk::StorageError;
-use super::issue::{not_after, validity};
+use super::issue::validity;
+use super::root::{Above, Root};
 use crate::certificate::to_pem;
 use crate::peer::parse;
 
@@ -23,19 +23,11 @@ const VERSION: u32 = 1;
 /// and each is carried by every certificate of the mesh.
 const MAX_ROOTS: usize = 8;
 
+/// The same while CAs are plugged in, whose bundles have several. Clients take twice as many.
+const MAX_PLUGGED_ROOTS: usize = 32;
+
 /// A root is due for renewal when less than one part in this many of its life is left.
 const RENEWAL_PART: u32 = 5;
-
-/// A root certificate with its key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Root {
-    pub(super) certificate: CertificateDer<'static>,
-    pub(super) key_pem: Secret,
-}
-
-/// Text that `{:?}` does not show.
-#[derive(Clone, PartialEq, Eq)]
-pub(super) struct Secret(String);
 
 /// The authority's memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,10 +46,10 @@ struct Pending {
     activate_at: SystemTime,
 }
 
-/// A root that signs no more. Its key is gone.
+/// What signs no more. Its key is gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Retired {
-    certificate: CertificateDer<'static>,
+    anchors: Vec<CertificateDer<'static>>,
     drop_at: SystemTime,
 }
 
@@ -146,9 +138,50 @@ impl State {
     pub(super) fn activate(&mut self, now: SystemTime) -> Result<(), RotationError> {
         let next = self.next.take().ok_or(RotationError::NothingPending)?;
         let old = std::mem::replace(&mut self.active, next.root);
-        // It may have signed until this moment, for the longest validity there is.
-        self.retired.push(Retired { certificate: old.certificate, drop_at: now + self.ttl_max });
+        self.retire(old, now);
         Ok(())
+    }
+
+    /// Has the plugged `root` sign: at once if it is below the same root as what signs now, because everyone trusts it then;
+    /// else it is published, and signs from `activate_at` on. Nothing else that was to sign next will.
+    pub(super) fn plug(
+        &mut self,
+        root: Root,
+        now: SystemTime,
+        activate_at: SystemTime,
+    ) -> Result<(), RotationError> {
+        if self.active == root {
+            self.next = None;
+            return Ok(());
+        }
+        if self.next.as_ref().is_some_and(|next| next.root == root) {
+            return Ok(());
+        }
+        self.next = None;
+        match self.roots().len() + root.anchors().len() {
+            published if published > MAX_PLUGGED_ROOTS => return Err(RotationError::TooMany(published)),
+            _ => {}
+        }
+        let anchor = root.anchor();
+        if anchor.is_some() && anchor == self.active.anchor() {
+            let old = std::mem::replace(&mut self.active, root);
+            if old.anchors() != self.active.anchors() {
+                self.retire(old, now);
+            }
+        } else {
+            self.next = Some(Pending { root, activate_at });
+        }
+        Ok(())
+    }
+
+    /// Whether somebody else's CA signs.
+    pub(super) fn is_plugged(&self) -> bool {
+        self.active.above.is_some()
+    }
+
+    /// It may have signed until this moment, for the longest validity there is.
+    fn retire(&mut self, old: Root, now: SystemTime) {
+        self.retired.push(Retired { anchors: old.anchors(), drop_at: now + self.ttl_max });
     }
 
     /// The root that signs.
@@ -158,9 +191,15 @@ impl State {
 
     /// All that should be trusted: the signing root first.
     pub(super) fn roots(&self) -> Vec<CertificateDer<'static>> {
-        let next = self.next.iter().map(|next| &next.root.certificate);
-        let retired = self.retired.iter().map(|retired| &retired.certificate);
-        std::iter::once(&self.active.certificate).chain(next).chain(retired).cloned().collect()
+        let next = self.next.iter().flat_map(|next| next.root.anchors());
+        let retired = self.retired.iter().flat_map(|retired| retired.anchors.clone());
+        let mut roots: Vec<CertificateDer<'static>> = Vec::new();
+        for root in self.active.anchors().into_iter().chain(next).chain(retired) {
+            if !roots.contains(&root) {
+                roots.push(root);
+            }
+        }
+        roots
     }
 
     /// [`State::roots`] as PEM.
@@ -175,7 +214,8 @@ impl State {
 
     /// Whether the signing root nears its end and no successor is there.
     pub(super) fn renewal_due(&self, now: SystemTime) -> bool {
-        let Some((start, end)) = validity(&self.active.certificate) else { return false };
+        let Some((start, _)) = validity(&self.active.certificate) else { return false };
+        let end = self.active.not_after();
         let life = end.duration_since(start).unwrap_or(Duration::ZERO);
         self.next.is_none() && now + life / RENEWAL_PART >= end
     }
@@ -192,10 +232,7 @@ impl State {
             Ok(Pending { root: root.check("next")?, activate_at: from_seconds(activate_at) })
         });
         let retired = retired.into_iter().map(|StoredRetired { certificate, drop_at }| {
-            Ok(Retired {
-                certificate: ca_certificate(&certificate, "retired")?,
-                drop_at: from_seconds(drop_at),
-            })
+            Ok(Retired { anchors: ca_certificates(&certificate, "retired")?, drop_at: from_seconds(drop_at) })
         });
         Ok(Self {
             ttl_max: Duration::from_secs(ttl_max_seconds),
@@ -219,38 +256,12 @@ impl State {
                 .retired
                 .iter()
                 .map(|retired| StoredRetired {
-                    certificate: to_pem(std::slice::from_ref(&retired.certificate)),
+                    certificate: to_pem(&retired.anchors),
                     drop_at: to_seconds(retired.drop_at),
                 })
                 .collect(),
         };
         serde_json::to_vec_pretty(&stored).expect("strings and numbers always have a JSON form")
-    }
-}
-
-impl Root {
-    /// When it ends.
-    pub(super) fn not_after(&self) -> SystemTime {
-        not_after(&self.certificate)
-    }
-}
-
-impl Secret {
-    /// The text itself.
-    pub(super) fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl From<String> for Secret {
-    fn from(text: String) -> Self {
-        Self(text)
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("(secret)")
     }
 }
 
@@ -269,6 +280,15 @@ struct Stored {
 struct StoredRoot {
     certificate: String,
     key: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    above: Option<StoredAbove>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoredAbove {
+    chain: String,
+    anchors: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -290,24 +310,35 @@ impl StoredRoot {
         Self {
             certificate: to_pem(std::slice::from_ref(&root.certificate)),
             key: root.key_pem.reveal().to_owned(),
+            above: root
+                .above
+                .as_ref()
+                .map(|above| StoredAbove { chain: to_pem(&above.chain), anchors: to_pem(&above.anchors) }),
         }
     }
 
     fn check(self, which: &'static str) -> Result<Root, Corrupt> {
-        let certificate = ca_certificate(&self.certificate, which)?;
+        let certificate = ca_certificates(&self.certificate, which)?.swap_remove(0);
         let key = KeyPair::from_pem(&self.key).map_err(|_| Corrupt::Key(which))?;
         let parsed = parse(&certificate).map_err(|_| Corrupt::Certificate(which))?;
         if parsed.public_key().raw != key.subject_public_key_info() {
             return Err(Corrupt::Mismatch(which));
         }
-        Ok(Root { key_pem: Secret(self.key), certificate: certificate.clone() })
+        let above = self.above.map(|StoredAbove { chain, anchors }| {
+            // A root that signs by itself has nothing to send.
+            let chain = if chain.is_empty() { Vec::new() } else { ca_certificates(&chain, which)? };
+            Ok(Above { chain, anchors: ca_certificates(&anchors, which)? })
+        });
+        Ok(Root { key_pem: self.key.into(), certificate: certificate.clone(), above: above.transpose()? })
     }
 }
 
-fn ca_certificate(pem: &str, which: &'static str) -> Result<CertificateDer<'static>, Corrupt> {
-    let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| Corrupt::Certificate(which))?;
-    let is_ca = parse(&der).is_ok_and(|it| it.is_ca());
-    if is_ca { Ok(der) } else { Err(Corrupt::Certificate(which)) }
+/// At least one.
+fn ca_certificates(pem: &str, which: &'static str) -> Result<Vec<CertificateDer<'static>>, Corrupt> {
+    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+    let read = read.map_err(|_| Corrupt::Certificate(which))?;
+    let are_cas = read.iter().all(|der| parse(der).is_ok_and(|it| it.is_ca()));
+    if are_cas && !read.is_empty() { Ok(read) } else { Err(Corrupt::Certificate(which)) }
 }
 
 /// Seconds since 1970, rounded up: state that was stored and read again is never earlier than it was.

@@ -9,6 +9,7 @@ mod certificates;
 mod control;
 mod handshake;
 mod peer;
+mod plugged;
 mod resumption;
 mod rotation;
 mod support;
