@@ -73,6 +73,7 @@ impl Provider for Nodes {
 #[derive(Clone)]
 pub struct Discovery {
     gate: Gate,
+    published: Published,
     server: Server<Nodes>,
 }
 
@@ -80,7 +81,8 @@ impl Discovery {
     /// Serves `published` to those that `gate` admits.
     #[must_use]
     pub fn new(gate: Gate, published: Published) -> Self {
-        Self { gate, server: Server::new(Nodes(published), TYPES.to_vec()) }
+        let server = Server::new(Nodes(published.clone()), TYPES.to_vec());
+        Self { gate, published, server }
     }
 
     /// The service to be added to a tonic router.
@@ -116,11 +118,30 @@ impl AggregatedDiscoveryService for Discovery {
         mut request: Request<Streaming<wire::DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
         let caller = self.gate.admit(&request).await?;
-        let taken_back = Box::pin(self.gate.taken_back(&request, &caller));
+        let gone = pod_gone(self.published.clone(), caller.clone());
+        let taken_back = Box::pin(self.gate.taken_back(&request, &caller, gone));
         request.extensions_mut().insert(caller);
         let responses = self.server.delta_aggregated_resources(request).await?;
         Ok(responses.map(|responses| -> Self::DeltaAggregatedResourcesStream {
             Box::pin(responses.take_until(taken_back))
         }))
     }
+}
+
+/// Resolves when the pod that a caller's proof is bound to has lived on its node, as far as we know, and does so no more.
+async fn pod_gone(published: Published, caller: Caller) {
+    if let Some(pod) = caller.pod {
+        let mut changes = published.watch();
+        for lives in [true, false] {
+            let is_so = |_: &u64| published.now().has_pod(&caller.node, &pod) == lives;
+            if changes.wait_for(is_so).await.is_err() {
+                // Nothing is published any more: the process is about to end.
+                break;
+            }
+            if !lives {
+                return;
+            }
+        }
+    }
+    std::future::pending().await
 }

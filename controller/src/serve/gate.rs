@@ -82,18 +82,23 @@ impl Gate {
         }
     }
 
-    /// Resolves when the proof that came with an admitted call was taken back, and says so in the log.
-    pub fn taken_back<T>(
+    /// Resolves when the proof that came with an admitted call was taken back, or when `gone` says that the pod that it is bound
+    /// to has gone, and says so in the log.
+    pub fn taken_back<T, G: Future<Output = ()> + Send>(
         &self,
         request: &tonic::Request<T>,
         caller: &Caller,
-    ) -> impl Future<Output = ()> + Send + use<T> {
+        gone: G,
+    ) -> impl Future<Output = ()> + Send + use<T, G> {
         let peer = request.extensions().get::<ControlPeer>().map(|peer| peer.address);
         let (gate, caller) = (self.clone(), caller.clone());
         let bearer = bearer(request.metadata()).unwrap_or_default().to_owned();
         async move {
-            gate.0.authenticator.taken_back(&bearer).await;
-            gate.refused(peer, Some(&caller), "its token was taken away; its session is ended");
+            let why = tokio::select! {
+                () = gate.0.authenticator.taken_back(&bearer) => "its token was taken away; its session is ended",
+                () = gone => "the pod that its token is bound to has gone; its session is ended",
+            };
+            gate.refused(peer, Some(&caller), why);
         }
     }
 

@@ -51,6 +51,12 @@ impl Snapshot {
         self.nodes.get(node).map(|node| node.enrolments.clone()).unwrap_or_default()
     }
 
+    /// Whether the pod of that uid lives on the node.
+    #[must_use]
+    pub fn has_pod(&self, node: &str, uid: &str) -> bool {
+        self.nodes.get(node).is_some_and(|node| node.pods.contains_key(uid))
+    }
+
     /// Whether a pod of that identity lives on the node.
     #[must_use]
     pub fn hosts(&self, node: &str, identity: &Identity) -> bool {

@@ -34,6 +34,11 @@ const MAX_QUESTIONS: usize = 16;
 /// How long an answer may take, with the wait for one's turn. Callers try again.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
+/// How often the API server is asked again about the token of an open session, on average. That a pod has gone is known at
+/// once without asking (`discovery`); this is for accounts and keys that were taken away. The largest clusters have some
+/// thousands of sessions, so some dozens of questions a second.
+const ASK_AGAIN: Duration = Duration::from_secs(60);
+
 const PATH: &str = "/apis/authentication.k8s.io/v1/tokenreviews";
 const ACCOUNT_PREFIX: &str = "system:serviceaccount:";
 const NODE_NAME: &str = "authentication.kubernetes.io/node-name";
@@ -165,7 +170,7 @@ impl TokenReviews {
         };
         let (node, pod, uid) = (claim(NODE_NAME)?, claim(POD_NAME)?, claim(POD_UID)?);
         tracing::debug!(node, pod, uid, account = user.username, "a node has proven itself");
-        Ok(Caller { node: node.as_str().into() })
+        Ok(Caller { node: node.as_str().into(), pod: Some(uid.as_str().into()) })
     }
 
     fn remembered(&self, key: &[u8; 32]) -> Option<Caller> {
@@ -186,6 +191,20 @@ impl TokenReviews {
 impl Authenticator for TokenReviews {
     fn authenticate<'a>(&'a self, bearer: Option<&'a str>) -> BoxFuture<'a, Result<Caller, NotProven>> {
         Box::pin(async move { Ok(self.review(bearer.ok_or(NotProven::NoToken)?).await?) })
+    }
+
+    fn taken_back<'a>(&'a self, bearer: &'a str) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            loop {
+                // Sessions that began together, after a restart of ours, are spread.
+                tokio::time::sleep(ASK_AGAIN.mul_f64(0.5 + fastrand::f64())).await;
+                match self.review(bearer).await {
+                    // An expired token can't be asked about; nor does it say anything of whether the node is one.
+                    Ok(_) | Err(NotReviewed::Unavailable(_) | NotReviewed::Expired) => {}
+                    Err(_) => return,
+                }
+            }
+        })
     }
 }
 
@@ -233,4 +252,68 @@ struct ReviewStatus {
 struct User {
     username: String,
     extra: HashMap<String, Vec<String>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use identity::SystemClock;
+    use kube::client::Body;
+    use std::collections::VecDeque;
+    use std::convert::Infallible;
+
+    const ACCOUNT: &str = "system:serviceaccount:mesh:ztunnel";
+
+    /// An API server with these answers, in order.
+    fn server(answers: Vec<(u16, serde_json::Value)>) -> Client {
+        let answers = Arc::new(Mutex::new(VecDeque::from(answers)));
+        let service = tower::service_fn(move |_: http::Request<Body>| {
+            let (status, body) =
+                answers.lock().expect("not poisoned").pop_front().expect("an answer is left");
+            let body = Body::from(body.to_string().into_bytes());
+            std::future::ready(Ok::<_, Infallible>(
+                http::Response::builder().status(status).body(body).expect("an answer"),
+            ))
+        });
+        Client::new(service, "default")
+    }
+
+    fn answer(authenticated: bool) -> (u16, serde_json::Value) {
+        let extra = json!({ NODE_NAME: ["n1"], POD_NAME: ["ztunnel"], POD_UID: ["u1"] });
+        let user = json!({ "username": ACCOUNT, "extra": extra });
+        (200, json!({ "status": { "authenticated": authenticated, "audiences": ["mesh"], "user": user } }))
+    }
+
+    fn token(valid_for: Duration) -> String {
+        let until = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970") + valid_for;
+        let claims = json!({ "exp": until.as_secs(), "aud": ["mesh"], "sub": ACCOUNT });
+        format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims.to_string()))
+    }
+
+    fn reviews(client: Client) -> TokenReviews {
+        let accepted = Accepted { audience: "mesh".into(), accounts: ["mesh/ztunnel".to_owned()].into() };
+        TokenReviews::new(client, accepted, Arc::new(SystemClock))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_is_taken_back_when_the_api_server_says_so_and_not_when_it_says_nothing() {
+        let down = (503, json!({ "kind": "Status", "status": "Failure", "code": 503, "message": "not now" }));
+        let reviews = reviews(server(vec![answer(true), answer(true), down, answer(true), answer(false)]));
+        let token = token(Duration::from_secs(3600));
+        let caller = reviews.authenticate(Some(&token)).await.expect("it is genuine");
+        assert_eq!((&*caller.node, caller.pod.as_deref()), ("n1", Some("u1")));
+        let mut taken_back = reviews.taken_back(&token);
+        assert!(
+            timeout(ASK_AGAIN * 3 / 2, &mut taken_back).await.is_err(),
+            "it is still genuine, or nobody knows"
+        );
+        timeout(ASK_AGAIN * 6, &mut taken_back).await.expect("it is not any more");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_that_has_merely_expired_is_not_taken_back() {
+        let reviews = reviews(server(Vec::new()));
+        let token = token(Duration::ZERO);
+        assert!(timeout(ASK_AGAIN * 100, reviews.taken_back(&token)).await.is_err(), "nobody is asked");
+    }
 }

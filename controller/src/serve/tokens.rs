@@ -37,6 +37,8 @@ const ASK_AGAIN: Duration = Duration::from_secs(5);
 pub struct Caller {
     /// Its name, as in `spec.nodeName` of its pods.
     pub node: Str,
+    /// The uid of the pod that the proof is bound to, where it is bound to one.
+    pub pod: Option<Str>,
 }
 
 /// Why a caller is not believed. For the log; the caller is told nothing.
@@ -127,7 +129,7 @@ impl Authenticator for JoinTokens {
                 if equal { Some(node.clone()) } else { found }
             });
             let unknown = || NotProven::UnknownToken(self.directory.clone());
-            matching.map(|node| Caller { node }).ok_or_else(unknown)
+            matching.map(|node| Caller { node, pod: None }).ok_or_else(unknown)
         })
     }
 

@@ -6,12 +6,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use api::discovery::DeltaDiscoveryRequest;
+use api::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use api::node::node_service_client::NodeServiceClient;
 use api::node::pod_state::State;
 use api::node::{EnrolmentReport, PodState};
 use controller::app::Controller;
 use controller::config;
 use controller::serve::{Accepted, Authenticator as _, TokenReviews};
+use futures_util::StreamExt as _;
 use identity::control::{Roots, Target, channel};
 use identity::{Ca, CaClient, Clock, KeyRequest, SystemClock, TokenFile, peer_identity};
 use kube::Client;
@@ -27,6 +30,9 @@ use crate::objects::{apply, delete_pod, pod, shop};
 use crate::server::{ApiServer, PATIENCE};
 
 pub(crate) const AUDIENCE: &str = "istio-ca";
+
+/// What nodes say of pods that they could not enrol.
+pub(crate) const WHY_FAILED: &str = "the cgroup of the pod is not there";
 
 /// A cluster with the pod of a ztunnel on `n1`.
 pub(crate) async fn with_ztunnel() -> (ApiServer, Client) {
@@ -187,7 +193,7 @@ impl Site {
         let state = |(uid, state): &(&str, State)| PodState {
             uid: (*uid).to_owned(),
             state: (*state).into(),
-            message: String::new(),
+            message: if *state == State::Failed { WHY_FAILED.to_owned() } else { String::new() },
         };
         let pods = pods.iter().map(state).collect();
         let mut request = tonic::Request::new(EnrolmentReport { node: node.to_owned(), pods });
@@ -247,4 +253,29 @@ async fn a_node_gets_certificates_for_its_pods_and_no_others() {
     }
     fs::write(&file, token(&client, "shop", AUDIENCE, true).await).expect("writable");
     assert!(site.certify(file, web).await.is_err(), "a pod that calls itself ztunnel is no node");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_session_of_a_node_ends_with_the_pod_that_began_it() {
+    let (api, client) = with_ztunnel().await;
+    let site = Site::start(&api).await;
+    let bearer = format!("Bearer {}", token(&client, "istio-system", AUDIENCE, true).await);
+    let node = api::discovery::Node { id: "ztunnel~n1".into(), ..api::discovery::Node::default() };
+    let first = DeltaDiscoveryRequest {
+        node: Some(node),
+        type_url: api::type_url::ADDRESS.into(),
+        ..DeltaDiscoveryRequest::default()
+    };
+    // One question, and never a second one.
+    let questions = futures_util::stream::iter([first]).chain(futures_util::stream::pending());
+    let mut request = tonic::Request::new(questions);
+    request.metadata_mut().insert("authorization", bearer.try_into().expect("printable"));
+    let mut discovery = AggregatedDiscoveryServiceClient::new(site.channel());
+    let session = timeout(PATIENCE, discovery.delta_aggregated_resources(request)).await.expect("in time");
+    let mut answers = session.expect("it is a node").into_inner();
+    timeout(PATIENCE, answers.message()).await.expect("in time").expect("an answer").expect("one at least");
+
+    delete_pod(&client, "istio-system", "ztunnel").await;
+    let ended = async { while let Ok(Some(_)) = answers.message().await {} };
+    timeout(PATIENCE, ended).await.expect("it ends");
 }
