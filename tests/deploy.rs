@@ -90,12 +90,42 @@ fn the_chart_is_sound_and_has_no_hooks() {
 }
 
 #[test]
+fn monitors_are_there_on_request_with_the_ports_and_paths_that_the_annotations_name() {
+    let rendered = |more: &[&str]| {
+        let rendered = template(more);
+        assert!(rendered.status.success(), "{}", text(&rendered.stderr));
+        text(&rendered.stdout)
+    };
+    let plain = rendered(&[]);
+    assert!(!plain.contains("monitoring.coreos.com"), "most clusters have no such definitions");
+    let on = "monitoring.enabled=true,monitoring.labels.release=prometheus,monitoring.interval=10s";
+    let monitored = rendered(&["--set", on, "--show-only", "templates/monitoring.yaml"]);
+    assert_eq!(monitored.matches("release: prometheus").count(), 2, "{monitored}");
+    assert_eq!(monitored.matches("interval: 10s").count(), 2, "{monitored}");
+    for (annotations, monitor) in [
+        (
+            ["prometheus.io/port: \"15020\"", "prometheus.io/path: /stats/prometheus"],
+            ["$1:15020", "path: /stats/prometheus"],
+        ),
+        (
+            ["prometheus.io/port: \"15014\"", "prometheus.io/path: /metrics"],
+            ["port: http-monitoring", "path: /metrics"],
+        ),
+    ] {
+        assert!(annotations.iter().all(|line| plain.contains(line)), "{annotations:?}");
+        assert!(monitor.iter().all(|line| monitored.contains(line)), "{monitor:?} in {monitored}");
+    }
+    assert!(plain.contains("{name: http-monitoring, port: 15014"), "the Service has the monitor's port");
+}
+
+#[test]
 fn values_that_the_chart_does_not_know_are_refused() {
     for wrong in [
         "ztunel.accessLog=false",
         "ztunnel.accesslog=false",
         "controller.replicas=0",
         "logFormat=xml",
+        "monitoring.interval=often",
         "ztunnel.controllerAddress=http://x",
         "ztunnel.cni.confDir=relative",
     ] {

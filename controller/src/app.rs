@@ -19,10 +19,10 @@ use identity::control::ServerTls;
 use identity::signer::{ServingName, Signer};
 use identity::{Clock, SystemClock};
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::admin;
-use crate::config::Config;
+use crate::config::{Config, Source};
 use crate::hub::{Handle, Hub};
 use crate::index::Index;
 use crate::proofs::Proofs;
@@ -30,10 +30,13 @@ use crate::root::Root;
 use crate::serve::published::{Published, Publisher};
 use crate::serve::{self, Authenticator, Discovery, Gate};
 use crate::source::Batch;
-use backend::Backend;
+use backend::{Backend, ELECTION, Wires};
 
 /// How long sessions may take to end: nodes hold theirs open for as long as we are there.
 const GRACE: Duration = Duration::from_secs(2);
+
+/// The task that answers nodes.
+const SERVING: &str = "serving";
 
 /// Batches that wait: the hub is quick, and the source merges what it could not hand over.
 const BATCHES: usize = 1;
@@ -47,7 +50,9 @@ pub struct Controller {
     metrics: SocketAddr,
     readiness: Readiness,
     tasks: TaskGroup,
-    stop: oneshot::Sender<()>,
+    stop: watch::Sender<bool>,
+    /// The tasks that end by themselves when told to stop.
+    finish: Vec<&'static str>,
 }
 
 impl Controller {
@@ -72,7 +77,9 @@ impl Controller {
         tasks.spawn_infallible("metrics", serve_tcp(scraped, routes));
 
         let backend = Backend::open(&config, &readiness, &metrics, clock.clone()).await?;
-        let Started { hub, ready, published, nodes, root } = start_hub(&config, backend, &mut tasks)?;
+        let (stop, stopped) = watch::channel(false);
+        let Started { hub, ready, published, nodes, root } =
+            start_hub(&config, backend, stopped.clone(), &mut tasks)?;
         ready.await.context("the source ended before it was read")?;
         drop(source_read);
 
@@ -100,11 +107,12 @@ impl Controller {
         let signer: Arc<dyn Signer> = root.authority().clone();
         let tls = ServerTls::new(signer.clone(), names, clock).await.context("no serving certificate")?;
         let parts = serve::Parts { gate, published, signer, hub, issued, discovery };
-        let (stop, stopped) = oneshot::channel::<()>();
-        let served = serve::serve(listener, tls, parts, async move { drop(stopped.await) });
-        tasks.spawn("serving", served);
+        let served = serve::serve(listener, tls, parts, told_to_stop(stopped));
+        tasks.spawn(SERVING, served);
         drop(serving);
-        Ok(Self { address, metrics: metrics_address, readiness, tasks, stop })
+        let elects = matches!(config.source, Source::Kube { .. });
+        let finish = [SERVING].into_iter().chain(elects.then_some(ELECTION)).collect();
+        Ok(Self { address, metrics: metrics_address, readiness, tasks, stop, finish })
     }
 
     /// Where nodes call.
@@ -141,15 +149,16 @@ impl Controller {
             },
         };
         // Whether someone still listens does not matter: all of it ends.
-        let _ = self.stop.send(());
-        let serving = async {
+        let _ = self.stop.send(true);
+        let in_good_order = async {
             while let Some(ended) = self.tasks.next().await {
-                if ended.name == "serving" {
+                self.finish.retain(|name| *name != ended.name);
+                if self.finish.is_empty() {
                     return;
                 }
             }
         };
-        let _ = tokio::time::timeout(GRACE, serving).await;
+        let _ = tokio::time::timeout(GRACE, in_good_order).await;
         self.tasks.shutdown().await;
         outcome
     }
@@ -164,7 +173,12 @@ struct Started {
     root: Root,
 }
 
-fn start_hub(config: &Config, backend: Backend, tasks: &mut TaskGroup) -> anyhow::Result<Started> {
+fn start_hub(
+    config: &Config,
+    backend: Backend,
+    stopped: watch::Receiver<bool>,
+    tasks: &mut TaskGroup,
+) -> anyhow::Result<Started> {
     // On Kubernetes the record is on the pods, where every replica sees it.
     let proofs = (!config.index.proofs_on_pods).then(|| Proofs::new(&config.state_dir));
     let proven = proofs.as_ref().map(Proofs::load).transpose()?.unwrap_or_default();
@@ -173,9 +187,15 @@ fn start_hub(config: &Config, backend: Backend, tasks: &mut TaskGroup) -> anyhow
     let (writer, hub, ready) = Hub::new(index, proofs, publisher);
     tasks.spawn_infallible("hub", writer.run());
     let (batches, received) = mpsc::channel(BATCHES);
-    let (nodes, root) = backend.start(config, &hub, batches, tasks);
+    let (nodes, root) = backend.start(config, &hub, Wires { batches, stopped }, tasks);
     tasks.spawn("source events", forward(received, hub.clone()));
     Ok(Started { hub, ready, published, nodes, root })
+}
+
+/// Resolves when the controller is to end.
+async fn told_to_stop(mut stopped: watch::Receiver<bool>) {
+    // An error means that nobody is left who could tell, which is the end as well.
+    let _ = stopped.wait_for(|stopped| *stopped).await;
 }
 
 async fn forward(mut batches: mpsc::Receiver<Batch>, hub: Handle) -> Result<(), crate::hub::Stopped> {

@@ -15,21 +15,33 @@ use daemon::tasks::TaskGroup;
 use identity::Clock;
 use identity::authority::{Authority, AuthorityConfig};
 use kube::Client;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
+use super::told_to_stop;
 use crate::config::{Config, Source};
 use crate::hub::Handle;
 use crate::root::Root;
 use crate::serve::{Authenticator, JoinTokens, TokenReviews};
 use crate::source::kube::Kube;
 use crate::source::{Batch, directory};
-use crate::writes::{SecretError, SharedAuthority, lead, mark_pods, publish_roots, say_statuses};
+use crate::writes::{SecretError, SharedAuthority, lead, mark_pods, publish_roots, say_events, say_statuses};
 
 /// How often the authority of a directory does what time has made due.
 const MAINTENANCE: Duration = Duration::from_secs(3600);
 
 /// How often to ask for the authority's Secret while the API server does not hand it out.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
+
+/// The task that runs for the Lease, and gives it back at the end.
+pub(super) const ELECTION: &str = "election";
+
+/// What joins it to the rest.
+pub(super) struct Wires {
+    /// Where what is read goes.
+    pub(super) batches: mpsc::Sender<Batch>,
+    /// True when the controller is to end.
+    pub(super) stopped: watch::Receiver<bool>,
+}
 
 /// What the rest stands on.
 pub(super) struct Backend {
@@ -96,10 +108,11 @@ impl Backend {
         self,
         config: &Config,
         hub: &Handle,
-        batches: mpsc::Sender<Batch>,
+        wires: Wires,
         tasks: &mut TaskGroup,
     ) -> (Box<dyn Authenticator>, Root) {
         let Self { input, nodes, root } = self;
+        let Wires { batches, stopped } = wires;
         match input {
             Input::Directory { path, copies } => {
                 tasks.spawn_infallible("root maintenance", maintain(root.authority().clone()));
@@ -108,10 +121,14 @@ impl Backend {
             Input::Kube { source, client } => {
                 tasks.spawn_infallible("source", source.run(batches));
                 let namespace = &config.index.root_namespace;
-                let (leader, election) = lead(client.clone(), namespace, replica());
-                tasks.spawn_infallible("election", election);
+                let (leader, election) = lead(client.clone(), namespace, replica(), told_to_stop(stopped));
+                tasks.spawn_infallible(ELECTION, election);
                 tasks.spawn_infallible("marks", mark_pods(client.clone(), hub.clone(), leader.clone()));
                 tasks.spawn_infallible("statuses", say_statuses(client.clone(), hub.clone(), leader.clone()));
+                if let Root::Secret(shared) = &root {
+                    let events = say_events(client.clone(), hub.clone(), shared.clone(), leader.clone());
+                    tasks.spawn_infallible("events", events);
+                }
                 let roots = publish_roots(client, hub.clone(), root.authority().clone(), leader);
                 tasks.spawn_infallible("root publication", roots);
             }

@@ -6,6 +6,7 @@
 
 mod authorization;
 mod cluster;
+mod complaints;
 mod endpoints;
 mod enrolment;
 mod finding;
@@ -26,6 +27,7 @@ use crate::source::objects::{Event, Key, Kind, Labels, Object};
 use cluster::{Cluster, Name, key_of, name_of, pods_of, selects, within};
 use products::{Products, difference};
 
+pub use complaints::Complaint;
 pub use enrolment::{Enrolment, Verdict};
 pub use finding::{Finding, Outcome, Reason};
 pub use judgements::{CONDITION, Judgement};

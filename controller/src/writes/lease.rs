@@ -43,11 +43,33 @@ impl Leader {
     }
 }
 
-/// Runs for the Lease of `namespace` as `identity`, which no other replica may have. The future has to run.
-pub fn lead(client: Client, namespace: &str, identity: String) -> (Leader, impl Future<Output = ()> + use<>) {
+/// Runs for the Lease of `namespace` as `identity`, which no other replica may have. The future has to run. It ends after `stop`
+/// has, when the Lease was given back: another replica takes it at its next look, not when it has run out.
+pub fn lead<S: Future<Output = ()>>(
+    client: Client,
+    namespace: &str,
+    identity: String,
+    stop: S,
+) -> (Leader, impl Future<Output = ()> + use<S>) {
     let (leads, leader) = watch::channel(false);
-    let election = Election { client, namespace: namespace.to_owned(), identity, seen: None };
-    (Leader(leader), election.run(leads))
+    let mut election = Election { client, namespace: namespace.to_owned(), identity, seen: None };
+    let run = async move {
+        tokio::select! {
+            () = election.run(&leads) => {}
+            () = stop => {}
+        }
+        // We cease to write before anyone else may begin.
+        leads.send_replace(false);
+        match timeout(RENEW, election.give_back()).await {
+            Ok(Ok(true)) => tracing::info!(lease = NAME, "the Lease is given back"),
+            Ok(Ok(false)) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(error = explain(&error), "the Lease can't be given back, so it runs out")
+            }
+            Err(_) => tracing::warn!("the Lease can't be given back in time, so it runs out"),
+        }
+    };
+    (Leader(leader), run)
 }
 
 struct Election {
@@ -59,7 +81,7 @@ struct Election {
 }
 
 impl Election {
-    async fn run(mut self, leads: watch::Sender<bool>) {
+    async fn run(&mut self, leads: &watch::Sender<bool>) {
         let mut ticks = interval(RENEW);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut renewed: Option<Instant> = None;
@@ -87,8 +109,7 @@ impl Election {
 
     /// Takes or renews the Lease if that is ours to do. Whether we hold it now.
     async fn attempt(&mut self) -> Result<bool, kube::Error> {
-        let leases = format!("/apis/coordination.k8s.io/v1/namespaces/{}/leases", self.namespace);
-        let path = format!("{leases}/{NAME}");
+        let (leases, path) = self.paths();
         let (method, path, mut lease) = match call(&self.client, Method::GET, &path, None).await? {
             Some(lease) if !self.is_ours_to_take(&lease["spec"]) => return Ok(false),
             Some(lease) => (Method::PUT, path, lease),
@@ -116,16 +137,41 @@ impl Election {
         }
     }
 
+    /// Names nobody as the holder, if we are it. Whether we were.
+    async fn give_back(&self) -> Result<bool, kube::Error> {
+        let (_, path) = self.paths();
+        let Some(mut lease) = call(&self.client, Method::GET, &path, None).await? else { return Ok(false) };
+        if lease["spec"]["holderIdentity"] != *self.identity {
+            return Ok(false);
+        }
+        lease["spec"]["holderIdentity"] = json!("");
+        lease["spec"]["renewTime"] = json!(timestamp(SystemTime::now()));
+        // Its version goes with it, should another replica have thought us gone meanwhile.
+        match call(&self.client, Method::PUT, &path, Some(&lease)).await {
+            Ok(written) => Ok(written.is_some()),
+            Err(error) if is_conflict(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Of all Leases, and of ours.
+    fn paths(&self) -> (String, String) {
+        let leases = format!("/apis/coordination.k8s.io/v1/namespaces/{}/leases", self.namespace);
+        let ours = format!("{leases}/{NAME}");
+        (leases, ours)
+    }
+
     fn is_ours_to_take(&mut self, spec: &Value) -> bool {
-        if spec["holderIdentity"] == *self.identity {
+        let holder = spec["holderIdentity"].as_str().unwrap_or_default();
+        // Nobody's: it was given back.
+        if holder.is_empty() || holder == self.identity {
             return true;
         }
         match &self.seen {
             Some((seen, since)) if seen == spec => since.elapsed() >= DURATION,
             _ => {
                 self.seen = Some((spec.clone(), Instant::now()));
-                // Given back.
-                spec["holderIdentity"].as_str().unwrap_or_default().is_empty()
+                false
             }
         }
     }

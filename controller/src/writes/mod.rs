@@ -1,20 +1,23 @@
 //! What the controller writes to an API server: the authority's state, the roots that everyone should trust, on each pod
-//! whether it is enrolled, and in each policy's status what became of it.
+//! whether it is enrolled, in each policy's status what became of it, and Events of what someone has to mend.
 //!
 //! Whatever several replicas could write is guarded: the authority's Secret by its version, all else by a Lease, save what one replica
 //! alone has been told. Owns no
 //! decision about the mesh.
 
+mod events;
 mod lease;
 mod marks;
+mod plugged;
 mod root_maps;
 mod secret;
 mod statuses;
 
+pub use events::say_events;
 pub use lease::{Leader, lead};
 pub use marks::mark_pods;
 pub use root_maps::publish_roots;
-pub use secret::{SecretError, SharedAuthority};
+pub use secret::{SecretError, SharedAuthority, Trouble};
 pub use statuses::say_statuses;
 
 /// Who we are to the API server: the manager of the fields that we write.

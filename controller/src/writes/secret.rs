@@ -1,5 +1,8 @@
 //! The authority's state in a Secret that all replicas share. A replica writes only what follows from what is stored: the
 //! version of the Secret guards it.
+//!
+//! A CA that is plugged in (`plugged`) becomes part of that state, so that what it replaces can sign until everyone trusts it,
+//! whichever replica starts meanwhile. One that can't be used changes nothing, and is said to be so.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,8 +15,11 @@ use identity::Clock;
 use identity::authority::{Authority, AuthorityConfig, Corrupt, RotationError, Step};
 use kube::Client;
 use serde_json::{Value, json};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tokio::time::{MissedTickBehavior, interval};
+
+use super::lease::timestamp;
+use super::plugged::{self, Found};
 
 /// The Secret's name. Not Istio's: its form is another, and two signers must not share one.
 const NAME: &str = "airglow-ca";
@@ -34,7 +40,9 @@ const ATTEMPTS: usize = 5;
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
     /// The API server refused, or did not answer.
-    #[error("the Secret {0} can't be used: {1}; the controller needs get, create and update on it")]
+    #[error(
+        "the Secret {0} can't be used: {1}; the controller needs get, create and update on airglow-ca, and get on cacerts"
+    )]
     Api(String, String),
     /// It is there and is not what we wrote.
     #[error(
@@ -42,6 +50,14 @@ pub enum SecretError {
          delete it to start with a new one"
     )]
     Damaged(String, String),
+    /// Somebody's CA is plugged in and can't be used, and there is nothing to go on with.
+    #[error(
+        "the CA in the Secret {0} can't be used: {1}; mend the Secret, or delete it for a root of Airglow's own"
+    )]
+    Plugged(String, String),
+    /// A root of ours was asked for, and somebody's CA is plugged in.
+    #[error("a CA is plugged in by the Secret {0}; rotate it by changing that Secret")]
+    PluggedIn(String),
     /// Others were always faster.
     #[error("the Secret {0} was changed by others again and again; try once more")]
     Contended(String),
@@ -57,9 +73,33 @@ pub enum SecretError {
 pub struct SharedAuthority {
     client: Client,
     namespace: String,
+    trust_domain: String,
+    clock: Arc<dyn Clock>,
     authority: Arc<Authority>,
     /// As it was last seen or written.
     secret: Mutex<Value>,
+    /// The plugged CA as it was last judged.
+    plugged: watch::Sender<Plugged>,
+}
+
+/// The plugged CA.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Plugged {
+    /// Of its Secret, if there is one.
+    version: Option<String>,
+    /// Why it can't be used.
+    wrong: Option<String>,
+}
+
+/// What someone must do about the authority.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// With which Secret.
+    pub secret: &'static str,
+    /// In a word.
+    pub reason: &'static str,
+    /// For people.
+    pub message: String,
 }
 
 impl SharedAuthority {
@@ -79,12 +119,11 @@ impl SharedAuthority {
         let path = format!("{secrets}/{NAME}");
         let mut found = call(&client, Method::GET, &path, None).await.map_err(failed)?;
         if found.is_none() {
-            let first = Authority::first_state(&config, clock.now());
-            let first = first.map_err(|error| SecretError::Root(error.to_string()))?;
+            let first = first_state(&client, namespace, &config, &clock).await?;
             let new = new_secret(namespace, &first);
             found = match call(&client, Method::POST, &secrets, Some(&new)).await {
                 Ok(made) => {
-                    tracing::info!(secret = place, "a new root was made; back the Secret up");
+                    tracing::info!(secret = place, "the authority begins; back the Secret up");
                     made
                 }
                 // Another replica has just made one.
@@ -97,9 +136,19 @@ impl SharedAuthority {
         let secret = found.ok_or_else(|| SecretError::Contended(place.clone()))?;
         let damaged = |corrupt: Corrupt| SecretError::Damaged(place.clone(), corrupt.to_string());
         let stored = stored(&secret).map_err(|why| SecretError::Damaged(place.clone(), why))?;
-        let authority = Arc::new(Authority::shared(&stored, config, clock).map_err(damaged)?);
-        let shared = Self { client, namespace: namespace.to_owned(), authority, secret: Mutex::new(secret) };
+        let trust_domain = config.trust_domain.clone();
+        let authority = Arc::new(Authority::shared(&stored, config, clock.clone()).map_err(damaged)?);
+        let shared = Self {
+            client,
+            namespace: namespace.to_owned(),
+            trust_domain,
+            clock,
+            authority,
+            secret: Mutex::new(secret),
+            plugged: watch::channel(Plugged::default()).0,
+        };
         shared.step(&Step::Maintain).await?;
+        shared.plug().await?;
         Ok(shared)
     }
 
@@ -109,14 +158,91 @@ impl SharedAuthority {
         &self.authority
     }
 
+    /// Where its Secrets are.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// Changes with the plugged CA.
+    pub(super) fn plugged(&self) -> watch::Receiver<Plugged> {
+        self.plugged.subscribe()
+    }
+
     /// Takes a step, unless another replica has taken it: then that counts.
     ///
     /// # Errors
     /// When it is not possible, or could not be stored; then it is not taken.
     pub async fn step(&self, step: &Step) -> Result<(), SecretError> {
+        if matches!(step, Step::Rotate(_)) && self.plugged.borrow().version.is_some() {
+            return Err(SecretError::PluggedIn(self.place_of(plugged::NAME)));
+        }
+        self.store(|authority| authority.prepare(step)).await
+    }
+
+    /// What someone must do about the authority, if anything.
+    #[must_use]
+    pub fn trouble(&self) -> Option<Trouble> {
+        if let Some(wrong) = &self.plugged.borrow().wrong {
+            let message =
+                format!("the CA can't be used: {wrong}. Until it is mended, the one before goes on signing");
+            return Some(Trouble { secret: plugged::NAME, reason: "CAUnusable", message });
+        }
+        let end = self.authority.to_be_replaced_by()?;
+        let message = format!(
+            "the plugged CA ends at {}, and no certificate after that; replace it in time",
+            timestamp(end)
+        );
+        Some(Trouble { secret: plugged::NAME, reason: "CAExpiring", message })
+    }
+
+    /// Looks whether another CA is plugged in, and has it sign if it can be used.
+    async fn plug(&self) -> Result<(), SecretError> {
+        let place = self.place_of(plugged::NAME);
+        let found = plugged::look(&self.client, &self.namespace, &self.trust_domain, self.clock.now()).await;
+        let found = found.map_err(|error| SecretError::Api(place.clone(), explain(&error)))?;
+        let before = self.plugged.borrow().clone();
+        let Some(Found { version, ca }) = found else {
+            if before.version.is_some() {
+                tracing::warn!(
+                    secret = place,
+                    "no CA is plugged in any more; the last one signs until a root of our own is rotated in"
+                );
+                self.plugged.send_replace(Plugged::default());
+            }
+            return Ok(());
+        };
+        if before.version.as_ref() == Some(&version) {
+            return Ok(());
+        }
+        let wrong = match ca {
+            Ok(ca) => {
+                self.store(|authority| authority.prepare_plugged(&ca)).await?;
+                let next = self.authority.next_root_at().map(timestamp);
+                tracing::info!(secret = place, signs_at = next, "a CA is plugged in");
+                None
+            }
+            Err(wrong) => {
+                tracing::error!(
+                    secret = place,
+                    wrong,
+                    "the CA that is plugged in can't be used; the one before goes on signing"
+                );
+                Some(wrong)
+            }
+        };
+        self.plugged.send_replace(Plugged { version: Some(version), wrong });
+        Ok(())
+    }
+
+    /// Stores what `prepare` says, and then adopts it.
+    async fn store(
+        &self,
+        prepare: impl Fn(&Authority) -> Result<Option<Vec<u8>>, RotationError>,
+    ) -> Result<(), SecretError> {
         let mut secret = self.secret.lock().await;
         for _ in 0..ATTEMPTS {
-            let Some(bytes) = self.authority.prepare(step)? else { return Ok(()) };
+            let Some(bytes) = prepare(&self.authority)? else { return Ok(()) };
             let mut changed = secret.clone();
             changed["data"][KEY] = STANDARD.encode(&bytes).into();
             match call(&self.client, Method::PUT, &self.path(), Some(&changed)).await {
@@ -142,10 +268,7 @@ impl SharedAuthority {
         loop {
             let done = tokio::select! {
                 _ = maintenance.tick() => self.step(&Step::Maintain).await,
-                _ = looks.tick() => {
-                    let mut secret = self.secret.lock().await;
-                    self.refresh(&mut secret).await
-                }
+                _ = looks.tick() => self.look().await,
             };
             match done {
                 Ok(()) => failing = false,
@@ -156,6 +279,14 @@ impl SharedAuthority {
                 }
             }
         }
+    }
+
+    async fn look(&self) -> Result<(), SecretError> {
+        {
+            let mut secret = self.secret.lock().await;
+            self.refresh(&mut secret).await?;
+        }
+        self.plug().await
     }
 
     async fn refresh(&self, secret: &mut Value) -> Result<(), SecretError> {
@@ -205,7 +336,32 @@ impl SharedAuthority {
     }
 
     fn place(&self) -> String {
-        format!("{}/{NAME}", self.namespace)
+        self.place_of(NAME)
+    }
+
+    fn place_of(&self, name: &str) -> String {
+        format!("{}/{name}", self.namespace)
+    }
+}
+
+/// With a plugged CA if there is one that can be used; with a root of our own only if there is none at all.
+async fn first_state(
+    client: &Client,
+    namespace: &str,
+    config: &AuthorityConfig,
+    clock: &Arc<dyn Clock>,
+) -> Result<Vec<u8>, SecretError> {
+    let place = format!("{namespace}/{}", plugged::NAME);
+    let found = plugged::look(client, namespace, &config.trust_domain, clock.now()).await;
+    match found.map_err(|error| SecretError::Api(place.clone(), explain(&error)))? {
+        Some(Found { ca, .. }) => {
+            let ca = ca.map_err(|wrong| SecretError::Plugged(place, wrong))?;
+            Ok(Authority::first_plugged_state(config, &ca))
+        }
+        None => {
+            let first = Authority::first_state(config, clock.now());
+            first.map_err(|error| SecretError::Root(error.to_string()))
+        }
     }
 }
 

@@ -5,15 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::node::pod_state::State;
-use controller::writes::{SecretError, SharedAuthority, lead};
+use controller::writes::{Leader, SecretError, SharedAuthority, lead};
 use identity::SystemClock;
 use identity::authority::{AuthorityConfig, RotationError, Step};
 use identity::signer::Signer as _;
 use kube::Client;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
+use rustls_pki_types::CertificateDer;
 use serde_json::{Value, json};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::nodes::{AUDIENCE, Site, account_token, published_roots, token, with_ztunnel};
+use crate::nodes::{AUDIENCE, Site, WHY_FAILED, account_token, published_roots, token, with_ztunnel};
 use crate::objects::{apply, pod, policy};
 use crate::server::{ApiServer, PATIENCE, http};
 
@@ -49,19 +53,141 @@ async fn replicas_share_one_root_and_one_rotation() {
     assert_eq!(open(&client).await.authority().roots_pem(), b.authority().roots_pem());
 }
 
+/// Runs for the Lease until the sender says, or is dropped.
+fn run_for(client: &Client, name: &str) -> (Leader, JoinHandle<()>, oneshot::Sender<()>) {
+    let (stop, stopped) = oneshot::channel::<()>();
+    let (leader, election) =
+        lead(client.clone(), "istio-system", name.into(), async move { drop(stopped.await) });
+    (leader, tokio::spawn(election), stop)
+}
+
+/// An intermediate CA of a root of its own, as the Secret in which it is plugged in.
+fn cacerts() -> (Value, CertificateDer<'static>) {
+    let params = || {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, format!("CA {:x}", fastrand::u64(..)));
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params
+    };
+    let root = CertifiedIssuer::self_signed(params(), KeyPair::generate().expect("a key")).expect("a root");
+    let key = KeyPair::generate().expect("a key");
+    let signing = params().signed_by(&key, &root).expect("an intermediate");
+    let files = json!({"ca-cert.pem": signing.pem(), "ca-key.pem": key.serialize_pem(),
+        "root-cert.pem": root.pem(), "cert-chain.pem": signing.pem() + &root.pem()});
+    let metadata = json!({"namespace": "istio-system", "name": "cacerts"});
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": files});
+    (secret, root.der().clone())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugged_ca_signs_and_one_that_cannot_be_used_changes_nothing() {
+    let (_api, client) = with_namespace().await;
+    let config = || AuthorityConfig::new("cluster.local");
+    let (good, root) = cacerts();
+    let mut bad = good.clone();
+    bad["stringData"]["ca-key.pem"] = KeyPair::generate().expect("a key").serialize_pem().into();
+    apply(&client, bad.clone()).await;
+    let refused =
+        SharedAuthority::open(client.clone(), "istio-system", config(), Arc::new(SystemClock)).await;
+    let refused = refused.err().expect("there is nothing to go on with").to_string();
+    assert!(refused.contains("istio-system/cacerts") && refused.contains("ca-key.pem"), "{refused}");
+
+    // From the beginning: no root of our own is ever made.
+    apply(&client, good).await;
+    let first = open(&client).await;
+    assert_eq!((first.authority().roots(), first.trouble()), (vec![root.clone()], None));
+    let rotated = first.step(&Step::Rotate(None)).await;
+    assert!(matches!(rotated, Err(SecretError::PluggedIn(_))), "{rotated:?}");
+
+    // Another that can't be used: it is said, and the one before goes on, also in a replica that starts now.
+    apply(&client, bad).await;
+    let later = open(&client).await;
+    assert_eq!(later.authority().roots(), std::slice::from_ref(&root));
+    let trouble = later.trouble().expect("someone has to mend it");
+    assert_eq!((trouble.secret, trouble.reason), ("cacerts", "CAUnusable"));
+
+    // Another one: published at once, by all replicas as one, and signing later.
+    let (next, next_root) = cacerts();
+    apply(&client, next).await;
+    let (a, b) = tokio::join!(open(&client), open(&client));
+    for authority in [a.authority(), b.authority()] {
+        assert_eq!(authority.roots(), [root.clone(), next_root.clone()]);
+        assert!(authority.next_root_at().is_some());
+    }
+    a.step(&Step::Activate).await.expect("it is published");
+    assert_eq!(open(&client).await.authority().roots(), [next_root, root]);
+}
+
+/// Waits until an Event says that of the object, and returns it.
+async fn event_of(client: &Client, namespace: &str, name: &str, reason: &str, part: &str) -> Value {
+    let path = format!("/api/v1/namespaces/{namespace}/events?fieldSelector=involvedObject.name%3D{name}");
+    let holds = async {
+        loop {
+            let events: Value = client.request(http(&path)).await.expect("a list");
+            let found = events["items"].as_array().expect("a list").iter().find(|event| {
+                event["reason"] == reason && event["message"].as_str().is_some_and(|text| text.contains(part))
+            });
+            if let Some(event) = found {
+                return event.clone();
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(PATIENCE, holds).await.unwrap_or_else(|_| panic!("{name}: no Event {reason} with {part:?}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_say_once_what_has_to_be_mended() {
+    let (api, client) = with_ztunnel().await;
+    let mut unusable = cacerts().0;
+    let sites = [Site::start(&api).await, Site::start(&api).await];
+    let token = token(&client, "istio-system", AUDIENCE, true).await;
+    let uid = pod_of(&client, "web").await["metadata"]["uid"].as_str().expect("a uid").to_owned();
+    // Both are told, as when a node has lost one of them.
+    for site in &sites {
+        site.report(&token, "n1", &[(&uid, State::Failed)]).await;
+    }
+    apply(&client, policy("new", json!({"rules": [{"from": [{"source": {"moonPhases": ["full"]}}]}]}))).await;
+    let event = event_of(&client, "shop", "web", "EnrolmentFailed", WHY_FAILED).await;
+    assert_eq!((&event["type"], &event["involvedObject"]["uid"]), (&json!("Warning"), &json!(uid)));
+    let refused = event_of(&client, "shop", "new", "PolicyRefused", "moonPhases").await;
+    assert!(refused["involvedObject"]["uid"].is_string(), "{refused}");
+
+    // A replica that starts now and is told the same says nothing new.
+    let later = Site::start(&api).await;
+    later.report(&token, "n1", &[(&uid, State::Failed)]).await;
+    unusable["stringData"]["root-cert.pem"] = "".into();
+    apply(&client, unusable).await;
+    event_of(&client, "istio-system", "cacerts", "CAUnusable", "root-cert.pem").await;
+    let path = "/api/v1/namespaces/shop/events?fieldSelector=reason%3DEnrolmentFailed";
+    let events: Value = client.request(http(path)).await.expect("a list");
+    let events = events["items"].as_array().expect("a list");
+    assert_eq!(events.len(), 1, "{events:?}");
+    assert_eq!(events[0]["count"], 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_replica_leads_and_another_takes_over() {
     let (_api, client) = with_namespace().await;
-    let (mut first, election) = lead(client.clone(), "istio-system", "first".into());
-    let running = tokio::spawn(election);
+    let (mut first, running, _never) = run_for(&client, "first");
     timeout(PATIENCE, first.leading()).await.expect("nobody else is there");
-    let (mut second, election) = lead(client, "istio-system", "second".into());
-    let other = tokio::spawn(election);
+    let (mut second, other, stop) = run_for(&client, "second");
     assert!(!second.is_leading());
     // As if it had crashed: nobody gives the Lease back.
     running.abort();
     timeout(PATIENCE, second.leading()).await.expect("it takes over");
-    other.abort();
+
+    // In good order it is given back at once, to whoever looks next.
+    stop.send(()).expect("it runs");
+    timeout(PATIENCE, other).await.expect("in time").expect("it ends");
+    assert!(!second.is_leading());
+    let path = "/apis/coordination.k8s.io/v1/namespaces/istio-system/leases/airglow-controller";
+    let lease: Value = client.request(http(path)).await.expect("it is there");
+    assert_eq!(lease["spec"]["holderIdentity"], "");
+    let (mut third, last, _never) = run_for(&client, "third");
+    timeout(PATIENCE, third.leading()).await.expect("nobody holds it");
+    last.abort();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -209,6 +335,7 @@ async fn least(api: &ApiServer, client: &Client) -> std::path::PathBuf {
         rule("security.istio.io", policies, all.clone(), read),
         rule("security.istio.io", statuses, all.clone(), json!(["patch"])),
         rule("", json!(["pods/status"]), all.clone(), json!(["patch"])),
+        rule("", json!(["events"]), all.clone(), json!(["create", "patch"])),
         rule("authentication.k8s.io", json!(["tokenreviews"]), all.clone(), json!(["create"])),
         rule("", json!(["configmaps"]), all.clone(), json!(["create"])),
         rule("", json!(["configmaps"]), json!(["istio-ca-root-cert"]), json!(["list", "patch"])),
@@ -223,6 +350,7 @@ async fn least(api: &ApiServer, client: &Client) -> std::path::PathBuf {
         ),
         rule("", json!(["secrets"]), all, json!(["create"])),
         rule("", json!(["secrets"]), json!(["airglow-ca"]), json!(["get", "update"])),
+        rule("", json!(["secrets"]), json!(["cacerts"]), json!(["get"])),
     ]);
     let subjects = json!([{"kind": "ServiceAccount", "name": "controller", "namespace": "istio-system"}]);
     let home = json!({"name": "controller", "namespace": "istio-system"});
