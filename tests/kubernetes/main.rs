@@ -6,6 +6,7 @@
 mod command_line;
 mod enrolment;
 mod faults;
+mod identity;
 mod install;
 mod lifecycles;
 mod mesh;
