@@ -34,7 +34,9 @@ test: setup ## what has to pass before a change is merged (root)
 images: setup ## container images FROM scratch as OCI archives in target/images, without a daemon. ARGS="DIRECTORY"
 	@$(PART) images scripts/images $(ARGS)
 
-render: setup ## deploy/*.yaml from the Helm chart
+render: setup ## the definitions of our kinds from the source, deploy/*.yaml from the Helm chart
+	@$(CARGO) run --locked --quiet -p controller -- definitions > target/definitions.yaml
+	@mv target/definitions.yaml deploy/chart/airglow/crds/definitions.yaml
 	@mkdir -p target && for name in airglow airglow-uninstall; do \
 	scripts/render $$name > target/$$name.yaml && mv target/$$name.yaml deploy/$$name.yaml || exit; done
 

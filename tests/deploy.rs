@@ -119,6 +119,14 @@ fn monitors_are_there_on_request_with_the_ports_and_paths_that_the_annotations_n
 }
 
 #[test]
+fn definitions_are_apart_from_what_is_templated() {
+    // So that neither an upgrade nor an uninstallation touches those of another mesh, or takes users' policies away.
+    let named =
+        |more: &[&str]| text(&template(more).stdout).matches("kind: CustomResourceDefinition").count();
+    assert_eq!((named(&[]), named(&["--include-crds"])), (0, 4));
+}
+
+#[test]
 fn values_that_the_chart_does_not_know_are_refused() {
     for wrong in [
         "ztunel.accessLog=false",

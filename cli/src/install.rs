@@ -30,6 +30,9 @@ pub(crate) struct Install {
     /// Where images come from, such as ghcr.io/airglow.
     #[arg(long, value_name = "PREFIX")]
     pub(crate) image_registry: Option<String>,
+    /// Leave the definitions of policies and entries (CustomResourceDefinitions) to somebody else.
+    #[arg(long)]
+    pub(crate) skip_crds: bool,
     /// The images' tag.
     #[arg(long, value_name = "TAG")]
     pub(crate) tag: Option<String>,
@@ -45,6 +48,11 @@ pub(crate) fn run(
     interrupt: &Interrupt,
 ) -> anyhow::Result<ExitCode> {
     let mut objects = manifest::load(args.manifest.as_deref())?;
+    // Charts carry them apart from what they template.
+    objects.retain(|object| !object.is_definition());
+    if !args.skip_crds {
+        objects.splice(..0, manifest::definitions());
+    }
     manifest::set_images(&mut objects, args.image_registry.as_deref(), args.tag.as_deref());
     let namespace = manifest::find(&objects, "DaemonSet", "ztunnel")?.text("namespace").to_owned();
     let cluster = Cluster::new(&args.at, vars)?;
@@ -54,6 +62,12 @@ pub(crate) fn run(
         objects.iter().map(|object| existing(&cluster, object)).collect::<anyhow::Result<Vec<_>>>()?;
     for (object, before) in objects.iter().zip(&before) {
         interrupt.check()?;
+        if object.is_definition() && before.as_ref().is_some_and(|before| !is_made_by_us(before)) {
+            let title = object.title();
+            progress
+                .line(&format!("{} {title} is there already, and not ours: left as it is", stdout.sign()));
+            continue;
+        }
         let done = cluster.apply(&object.path(), &object.body);
         let done = done.map_err(|error| anyhow::anyhow!("{}: {error}", object.title()))?;
         let outcome = outcome(before.as_ref(), &done);
@@ -73,7 +87,9 @@ fn existing(cluster: &Cluster, object: &Object) -> anyhow::Result<Option<Value>>
     let title = object.title();
     let found: Option<Value> =
         cluster.get(&object.path()).map_err(|error| anyhow::anyhow!("{title}: {error}"))?;
-    if let Some(why) = found.as_ref().and_then(|found| refused(object.kind(), found)) {
+    // What another mesh has defined serves us too.
+    let wanted = found.as_ref().filter(|_| !object.is_definition());
+    if let Some(why) = wanted.and_then(|found| refused(object.kind(), found)) {
         anyhow::bail!("{title} {why}");
     }
     Ok(found)
@@ -88,10 +104,15 @@ fn refused(kind: &str, found: &Value) -> Option<String> {
         ));
     }
     // A namespace may be made beforehand by who has the right to.
-    if kind == "Namespace" || is_ours(&metadata.labels) {
+    if kind == "Namespace" || is_made_by_us(found) {
         return None;
     }
     Some("is there already and is not Airglow's (it lacks the chart's labels): remove it first".to_owned())
+}
+
+fn is_made_by_us(found: &Value) -> bool {
+    let Named { metadata } = serde_json::from_value(found.clone()).unwrap_or_default();
+    is_ours(&metadata.labels)
 }
 
 fn outcome(before: Option<&Value>, after: &Value) -> &'static str {

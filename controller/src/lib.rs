@@ -6,6 +6,7 @@
 pub mod admin;
 pub mod app;
 pub mod config;
+pub mod definitions;
 pub mod hub;
 pub mod index;
 pub mod proofs;

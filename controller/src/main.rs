@@ -15,7 +15,29 @@ use daemon::signal::Terminate;
 /// How long logs may take to be written at the end.
 const FLUSH: Duration = Duration::from_secs(2);
 
+/// The one argument that is understood.
+const DEFINITIONS: &str = "definitions";
+
 fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    match &arguments[..] {
+        [] => serving(),
+        // What charts carry; asks for no settings.
+        [one] if one == DEFINITIONS => {
+            print!("{}", controller::definitions::yaml());
+            ExitCode::SUCCESS
+        }
+        _ => {
+            eprintln!(
+                "usage: controller, which takes its settings from the environment; or `controller {DEFINITIONS}`, which prints the \
+                 definitions of the kinds that it reads, for `kubectl apply --server-side -f -`"
+            );
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn serving() -> ExitCode {
     let config = match config::load(&Environment::read()) {
         Ok(config) => config,
         Err(mistakes) => {

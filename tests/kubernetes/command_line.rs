@@ -45,7 +45,7 @@ fn left(cluster: &Cluster) -> String {
         cluster.kubectl(&all).unwrap_or_else(|error| panic!("{error}"))
     };
     let kinds = "deployments,daemonsets,services,serviceaccounts,roles,rolebindings,clusterroles,clusterrolebindings,\
-                 networkpolicies,poddisruptionbudgets,pods,namespaces";
+                 networkpolicies,poddisruptionbudgets,pods,namespaces,customresourcedefinitions";
     let labelled = list(&[kinds, "-A", "-l", "app.kubernetes.io/part-of=airglow"]);
     let roots = list(&["configmaps", "-A", "--field-selector", "metadata.name=istio-ca-root-cert"]);
     [labelled, roots, list(&["namespace", SYSTEM])].concat()
@@ -98,6 +98,7 @@ fn the_command_line_checks_installs_and_removes() {
     assert!(ok, "{facts:#?}");
     contains(&facts, "ok controller: 2 of 2");
     contains(&facts, "ok ztunnel: ready on 2 of 2 nodes");
+    contains(&facts, "ok policies:");
     let again = airglow(&cluster, &["install", "--manifest", &manifest, "--timeout", "120"]);
     assert!(said(&again).contains("DaemonSet airglow-system/ztunnel is as it should be"), "{}", said(&again));
 

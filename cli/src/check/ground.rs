@@ -7,8 +7,8 @@ use crate::cluster::is_ours;
 use crate::cluster::objects::{Node, Workload};
 use crate::term::listed;
 
-/// The oldest Kubernetes whose API has every field of the chart (`appArmorProfile`: 1.30).
-const KUBERNETES: (u32, u32) = (1, 30);
+/// The oldest Kubernetes whose API has all that the chart asks of it (the rules of definitions call `isCIDR`: 1.31).
+const KUBERNETES: (u32, u32) = (1, 31);
 
 /// The oldest Linux that has every feature of eBPF that capture needs.
 const LINUX: (u32, u32) = (5, 18);
@@ -134,7 +134,7 @@ fn policies(seen: &Seen) -> Fact {
         Ok(true) => Fact::ok(about, "the API server knows security.istio.io/v1"),
         Ok(false) => Fact::note(
             about,
-            "the API server does not know security.istio.io/v1: until its definitions are installed, no policy can be written",
+            "the API server does not know security.istio.io/v1: until its definitions are there, no policy can be written; `airglow install` makes them",
         ),
         Err(ref why) => Fact::unseen(about, "whether the API server knows them", why),
     }
@@ -245,7 +245,7 @@ mod tests {
     #[test]
     fn versions_that_are_too_old_are_wrong() {
         let old = wrong(|seen| seen.version.as_mut().unwrap().git_version = "v1.29.9".into());
-        assert!(old[0].contains("v1.29.9") && old[0].contains("1.30"), "{old:?}");
+        assert!(old[0].contains("v1.29.9") && old[0].contains("1.31"), "{old:?}");
         for (node, part) in [
             (node("5.15.0-91-generic", "amd64", "linux"), "5.18 or later"),
             (node("", "amd64", "linux"), "5.18 or later"),

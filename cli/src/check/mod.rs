@@ -98,7 +98,7 @@ fn look(cluster: &Cluster, namespace: &str) -> anyhow::Result<Seen> {
 /// What it takes to install into `namespace` and whoever asks may not do.
 fn missing_rights(cluster: &Cluster, namespace: &str) -> Answer<Vec<Right>> {
     let mut missing = Vec::new();
-    for right in manifest::rights(&manifest::embedded()) {
+    for right in manifest::rights(&[manifest::definitions(), manifest::embedded()].concat()) {
         let answer = cluster.create(REVIEWS, &review(&right, namespace))?;
         if answer["status"]["allowed"] != true {
             missing.push(right);

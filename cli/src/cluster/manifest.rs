@@ -14,8 +14,15 @@ pub(crate) const NAMESPACE: &str = "airglow-system";
 /// What the chart makes with its defaults; the same file is for kubectl.
 const EMBEDDED: &str = include_str!("../../../deploy/airglow.yaml");
 
+/// The definitions of the kinds that users write for the mesh; charts carry the same file.
+const DEFINITIONS: &str = include_str!("../../../deploy/chart/airglow/crds/definitions.yaml");
+
+/// The kind of definitions.
+const DEFINITION: &str = "CustomResourceDefinition";
+
 /// Where the API keeps each kind that a chart of ours has: group and version, kind, plural, whether it is in a namespace.
 const KINDS: &[(&str, &str, &str, bool)] = &[
+    ("apiextensions.k8s.io/v1", DEFINITION, "customresourcedefinitions", false),
     ("apps/v1", "DaemonSet", "daemonsets", true),
     ("apps/v1", "Deployment", "deployments", true),
     ("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies", true),
@@ -71,6 +78,11 @@ pub(crate) fn embedded() -> Vec<Object> {
     objects(EMBEDDED).expect("a test reads deploy/airglow.yaml")
 }
 
+/// The definitions that this program has with it.
+pub(crate) fn definitions() -> Vec<Object> {
+    objects(DEFINITIONS).expect("a test reads the definitions")
+}
+
 /// The objects of a manifest, in its order.
 pub(crate) fn objects(text: &str) -> Result<Vec<Object>, BadManifest> {
     let mut objects = Vec::new();
@@ -110,6 +122,18 @@ impl Object {
     pub(crate) fn title(&self) -> String {
         let place = if self.namespaced { format!("{}/", self.text("namespace")) } else { String::new() };
         format!("{} {place}{}", self.kind(), self.text("name"))
+    }
+
+    /// Whether it defines a kind: with it go all objects of the kind.
+    pub(crate) fn is_definition(&self) -> bool {
+        self.kind() == DEFINITION
+    }
+
+    /// Where the API keeps the objects of the kind that it defines.
+    pub(crate) fn defined(&self) -> String {
+        let spec = |pointer: &str| self.body.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+        let (group, version) = (spec("/spec/group"), spec("/spec/versions/0/name"));
+        format!("/apis/{group}/{version}/{}", spec("/spec/names/plural"))
     }
 
     pub(crate) fn kind(&self) -> &str {
@@ -219,6 +243,18 @@ mod tests {
         assert_eq!(all[0].path(), "/api/v1/namespaces/airglow-system");
         assert_eq!(all[0].title(), "Namespace airglow-system");
         find(&all, "DaemonSet", "other").expect_err("there is none");
+    }
+
+    #[test]
+    fn definitions_say_where_their_objects_are() {
+        let all = definitions();
+        assert!(all.iter().all(Object::is_definition) && !embedded().iter().any(Object::is_definition));
+        let policies =
+            find(&all, DEFINITION, "authorizationpolicies.security.istio.io").expect("it is there");
+        assert_eq!(policies.defined(), "/apis/security.istio.io/v1/authorizationpolicies");
+        let path =
+            "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/authorizationpolicies.security.istio.io";
+        assert_eq!(policies.path(), path);
     }
 
     #[test]

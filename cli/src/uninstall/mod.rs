@@ -79,6 +79,7 @@ pub(crate) fn run(
         progress.line(&format!("There is no namespace {}: nodes are not looked at", removal.namespace));
     }
     removal.objects(&objects)?;
+    removal.definitions()?;
     progress.rest();
     removal.say("Airglow is gone");
     Ok(ExitCode::SUCCESS)
@@ -166,8 +167,31 @@ impl Removal<'_> {
         self.wait.until("the controller's end", || self.pods_left(CONTROLLER))?;
         // From now on nobody makes it again.
         self.made()?;
-        for object in objects.iter().rev().filter(|object| !is_controller(object)) {
+        for object in objects.iter().rev().filter(|object| !is_controller(object) && !object.is_definition())
+        {
             self.object(object)?;
+        }
+        Ok(())
+    }
+
+    /// Removes those definitions of ours of which nobody has an object: with a definition go its objects, which are the users' own.
+    fn definitions(&self) -> anyhow::Result<()> {
+        for definition in manifest::definitions() {
+            if !self.is_ours(&definition)? {
+                continue;
+            }
+            let objects: Vec<Named> = self.cluster.list(&definition.defined()).map_err(asking)?;
+            if objects.is_empty() {
+                self.object(&definition)?;
+                continue;
+            }
+            let names = objects.iter().map(|object| object.metadata.path()).collect::<Vec<_>>();
+            self.progress.line(&format!(
+                "  {} stays, because there are {}; `kubectl delete crd {}` removes all of it",
+                definition.title(),
+                listed(names.iter().map(String::as_str)),
+                definition.text("name")
+            ));
         }
         Ok(())
     }

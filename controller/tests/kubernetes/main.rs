@@ -2,6 +2,7 @@
 //!
 //! Needs no root and no node. The programs are those of the test cluster (`scripts/cluster-binaries`).
 
+mod definitions;
 mod nodes;
 mod objects;
 mod server;

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::objects::{apply, delete_pod, pod, policy, shop};
+use crate::objects::{apply, apply_unknown, delete_pod, pod, policy, shop};
 use crate::server::{ApiServer, PATIENCE, http};
 
 /// The source with an index behind it.
@@ -158,9 +158,9 @@ async fn a_policy_that_is_not_understood_shuts_out() {
     for object in shop() {
         apply(&client, object).await;
     }
+    apply_unknown(&client).await;
     let mut reader = Reader::of(client.clone());
     reader.until("complete", |reader| reader.has(Kind::AuthorizationPolicy, "only-web")).await;
-    apply(&client, policy("new", json!({"rules": [{"from": [{"source": {"moonPhases": ["full"]}}]}]}))).await;
     reader.until("it is reported", |reader| !reader.misunderstood.is_empty()).await;
     assert!(reader.misunderstood[0].contains("moonPhases"), "{:?}", reader.misunderstood);
     let stands_in = |reader: &Reader| {

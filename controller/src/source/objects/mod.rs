@@ -4,6 +4,7 @@
 //! the specs of policies: a misspelt condition there would widen access, so it is an error that names the field.
 //! Owns no rules: what an object means is decided in `index`.
 
+mod entries;
 mod pods;
 mod policies;
 pub(crate) mod read;
@@ -15,6 +16,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer};
 
+pub use entries::{
+    EntryPort, EntrySelector, Location, Resolution, ServiceEntry, ServiceEntrySpec, WorkloadEntry,
+    WorkloadEntrySpec,
+};
 pub use pods::{
     Condition, Container, ContainerPort, Namespace, Node, Pod, PodIp, PodSpec, PodStatus, ServiceAccount,
 };

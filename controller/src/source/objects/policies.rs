@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 
 use super::{Labels, Metadata, nullable};
@@ -21,7 +22,7 @@ pub struct AuthorizationPolicy {
 }
 
 /// The policy.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AuthorizationPolicySpec {
     /// Which workloads; all of the namespace when unset.
@@ -93,13 +94,13 @@ impl Generation {
 }
 
 /// Whatever else is found in its place must not make a policy unintelligible.
-fn lenient<'de, D: Deserializer<'de>>(from: D) -> Result<PolicyStatus, D::Error> {
+pub(super) fn lenient<'de, D: Deserializer<'de>>(from: D) -> Result<PolicyStatus, D::Error> {
     let found = serde_json::Value::deserialize(from)?;
     Ok(serde_json::from_value(found).unwrap_or_default())
 }
 
 /// Which workloads a policy guards.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct WorkloadSelector {
     /// All of these labels.
@@ -108,7 +109,7 @@ pub struct WorkloadSelector {
 }
 
 /// What a policy attaches to.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 pub struct PolicyTarget {
     /// API group; empty for core.
     #[serde(default, deserialize_with = "nullable")]
@@ -119,10 +120,13 @@ pub struct PolicyTarget {
     /// Its name.
     #[serde(default)]
     pub name: String,
+    /// Always the policy's own; here so that another one can be refused rather than overlooked.
+    #[serde(default)]
+    pub namespace: Option<String>,
 }
 
 /// Who decides, for CUSTOM.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 pub struct Provider {
     /// An extension provider of the mesh configuration.
     #[serde(default)]
@@ -130,7 +134,7 @@ pub struct Provider {
 }
 
 /// What a match means.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum PolicyAction {
     /// One ALLOW policy must match.
@@ -145,7 +149,7 @@ pub enum PolicyAction {
 }
 
 /// Matches when a source, an operation and all conditions do.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PolicyRule {
     /// Any of these sources.
@@ -160,7 +164,7 @@ pub struct PolicyRule {
 }
 
 /// One source.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct From {
     /// Who.
@@ -169,7 +173,7 @@ pub struct From {
 }
 
 /// Who connects. All kinds that are given must hold.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[expect(
     missing_docs,
@@ -203,7 +207,7 @@ pub struct Source {
 }
 
 /// One operation.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct To {
     /// What.
@@ -212,7 +216,7 @@ pub struct To {
 }
 
 /// What is asked for. All kinds that are given must hold; only ports are known without reading the stream.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[expect(
     missing_docs,
@@ -238,7 +242,7 @@ pub struct Operation {
 }
 
 /// A condition on an attribute.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct When {
     /// The attribute, such as `source.ip`.
@@ -266,7 +270,7 @@ pub struct PeerAuthentication {
 }
 
 /// The policy.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PeerAuthenticationSpec {
     /// Which workloads; all of the namespace when unset.
@@ -281,7 +285,7 @@ pub struct PeerAuthenticationSpec {
 }
 
 /// Whether plaintext is refused.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MutualTls {
     /// The mode.
@@ -290,7 +294,7 @@ pub struct MutualTls {
 }
 
 /// Whether plaintext is refused.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum MutualTlsMode {
     /// Taken as `PERMISSIVE`: the tunnel does not ask the application.
