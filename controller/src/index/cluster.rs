@@ -3,11 +3,12 @@
 //! Owns no rules. Secondary indexes are derived from the objects alone, so they can't disagree with them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::source::objects::{
     AuthorizationPolicy, EndpointSlice, Event, Key, Kind, Labels, Metadata, Namespace, Node, Object,
-    PeerAuthentication, Pod, Service,
+    PeerAuthentication, Pod, Service, ServiceEntry, WorkloadEntry,
 };
 
 /// The label by which a slice names its service.
@@ -48,6 +49,8 @@ pub(crate) fn pods_of(slice: &EndpointSlice) -> impl Iterator<Item = Name> + '_ 
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Cluster {
     pub(crate) authorizations: BTreeMap<Name, Arc<AuthorizationPolicy>>,
+    pub(crate) entries: BTreeMap<Name, Arc<ServiceEntry>>,
+    pub(crate) machines: BTreeMap<Name, Arc<WorkloadEntry>>,
     pub(crate) slices: BTreeMap<Name, Arc<EndpointSlice>>,
     namespaces: BTreeMap<String, Arc<Namespace>>,
     nodes: BTreeMap<String, Arc<Node>>,
@@ -55,6 +58,8 @@ pub(crate) struct Cluster {
     pub(crate) pods: BTreeMap<Name, Arc<Pod>>,
     pub(crate) services: BTreeMap<Name, Arc<Service>>,
     accounts: BTreeSet<Name>,
+    cluster_ips: BTreeSet<(IpAddr, Name)>,
+    entries_with: BTreeSet<(String, Name)>,
     pods_on: BTreeSet<(String, Name)>,
     pods_by_uid: BTreeSet<(String, Name)>,
     slices_for: BTreeSet<(Name, Name)>,
@@ -98,12 +103,26 @@ impl Cluster {
                 self.pods_by_uid.remove(&(pod.metadata.uid.clone(), name));
                 Some(Object::Pod(pod))
             }
-            Kind::Service => self.services.remove(&name).map(Object::Service),
+            Kind::Service => {
+                let service = self.services.remove(&name)?;
+                for ip in cluster_ips(&service) {
+                    self.cluster_ips.remove(&(ip, name.clone()));
+                }
+                Some(Object::Service(service))
+            }
             // An account's content means nothing to the index, so there is nothing to hand back.
             Kind::ServiceAccount => {
                 self.accounts.remove(&name);
                 None
             }
+            Kind::ServiceEntry => {
+                let entry = self.entries.remove(&name)?;
+                for host in &entry.spec.hosts {
+                    self.entries_with.remove(&(host.clone(), name.clone()));
+                }
+                Some(Object::ServiceEntry(entry))
+            }
+            Kind::WorkloadEntry => self.machines.remove(&name).map(Object::WorkloadEntry),
         }
     }
 
@@ -126,8 +145,16 @@ impl Cluster {
                 self.pods_by_uid.insert((pod.metadata.uid.clone(), name.clone()));
                 self.pods.insert(name, pod);
             }
-            Object::Service(service) => drop(self.services.insert(name, service)),
+            Object::Service(service) => {
+                self.cluster_ips.extend(cluster_ips(&service).map(|ip| (ip, name.clone())));
+                self.services.insert(name, service);
+            }
             Object::ServiceAccount(_) => drop(self.accounts.insert(name)),
+            Object::ServiceEntry(entry) => {
+                self.entries_with.extend(entry.spec.hosts.iter().map(|host| (host.clone(), name.clone())));
+                self.entries.insert(name, entry);
+            }
+            Object::WorkloadEntry(entry) => drop(self.machines.insert(name, entry)),
         }
     }
 
@@ -139,6 +166,8 @@ impl Cluster {
         keys.extend(self.peers.keys().map(|name| key_of(Kind::PeerAuthentication, name)));
         keys.extend(self.pods.keys().map(|name| key_of(Kind::Pod, name)));
         keys.extend(self.services.keys().map(|name| key_of(Kind::Service, name)));
+        keys.extend(self.entries.keys().map(|name| key_of(Kind::ServiceEntry, name)));
+        keys.extend(self.machines.keys().map(|name| key_of(Kind::WorkloadEntry, name)));
         keys
     }
 
@@ -164,6 +193,8 @@ impl Cluster {
             (Kind::Pod, self.pods.len()),
             (Kind::Service, self.services.len()),
             (Kind::ServiceAccount, self.accounts.len()),
+            (Kind::ServiceEntry, self.entries.len()),
+            (Kind::WorkloadEntry, self.machines.len()),
         ])
     }
 
@@ -187,6 +218,16 @@ impl Cluster {
         related(&self.pods_by_uid, &uid.to_owned())
     }
 
+    /// The ServiceEntries that name a host.
+    pub(crate) fn entries_with(&self, host: &str) -> impl Iterator<Item = &Arc<ServiceEntry>> {
+        related(&self.entries_with, &host.to_owned()).filter_map(|entry| self.entries.get(entry))
+    }
+
+    /// The Kubernetes Service whose address that is.
+    pub(crate) fn with_cluster_ip(&self, ip: IpAddr) -> Option<&Name> {
+        related(&self.cluster_ips, &ip.to_canonical()).next()
+    }
+
     /// The slices of a service.
     pub(crate) fn slices_for(&self, service: &Name) -> impl Iterator<Item = &Arc<EndpointSlice>> {
         related(&self.slices_for, service).filter_map(|slice| self.slices.get(slice))
@@ -196,6 +237,12 @@ impl Cluster {
     pub(crate) fn slices_naming(&self, pod: &Name) -> impl Iterator<Item = &Arc<EndpointSlice>> {
         related(&self.slices_naming, pod).filter_map(|slice| self.slices.get(slice))
     }
+}
+
+/// The virtual addresses of a service.
+pub(crate) fn cluster_ips(service: &Service) -> impl Iterator<Item = IpAddr> + '_ {
+    let listed = service.spec.cluster_ips.iter().chain(&service.spec.cluster_ip);
+    listed.filter_map(|text| text.parse().ok().map(|ip: IpAddr| ip.to_canonical()))
 }
 
 /// The right sides of the pairs whose left side is `of`.

@@ -1,4 +1,4 @@
-//! What there is to say about each policy, for its status: taken or not, and why.
+//! What there is to say about each policy and entry, for its status: taken or not, and why.
 //!
 //! Owns no writing, and nothing that is enforced depends on what was said.
 
@@ -55,7 +55,11 @@ impl Index {
             .peers
             .values()
             .map(|policy| (Kind::PeerAuthentication, &policy.metadata, &policy.status));
-        authorizations.chain(peers)
+        let entries =
+            (self.cluster.entries.values()).map(|entry| (Kind::ServiceEntry, &entry.metadata, &entry.status));
+        let machines = (self.cluster.machines.values())
+            .map(|entry| (Kind::WorkloadEntry, &entry.metadata, &entry.status));
+        authorizations.chain(peers).chain(entries).chain(machines)
     }
 }
 

@@ -16,15 +16,18 @@ mod peer_authentication;
 mod products;
 mod proven;
 mod service;
+mod service_entry;
+mod touch;
 mod workload;
+mod workload_entry;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use model::Str;
 use model::store::Update;
 
-use crate::source::objects::{Event, Key, Kind, Labels, Object};
-use cluster::{Cluster, Name, key_of, name_of, pods_of, selects, within};
+use crate::source::objects::{Event, Key, Kind};
+use cluster::{Cluster, Name, key_of};
 use products::{Products, difference};
 
 pub use complaints::Complaint;
@@ -246,8 +249,8 @@ impl Index {
                 self.products.insert(key, after);
             }
         }
-        // A uid may have moved to a pod that came earlier in the order of names.
-        changes.sort_by_key(|change| !matches!(change, Change::EnrolmentRemoved { .. }));
+        // A uid may have moved to a pod that came earlier in the order of names, and a host to another object.
+        changes.sort_by_key(|change| !change.is_end_of_a_name());
         changes
     }
 
@@ -313,7 +316,25 @@ impl Index {
             Kind::Pod => self.products_of_pod(&name, &mut products),
             Kind::Service => {
                 if let Some(object) = cluster.services.get(&name) {
-                    (products.service, products.findings) = service::convert(config, cluster, object);
+                    let (service, findings) = service::convert(config, cluster, object);
+                    products.services = service.into_iter().collect();
+                    products.findings = findings;
+                }
+            }
+            Kind::ServiceEntry => {
+                if let Some(object) = cluster.entries.get(&name) {
+                    let service_entry::Converted { services, workloads, findings } =
+                        service_entry::convert(config, cluster, object);
+                    products.services = services;
+                    products.workloads = workloads;
+                    products.findings = findings;
+                }
+            }
+            Kind::WorkloadEntry => {
+                if let Some(object) = cluster.machines.get(&name) {
+                    let (workload, findings) = workload_entry::convert(config, cluster, object);
+                    products.workloads = workload.into_iter().collect();
+                    products.findings = findings;
                 }
             }
             Kind::Namespace | Kind::Node | Kind::ServiceAccount => {}
@@ -332,62 +353,5 @@ impl Index {
         products.enrolment = enrolment;
         products.workloads = workload.into_iter().collect();
         products.findings = findings.into_iter().chain(more).collect();
-    }
-
-    /// Marks the objects whose products may depend on `object`, by what the cluster holds right now.
-    fn touch(&self, object: &Object, touched: &mut BTreeSet<Key>) {
-        let Self { config, cluster, .. } = self;
-        let key = object.key();
-        let pod = |name: &Name| key_of(Kind::Pod, name);
-        match object {
-            Object::AuthorizationPolicy(policy) => {
-                if let Some(selector) = authorization::selector(policy) {
-                    touched.extend(self.selected(&key.namespace, selector).map(pod));
-                }
-            }
-            Object::EndpointSlice(slice) => touched.extend(pods_of(slice).map(|name| pod(&name))),
-            Object::Namespace(_) if key.name == config.root_namespace => touched.extend(cluster.keys()),
-            Object::Namespace(_) => {
-                touched.extend(within(&cluster.pods, &key.name).map(|(name, _)| pod(name)));
-                touched.extend(
-                    within(&cluster.services, &key.name).map(|(name, _)| key_of(Kind::Service, name)),
-                );
-            }
-            Object::Node(_) => touched.extend(cluster.pods_on(&key.name).map(pod)),
-            Object::PeerAuthentication(_) if key.namespace == config.root_namespace => {
-                touched.extend(cluster.pods.keys().map(pod));
-                touched.extend(cluster.peers.keys().map(|name| key_of(Kind::PeerAuthentication, name)));
-            }
-            Object::PeerAuthentication(_) => {
-                touched.extend(within(&cluster.pods, &key.namespace).map(|(name, _)| pod(name)));
-                let peers = within(&cluster.peers, &key.namespace);
-                touched.extend(peers.map(|(name, _)| key_of(Kind::PeerAuthentication, name)));
-            }
-            Object::Pod(object) => touched.extend(cluster.pods_with_uid(&object.metadata.uid).map(pod)),
-            Object::Service(service) => {
-                if !service.spec.selector.is_empty() {
-                    let pods = within(&cluster.pods, &key.namespace);
-                    let selected =
-                        pods.filter(|(_, pod)| selects(&service.spec.selector, &pod.metadata.labels));
-                    touched.extend(selected.map(|(name, _)| pod(name)));
-                }
-                for slice in cluster.slices_for(&name_of(&service.metadata)) {
-                    touched.insert(key_of(Kind::EndpointSlice, &name_of(&slice.metadata)));
-                    touched.extend(pods_of(slice).map(|name| pod(&name)));
-                }
-            }
-            Object::ServiceAccount(_) => {}
-        }
-        touched.insert(key);
-    }
-
-    /// The pods that a policy of `namespace` selects: everywhere, when it is the root namespace.
-    fn selected<'a>(&'a self, namespace: &'a str, selector: &'a Labels) -> impl Iterator<Item = &'a Name> {
-        let everywhere = namespace == self.config.root_namespace;
-        let pods: Box<dyn Iterator<Item = _>> = match everywhere {
-            true => Box::new(self.cluster.pods.iter()),
-            false => Box::new(within(&self.cluster.pods, namespace)),
-        };
-        pods.filter(move |(_, pod)| selects(selector, &pod.metadata.labels)).map(|(name, _)| name)
     }
 }

@@ -25,11 +25,22 @@ pub enum Change {
     },
 }
 
+impl Change {
+    /// Whether it ends something whose name another object may have taken over.
+    pub(super) fn is_end_of_a_name(&self) -> bool {
+        match self {
+            Self::Mesh(update) => matches!(**update, Update::ServiceRemoved(_)),
+            Self::EnrolmentRemoved { .. } => true,
+            Self::Enrolment(_) => false,
+        }
+    }
+}
+
 /// Everything that is derived from one object.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Products {
     pub(super) workloads: Vec<Workload>,
-    pub(super) service: Option<Service>,
+    pub(super) services: Vec<Service>,
     pub(super) policy: Option<Policy>,
     pub(super) enrolment: Option<Enrolment>,
     pub(super) findings: Vec<Finding>,
@@ -48,10 +59,15 @@ pub(super) fn difference(before: &Products, after: &Products, changes: &mut Vec<
             tell(Update::Workload(new.clone()));
         }
     }
-    match (&before.service, &after.service) {
-        (Some(old), None) => tell(Update::ServiceRemoved(old.id.clone())),
-        (old, Some(new)) if old.as_ref() != Some(new) => tell(Update::Service(new.clone())),
-        _ => {}
+    for old in &before.services {
+        if !after.services.iter().any(|new| new.id == old.id) {
+            tell(Update::ServiceRemoved(old.id.clone()));
+        }
+    }
+    for new in &after.services {
+        if !before.services.contains(new) {
+            tell(Update::Service(new.clone()));
+        }
     }
     match (&before.policy, &after.policy) {
         (Some(old), None) => tell(Update::PolicyRemoved(old.id.clone())),

@@ -11,7 +11,7 @@ use model::service::{
 use super::Config;
 use super::cluster::{Cluster, Name};
 use super::finding::{Finding, Reason};
-use crate::source::objects::{self, PortRef};
+use crate::source::objects::{self, Metadata, PortRef};
 
 const TRAFFIC_DISTRIBUTION: &str = "networking.istio.io/traffic-distribution";
 
@@ -105,6 +105,11 @@ fn protocol(port: &objects::ServicePort) -> AppProtocol {
         Some(declared) => declared.as_str(),
         None => port.name.split('-').next().unwrap_or_default(),
     };
+    protocol_of(word)
+}
+
+/// What is spoken, by any of the words for it.
+pub(crate) fn protocol_of(word: &str) -> AppProtocol {
     match word.to_ascii_lowercase().as_str() {
         "http" | "kubernetes.io/ws" => AppProtocol::Http1,
         "http2" | "kubernetes.io/h2c" => AppProtocol::Http2,
@@ -133,9 +138,21 @@ fn load_balancing(cluster: &Cluster, object: &objects::Service) -> LoadBalancing
         Some("ClientIP") => Affinity::Client,
         _ => Affinity::None,
     };
-    let local = object.spec.internal_traffic_policy.as_deref() == Some("Local");
-    let (mode, preference) = match distribution(cluster, object) {
-        _ if local => (LoadBalancingMode::Strict, vec![Scope::Node]),
+    if object.spec.internal_traffic_policy.as_deref() == Some("Local") {
+        return LoadBalancing {
+            preference: vec![Scope::Node],
+            mode: LoadBalancingMode::Strict,
+            health,
+            affinity,
+        };
+    }
+    let declared = object.spec.traffic_distribution.as_deref();
+    LoadBalancing { health, affinity, ..balancing(cluster, &object.metadata, declared) }
+}
+
+/// How near endpoints are to be: as is declared, or else as annotations say.
+pub(crate) fn balancing(cluster: &Cluster, metadata: &Metadata, declared: Option<&str>) -> LoadBalancing {
+    let (mode, preference) = match distribution(cluster, metadata, declared) {
         Distribution::Any => (LoadBalancingMode::Any, Vec::new()),
         Distribution::Zone => (LoadBalancingMode::Failover, vec![Scope::Network, Scope::Region, Scope::Zone]),
         Distribution::Node => {
@@ -143,7 +160,7 @@ fn load_balancing(cluster: &Cluster, object: &objects::Service) -> LoadBalancing
             (LoadBalancingMode::Failover, scopes)
         }
     };
-    LoadBalancing { preference, mode, health, affinity }
+    LoadBalancing { preference, mode, ..LoadBalancing::default() }
 }
 
 enum Distribution {
@@ -153,11 +170,12 @@ enum Distribution {
 }
 
 /// The service's field, else its annotation, else its namespace's. A word that is not known ends the search.
-fn distribution(cluster: &Cluster, object: &objects::Service) -> Distribution {
-    let namespace = cluster.namespace(&object.metadata.namespace);
-    let said = (object.spec.traffic_distribution.as_ref())
-        .or_else(|| object.metadata.annotations.get(TRAFFIC_DISTRIBUTION))
-        .or_else(|| namespace.and_then(|metadata| metadata.annotations.get(TRAFFIC_DISTRIBUTION)));
+fn distribution(cluster: &Cluster, metadata: &Metadata, declared: Option<&str>) -> Distribution {
+    let namespace = cluster.namespace(&metadata.namespace);
+    let annotated = |metadata: &'_ Metadata| metadata.annotations.get(TRAFFIC_DISTRIBUTION).cloned();
+    let said = (declared.map(str::to_owned))
+        .or_else(|| annotated(metadata))
+        .or_else(|| namespace.and_then(annotated));
     match said.map(|word| word.to_ascii_lowercase()).as_deref() {
         Some("preferclose" | "prefersamezone") => Distribution::Zone,
         Some("prefersamenode") => Distribution::Node,

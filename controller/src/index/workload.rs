@@ -16,7 +16,7 @@ use super::cluster::{Cluster, Name, name_of, selects, service_of, within};
 use super::enrolment::is_native;
 use super::finding::{Finding, Reason};
 use super::service::{has_endpoints, is_tcp, service_name};
-use super::{authorization, peer_authentication};
+use super::{authorization, peer_authentication, service_entry, workload_entry};
 use crate::source::objects::{EndpointSlice, Labels, Metadata, Pod, PortRef, Service, ServicePort};
 
 const NETWORK: &str = "topology.istio.io/network";
@@ -124,11 +124,12 @@ fn network(config: &Config, cluster: &Cluster, labels: &Labels) -> Str {
     }
 }
 
-const CANONICAL_NAME: [&str; 3] = ["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"];
-const CANONICAL_REVISION: [&str; 3] =
+pub(crate) const CANONICAL_NAME: [&str; 3] =
+    ["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"];
+pub(crate) const CANONICAL_REVISION: [&str; 3] =
     ["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"];
 
-fn first<'a>(labels: &'a Labels, keys: &[&str]) -> Option<&'a str> {
+pub(crate) fn first<'a>(labels: &'a Labels, keys: &[&str]) -> Option<&'a str> {
     keys.iter().find_map(|key| labels.get(*key)).map(String::as_str)
 }
 
@@ -176,10 +177,10 @@ fn cron_job(job: &str) -> Option<&str> {
 /// The pod's own word (`istio-locality`, with dots where a label can't have slashes), else its node's.
 fn locality(cluster: &Cluster, pod: &Pod) -> Locality {
     if let Some(own) = pod.metadata.labels.get("istio-locality") {
-        let separator = if own.contains('/') { '/' } else { '.' };
-        let mut parts = own.splitn(3, separator);
-        let mut next = || Str::from(parts.next().unwrap_or_default());
-        return Locality { region: next(), zone: next(), subzone: next() };
+        return match own.contains('/') {
+            true => workload_entry::locality(own),
+            false => workload_entry::locality(&own.replacen('.', "/", 2)),
+        };
     }
     let Some(labels) = cluster.node_labels(&pod.spec.node_name) else { return Locality::default() };
     let of = |key| Str::from(labels.get(key).map(String::as_str).unwrap_or_default());
@@ -198,8 +199,14 @@ fn services(config: &Config, cluster: &Cluster, pod: &Pod) -> BTreeMap<ServiceNa
             && !service.spec.selector.is_empty()
             && selects(&service.spec.selector, &metadata.labels)
     });
-    let mut services: BTreeMap<_, _> =
-        selecting.map(|(name, service)| (service_name(config, name), selected_ports(service, pod))).collect();
+    let mut services: BTreeMap<_, _> = selecting
+        .map(|(name, service)| {
+            (service_name(config, name), ports_of(service, |port| container_port(pod, port)))
+        })
+        .collect();
+    let entries = service_entry::selecting(config, cluster, &metadata.namespace, &metadata.labels);
+    let own = |port: &str| container_port(pod, port);
+    services.extend(entries.map(|(id, entry)| (id, service_entry::ports(entry, own))));
     for slice in cluster.slices_naming(&name_of(metadata)).filter(|slice| refers_to(slice, metadata)) {
         let Some(name) = service_of(slice) else { continue };
         let Some(service) = cluster.services.get(&name) else { continue };
@@ -220,13 +227,14 @@ fn refers_to(slice: &EndpointSlice, pod: &Metadata) -> bool {
         .any(|target| target.kind == "Pod" && target.name == pod.name && of(&target.uid))
 }
 
-fn selected_ports(service: &Service, pod: &Pod) -> Vec<PortMapping> {
+/// Where a workload that a service selects serves its ports. `named`: the workload's own port of that name.
+pub(crate) fn ports_of(service: &Service, named: impl Fn(&str) -> Option<u16>) -> Vec<PortMapping> {
     let tcp = service.spec.ports.iter().filter(|port| is_tcp(port.protocol.as_deref()));
     tcp.filter_map(|port| {
         let target_port = match &port.target_port {
             None => port.port,
             Some(PortRef::Number(number)) => *number,
-            Some(PortRef::Name(name)) => container_port(pod, name)?,
+            Some(PortRef::Name(name)) => named(name)?,
         };
         Some(PortMapping { service_port: port.port, target_port })
     })

@@ -14,9 +14,6 @@ use super::objects::{Kind, Object};
 /// Documents per file. Whoever prints a whole cluster gets a list, which is one document.
 const MAX_DOCUMENTS: usize = 10_000;
 
-/// The group of policies.
-const SECURITY: &str = "security.istio.io/v1";
-
 /// What a text says. Lines count from 1.
 #[derive(Debug, Default, PartialEq)]
 pub struct Parsed {
@@ -205,8 +202,7 @@ fn object_of(
             format!("Airglow does not read kind {}; if that is a typing mistake, mend it", head.kind);
         return Err(Problem { line: at.0, column: at.1, severity: Severity::Ignored, message });
     };
-    // The version before `v1` has the same fields.
-    let is_older = kind.api_version() == SECURITY && head.api_version == format!("{SECURITY}beta1");
+    let is_older = kind.older_versions().contains(&head.api_version.as_str());
     if head.api_version != kind.api_version() && !is_older {
         let message = format!("{} has apiVersion {:?}; use {}", kind, head.api_version, kind.api_version());
         return Err(Problem::broken(at.0, at.1, message));

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use controller::index::{Finding, Progress};
 use controller::source::objects::{
-    AuthorizationPolicy, Container, ContainerPort, Endpoint, EndpointPort, EndpointSlice, Event, Key, Labels,
-    Metadata, MutualTls, MutualTlsMode, Namespace, Node, Object, PeerAuthentication, Pod, PodStatus,
-    PolicyAction, PolicyRule, PolicyTarget, PortRef, Service, ServicePort, TargetRef, WorkloadSelector,
+    AuthorizationPolicy, Container, ContainerPort, Endpoint, EndpointPort, EndpointSlice, EntryPort,
+    EntrySelector, Event, Key, Labels, Metadata, MutualTls, MutualTlsMode, Namespace, Node, Object,
+    PeerAuthentication, Pod, PodStatus, PolicyAction, PolicyRule, PolicyTarget, PortRef, Resolution, Service,
+    ServiceEntry, ServicePort, TargetRef, WorkloadEntry, WorkloadEntrySpec, WorkloadSelector,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -141,13 +142,47 @@ fn peer() -> impl Strategy<Value = Object> {
     })
 }
 
+fn service_entry() -> impl Strategy<Value = Object> {
+    let hosts = prop::collection::vec(
+        select(vec!["x.example.com", "y.example.com", "a.shop.svc.cluster.local"]),
+        0..3,
+    );
+    let resolutions = select(vec![Resolution::None, Resolution::Static, Resolution::Dns]);
+    let endpoints = prop::collection::vec(select(ADDRESSES), 0..3);
+    let to = prop::collection::vec(select(vec![".", "*", "~", "shop"]), 0..2);
+    (metadata(), hosts, resolutions, endpoints, prop::option::of(labels()), to).prop_map(
+        |(metadata, hosts, resolution, endpoints, selector, to)| {
+            let mut entry = ServiceEntry { metadata, ..ServiceEntry::default() };
+            entry.spec.hosts = hosts.into_iter().map(Into::into).collect();
+            // Also a Service's.
+            entry.spec.addresses = vec!["10.1.0.1".into(), "192.0.2.1".into()];
+            entry.spec.ports = vec![EntryPort { number: 80, name: "p".into(), ..EntryPort::default() }];
+            entry.spec.resolution = resolution;
+            let endpoint =
+                |address: &str| WorkloadEntrySpec { address: address.into(), ..WorkloadEntrySpec::default() };
+            entry.spec.endpoints = endpoints.into_iter().map(endpoint).collect();
+            entry.spec.workload_selector = selector.map(|labels| EntrySelector { labels });
+            entry.spec.export_to = to.into_iter().map(Into::into).collect();
+            Object::ServiceEntry(Arc::new(entry))
+        },
+    )
+}
+
+fn workload_entry() -> impl Strategy<Value = Object> {
+    (metadata(), labels(), select(ADDRESSES)).prop_map(|(metadata, labels, address)| {
+        let spec = WorkloadEntrySpec { address: address.into(), labels, ..WorkloadEntrySpec::default() };
+        Object::WorkloadEntry(Arc::new(WorkloadEntry { metadata, spec, ..WorkloadEntry::default() }))
+    })
+}
+
 fn object() -> impl Strategy<Value = Object> {
     let namespace = (metadata(), select(NAMESPACES)).prop_map(|(metadata, name)| {
         Object::Namespace(Arc::new(Namespace { metadata: of_cluster(metadata, name) }))
     });
     let node = (metadata(), select(NODES))
         .prop_map(|(metadata, name)| Object::Node(Arc::new(Node { metadata: of_cluster(metadata, name) })));
-    prop_oneof![4 => pod(), 2 => service(), 2 => slice(), 1 => namespace, 1 => node, 1 => authorization(), 1 => peer()]
+    prop_oneof![4 => pod(), 2 => service(), 2 => slice(), 1 => namespace, 1 => node, 1 => authorization(), 1 => peer(),
+        2 => service_entry(), 1 => workload_entry()]
 }
 
 fn step() -> impl Strategy<Value = Step> {

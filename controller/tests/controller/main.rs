@@ -3,6 +3,7 @@
 mod definitions;
 mod directory;
 mod enrolment;
+mod entries;
 mod index_property;
 mod marks;
 mod policies;

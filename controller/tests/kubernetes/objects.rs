@@ -96,6 +96,14 @@ pub(crate) fn shop() -> Vec<Value> {
         slice,
         json!({"apiVersion": "security.istio.io/v1", "kind": "PeerAuthentication",
             "metadata": {"name": "strict", "namespace": "shop"}, "spec": {"mtls": {"mode": "STRICT"}}}),
+        json!({"apiVersion": "networking.istio.io/v1beta1", "kind": "ServiceEntry",
+            "metadata": {"name": "db", "namespace": "shop"}, "spec": {
+                "hosts": ["db.example.com"], "addresses": ["192.0.2.9"], "resolution": "STATIC",
+                "ports": [{"number": 5432, "name": "sql", "protocol": "TCP"}],
+                "workloadSelector": {"labels": {"app": "db"}}}}),
+        json!({"apiVersion": "networking.istio.io/v1", "kind": "WorkloadEntry",
+            "metadata": {"name": "vm", "namespace": "shop"},
+            "spec": {"address": "192.0.2.10", "labels": {"app": "db"}, "ports": {"sql": 6000}}}),
         policy(
             "only-web",
             json!({"selector": {"matchLabels": {"app": "db"}}, "action": "ALLOW",

@@ -78,6 +78,8 @@ async fn manifest(client: &Client) -> String {
         ("/apis/discovery.k8s.io/v1/endpointslices", "EndpointSlice", "discovery.k8s.io/v1"),
         ("/apis/security.istio.io/v1/authorizationpolicies", "AuthorizationPolicy", "security.istio.io/v1"),
         ("/apis/security.istio.io/v1/peerauthentications", "PeerAuthentication", "security.istio.io/v1"),
+        ("/apis/networking.istio.io/v1/serviceentries", "ServiceEntry", "networking.istio.io/v1"),
+        ("/apis/networking.istio.io/v1/workloadentries", "WorkloadEntry", "networking.istio.io/v1"),
     ] {
         let mut list: Value = client.request(http(path)).await.expect("listed");
         // Items of a list name neither.
@@ -112,6 +114,7 @@ async fn the_same_objects_through_both_sources_give_the_same_index() {
     }
     let mut reader = Reader::of(client.clone());
     reader.until("complete", |reader| reader.has(Kind::AuthorizationPolicy, "only-web")).await;
+    assert!(reader.has(Kind::ServiceEntry, "db") && reader.has(Kind::WorkloadEntry, "vm"));
     assert!(reader.readiness.is_ready(), "{:?}", reader.readiness.pending());
 
     let parsed = yaml::parse(&manifest(&client).await);
@@ -132,7 +135,7 @@ async fn definitions_may_come_later_and_changes_come_at_once() {
     let client = api.client().await;
     let (later, now): (Vec<_>, Vec<_>) = shop().into_iter().partition(|object| {
         let version = object["apiVersion"].as_str().unwrap_or_default();
-        version.starts_with("security") || version.starts_with("apiextensions")
+        version.contains("istio.io") || version.starts_with("apiextensions")
     });
     for object in now {
         apply(&client, object).await;

@@ -333,7 +333,14 @@ async fn least(api: &ApiServer, client: &Client) -> std::path::PathBuf {
             read.clone()
         ),
         rule("discovery.k8s.io", json!(["endpointslices"]), all.clone(), read.clone()),
-        rule("security.istio.io", policies, all.clone(), read),
+        rule("security.istio.io", policies, all.clone(), read.clone()),
+        rule("networking.istio.io", json!(["serviceentries", "workloadentries"]), all.clone(), read),
+        rule(
+            "networking.istio.io",
+            json!(["serviceentries/status", "workloadentries/status"]),
+            all.clone(),
+            json!(["patch"])
+        ),
         rule("security.istio.io", statuses, all.clone(), json!(["patch"])),
         rule("", json!(["pods/status"]), all.clone(), json!(["patch"])),
         rule("", json!(["events"]), all.clone(), json!(["create", "patch"])),

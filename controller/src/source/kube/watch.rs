@@ -237,7 +237,10 @@ fn version(object: &Value) -> Option<String> {
 
 /// Whether a cluster may lack the kind: it is defined by an object that someone has to install.
 fn is_optional(kind: Kind) -> bool {
-    matches!(kind, Kind::AuthorizationPolicy | Kind::PeerAuthentication)
+    matches!(
+        kind,
+        Kind::AuthorizationPolicy | Kind::PeerAuthentication | Kind::ServiceEntry | Kind::WorkloadEntry
+    )
 }
 
 fn path(kind: Kind) -> String {

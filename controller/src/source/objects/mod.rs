@@ -100,11 +100,13 @@ pub enum Kind {
     Pod,
     Service,
     ServiceAccount,
+    ServiceEntry,
+    WorkloadEntry,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::AuthorizationPolicy,
         Self::EndpointSlice,
         Self::Namespace,
@@ -113,6 +115,8 @@ impl Kind {
         Self::Pod,
         Self::Service,
         Self::ServiceAccount,
+        Self::ServiceEntry,
+        Self::WorkloadEntry,
     ];
 
     /// The API group and version that it is read in: `v1` for the core group.
@@ -122,6 +126,24 @@ impl Kind {
             Self::Namespace | Self::Node | Self::Pod | Self::Service | Self::ServiceAccount => "v1",
             Self::EndpointSlice => "discovery.k8s.io/v1",
             Self::AuthorizationPolicy | Self::PeerAuthentication => "security.istio.io/v1",
+            Self::ServiceEntry | Self::WorkloadEntry => "networking.istio.io/v1",
+        }
+    }
+
+    /// Older versions of the group, with the same fields, that manifests may name.
+    #[must_use]
+    pub fn older_versions(self) -> &'static [&'static str] {
+        match self {
+            Self::AuthorizationPolicy | Self::PeerAuthentication => &["security.istio.io/v1beta1"],
+            Self::ServiceEntry | Self::WorkloadEntry => {
+                &["networking.istio.io/v1beta1", "networking.istio.io/v1alpha3"]
+            }
+            Self::EndpointSlice
+            | Self::Namespace
+            | Self::Node
+            | Self::Pod
+            | Self::Service
+            | Self::ServiceAccount => &[],
         }
     }
 
@@ -137,6 +159,8 @@ impl Kind {
             Self::Pod => "pods",
             Self::Service => "services",
             Self::ServiceAccount => "serviceaccounts",
+            Self::ServiceEntry => "serviceentries",
+            Self::WorkloadEntry => "workloadentries",
         }
     }
 
@@ -186,6 +210,8 @@ pub enum Object {
     Pod(Arc<Pod>),
     Service(Arc<Service>),
     ServiceAccount(Arc<ServiceAccount>),
+    ServiceEntry(Arc<ServiceEntry>),
+    WorkloadEntry(Arc<WorkloadEntry>),
 }
 
 impl Object {
@@ -201,6 +227,8 @@ impl Object {
             Self::Pod(_) => Kind::Pod,
             Self::Service(_) => Kind::Service,
             Self::ServiceAccount(_) => Kind::ServiceAccount,
+            Self::ServiceEntry(_) => Kind::ServiceEntry,
+            Self::WorkloadEntry(_) => Kind::WorkloadEntry,
         }
     }
 
@@ -216,6 +244,8 @@ impl Object {
             Self::Pod(object) => &object.metadata,
             Self::Service(object) => &object.metadata,
             Self::ServiceAccount(object) => &object.metadata,
+            Self::ServiceEntry(object) => &object.metadata,
+            Self::WorkloadEntry(object) => &object.metadata,
         }
     }
 
@@ -230,6 +260,8 @@ impl Object {
             Self::Pod(object) => &mut Arc::make_mut(object).metadata,
             Self::Service(object) => &mut Arc::make_mut(object).metadata,
             Self::ServiceAccount(object) => &mut Arc::make_mut(object).metadata,
+            Self::ServiceEntry(object) => &mut Arc::make_mut(object).metadata,
+            Self::WorkloadEntry(object) => &mut Arc::make_mut(object).metadata,
         }
     }
 

@@ -38,6 +38,8 @@ pub(crate) fn read<F: Form>(kind: Kind, form: F) -> Result<Object, F::Error> {
         Kind::Pod => Object::Pod(Arc::new(form.read()?)),
         Kind::Service => Object::Service(Arc::new(form.read()?)),
         Kind::ServiceAccount => Object::ServiceAccount(Arc::new(form.read()?)),
+        Kind::ServiceEntry => Object::ServiceEntry(Arc::new(form.read()?)),
+        Kind::WorkloadEntry => Object::WorkloadEntry(Arc::new(form.read()?)),
     };
     let metadata = object.metadata_mut();
     metadata.annotations.remove(LAST_APPLIED);

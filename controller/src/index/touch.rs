@@ -1,0 +1,117 @@
+//! Which objects' products may depend on one object: what has to be derived again when it comes, changes or goes.
+//!
+//! Says too much rather than too little; derives nothing.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use super::cluster::{Name, cluster_ips, key_of, name_of, pods_of, selects, within};
+use super::{Index, authorization, service, service_entry, workload_entry};
+use crate::source::objects::{Key, Kind, Labels, Object, Service, ServiceEntry};
+
+impl Index {
+    /// Marks the objects whose products may depend on `object`, by what the cluster holds right now.
+    pub(super) fn touch(&self, object: &Object, touched: &mut BTreeSet<Key>) {
+        let Self { config, cluster, .. } = self;
+        let key = object.key();
+        let pod = |name: &Name| key_of(Kind::Pod, name);
+        match object {
+            Object::AuthorizationPolicy(policy) => {
+                if let Some(selector) = authorization::selector(policy) {
+                    touched.extend(self.selected(&key.namespace, selector).map(pod));
+                }
+            }
+            Object::EndpointSlice(slice) => touched.extend(pods_of(slice).map(|name| pod(&name))),
+            Object::Namespace(_) if key.name == config.root_namespace => touched.extend(cluster.keys()),
+            Object::Namespace(_) => {
+                touched.extend(within(&cluster.pods, &key.name).map(|(name, _)| pod(name)));
+                touched.extend(
+                    within(&cluster.services, &key.name).map(|(name, _)| key_of(Kind::Service, name)),
+                );
+                touched.extend(
+                    within(&cluster.entries, &key.name).map(|(name, _)| key_of(Kind::ServiceEntry, name)),
+                );
+            }
+            Object::Node(_) => touched.extend(cluster.pods_on(&key.name).map(pod)),
+            Object::PeerAuthentication(_) if key.namespace == config.root_namespace => {
+                touched.extend(cluster.pods.keys().map(pod));
+                touched.extend(cluster.peers.keys().map(|name| key_of(Kind::PeerAuthentication, name)));
+            }
+            Object::PeerAuthentication(_) => {
+                touched.extend(within(&cluster.pods, &key.namespace).map(|(name, _)| pod(name)));
+                let peers = within(&cluster.peers, &key.namespace);
+                touched.extend(peers.map(|(name, _)| key_of(Kind::PeerAuthentication, name)));
+            }
+            Object::Pod(object) => touched.extend(cluster.pods_with_uid(&object.metadata.uid).map(pod)),
+            Object::Service(service) => self.touch_service(service, touched),
+            Object::ServiceAccount(_) | Object::WorkloadEntry(_) => {}
+            Object::ServiceEntry(entry) => {
+                self.touch_entry(entry, touched);
+                // The one whose host it is may be another one now.
+                for host in &entry.spec.hosts {
+                    self.touch_host(host, touched);
+                }
+            }
+        }
+        touched.insert(key);
+    }
+
+    fn touch_service(&self, service: &Service, touched: &mut BTreeSet<Key>) {
+        let Self { config, cluster, .. } = self;
+        let name = name_of(&service.metadata);
+        if !service.spec.selector.is_empty() {
+            self.touch_selected(&name.0, &service.spec.selector, touched);
+        }
+        for slice in cluster.slices_for(&name) {
+            touched.insert(key_of(Kind::EndpointSlice, &name_of(&slice.metadata)));
+            touched.extend(pods_of(slice).map(|name| key_of(Kind::Pod, &name)));
+        }
+        self.touch_host(&service::service_name(config, &name).hostname, touched);
+        let ips: BTreeSet<_> = cluster_ips(service).collect();
+        let claims = |entry: &ServiceEntry| {
+            entry.spec.addresses.iter().any(|text| canonical(text).is_some_and(|ip| ips.contains(&ip)))
+        };
+        let claiming = cluster.entries.iter().filter(|(_, entry)| claims(entry));
+        touched.extend(claiming.map(|(name, _)| key_of(Kind::ServiceEntry, name)));
+    }
+
+    /// The entries of a host, and who backs them.
+    fn touch_host(&self, host: &str, touched: &mut BTreeSet<Key>) {
+        for entry in self.cluster.entries_with(host) {
+            self.touch_entry(entry, touched);
+        }
+    }
+
+    fn touch_entry(&self, entry: &ServiceEntry, touched: &mut BTreeSet<Key>) {
+        touched.insert(key_of(Kind::ServiceEntry, &name_of(&entry.metadata)));
+        if let Some(selector) = service_entry::selector(entry) {
+            self.touch_selected(&entry.metadata.namespace, selector, touched);
+        }
+    }
+
+    /// The workloads of a namespace with these labels.
+    fn touch_selected(&self, namespace: &str, selector: &Labels, touched: &mut BTreeSet<Key>) {
+        let pods = within(&self.cluster.pods, namespace);
+        let pods = pods.filter(|(_, pod)| selects(selector, &pod.metadata.labels));
+        touched.extend(pods.map(|(name, _)| key_of(Kind::Pod, name)));
+        let machines = within(&self.cluster.machines, namespace);
+        let machines = machines.filter(|(_, entry)| selects(selector, &workload_entry::labels(entry)));
+        touched.extend(machines.map(|(name, _)| key_of(Kind::WorkloadEntry, name)));
+    }
+
+    /// The pods that a policy of `namespace` selects: everywhere, when it is the root namespace.
+    fn selected<'a>(&'a self, namespace: &'a str, selector: &'a Labels) -> impl Iterator<Item = &'a Name> {
+        let everywhere = namespace == self.config.root_namespace;
+        let pods: Box<dyn Iterator<Item = _>> = match everywhere {
+            true => Box::new(self.cluster.pods.iter()),
+            false => Box::new(within(&self.cluster.pods, namespace)),
+        };
+        pods.filter(move |(_, pod)| selects(selector, &pod.metadata.labels)).map(|(name, _)| name)
+    }
+}
+
+/// An address in the one form in which addresses are compared, also when it is written as a block of one.
+fn canonical(text: &str) -> Option<IpAddr> {
+    let ip = text.split_once('/').map_or(text, |(ip, _)| ip);
+    ip.parse().ok().map(|ip: IpAddr| ip.to_canonical())
+}
