@@ -12,7 +12,8 @@ use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::limits::{BUDGET, FRAME};
+use crate::buffers::SMALL;
+use crate::limits::BUDGET;
 
 /// A budget is used up in this many steps; each divides what a stream may have by four.
 const STEPS: usize = 4;
@@ -119,9 +120,9 @@ impl std::fmt::Debug for Budget {
     }
 }
 
-/// What a stream may have of `full` at this level. Never less than a frame, so that every stream moves.
+/// What a stream may have of `full` at this level. Never less than a quiet read, so that every stream moves.
 pub(crate) fn part(full: usize, level: u32) -> usize {
-    (full >> (2 * level)).max(FRAME as usize).min(full)
+    (full >> (2 * level)).max(SMALL).min(full)
 }
 
 impl Ledger {

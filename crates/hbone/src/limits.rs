@@ -40,9 +40,9 @@ pub const MAX_STREAMS_OPENED: usize = 100;
 /// about one KiB.
 pub const HEADER_LIST: u32 = 16 * 1024;
 
-/// The largest frame that we accept: the protocol's minimum. Larger frames were measured and gain nothing, and a
-/// frame is the unit in which streams take turns.
-pub const FRAME: u32 = 16 * 1024;
+/// The largest frame that we accept, and the unit in which streams take turns: what a stream beside others reads at once.
+/// The protocol's minimum, a quarter of it, costs a twentieth more processor time in bulk.
+pub const FRAME: u32 = 64 * 1024;
 
 /// Bytes that one stream may have given to the tunnel and not yet seen sent: one large read, and a second one so that
 /// the tunnel does not run dry.

@@ -12,7 +12,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use h2::Reason;
 use tokio::net::TcpStream;
 
-use crate::buffers::{LARGE, SMALL};
+use crate::buffers::{LARGE, MEDIUM, SMALL};
 use crate::stream::{FillError, Received, Stream, StreamError};
 
 /// Slices of one `writev`: beyond this the kernel's own loop costs as much as a second call.
@@ -158,7 +158,7 @@ impl Relay<'_> {
     }
 
     fn poll_up(&mut self, cx: &mut Context<'_>, progress: &impl Progress) -> Poll<Result<(), RelayError>> {
-        for _ in 0..TURNS {
+        for _ in 0..self.turns() {
             if self.up.done {
                 return Poll::Ready(Ok(()));
             }
@@ -180,7 +180,8 @@ impl Relay<'_> {
                 Ok(count) => {
                     progress.to_tunnel(count as u64);
                     let full = count == room && room == self.up.want;
-                    self.up.want = if full { (self.up.want * GROWTH).min(LARGE) } else { SMALL };
+                    let most = if self.stream.is_crowded() { MEDIUM } else { LARGE };
+                    self.up.want = if full { (self.up.want * GROWTH).min(most) } else { SMALL };
                 }
                 // Only this says that the socket is empty. A short read does not: the kernel also ends one before urgent
                 // data, and does not announce again what comes after.
@@ -191,6 +192,11 @@ impl Relay<'_> {
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Beside bulk data one is enough: a small message waits for the turns of all.
+    fn turns(&self) -> usize {
+        if self.stream.is_crowded() { 1 } else { TURNS }
     }
 
     /// Nobody reads the stream any more once the peer has finished, so nobody would notice a reset.
@@ -205,7 +211,7 @@ impl Relay<'_> {
     }
 
     fn poll_down(&mut self, cx: &mut Context<'_>, progress: &impl Progress) -> Poll<Result<(), RelayError>> {
-        for _ in 0..TURNS {
+        for _ in 0..self.turns() {
             if self.down.done {
                 return Poll::Ready(Ok(()));
             }

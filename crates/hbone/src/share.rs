@@ -1,11 +1,12 @@
-//! How much of the tunnel's window a stream may really use. Alone in its tunnel, all of it, because long runs of one stream's
-//! bytes cost least; beside others a part, so that a small message does not queue behind everybody's bulk. Counts
-//! bytes, not time: owns no clock.
+//! How much of a tunnel a stream may use: of the window by which the peer sends to it, and of its thread's turn when it
+//! sends. Alone in its tunnel, all of it, because long runs of one stream's bytes cost least; beside others a part, so that
+//! a small message does not queue behind everybody's bulk. Counts bytes, not time: owns no clock.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 
 use crate::budget::{Account, Budget};
+use crate::buffers::SMALL;
 use crate::limits::TunnelLimits;
 
 /// Bytes of a tunnel after which its streams are counted anew: some milliseconds of a busy tunnel, long enough
@@ -19,14 +20,46 @@ const SMALLEST_PART: u32 = 4;
 /// Bytes taken by the application are reported to the peer in steps of this size: each report takes a lock.
 const STEP: u32 = 32 * 1024;
 
-/// Which of a tunnel's streams receive.
-#[derive(Debug, Default)]
+/// Which of a tunnel's streams are at work.
+#[derive(Debug)]
 struct Activity {
     round: AtomicU32,
     bytes: AtomicUsize,
-    /// Streams that received in this round, and in the last.
+    /// Streams that were in this round, and in the last.
     now: AtomicU32,
     last: AtomicU32,
+}
+
+impl Default for Activity {
+    fn default() -> Self {
+        // Rounds begin at one, so that a stream that was never at work is not counted in the first.
+        Activity {
+            round: AtomicU32::new(1),
+            bytes: AtomicUsize::new(0),
+            now: AtomicU32::new(0),
+            last: AtomicU32::new(0),
+        }
+    }
+}
+
+impl Activity {
+    /// Streams at work beside the one that moved these `count` bytes, which was last at work in round `mine`.
+    fn beside(&self, mine: &mut u32, count: usize, at_work: bool) -> u32 {
+        // Threads may race here; a stream counted twice or not at all in one round does no harm.
+        let mut round = self.round.load(Relaxed);
+        if self.bytes.fetch_add(count, Relaxed) + count >= ROUND {
+            self.bytes.store(0, Relaxed);
+            self.last.store(self.now.swap(0, Relaxed), Relaxed);
+            round = round.wrapping_add(1);
+            self.round.store(round, Relaxed);
+        }
+        if at_work && *mine != round {
+            *mine = round;
+            self.now.fetch_add(1, Relaxed);
+        }
+        let busy = self.now.load(Relaxed).max(self.last.load(Relaxed));
+        busy.saturating_sub(u32::from(*mine == round))
+    }
 }
 
 /// What the streams of one tunnel share.
@@ -43,7 +76,10 @@ struct Tunnel {
     window: AtomicU32,
     send_buffer: usize,
     budget: Budget,
-    activity: Activity,
+    /// Those that receive.
+    receivers: Activity,
+    /// Those that move large pieces in either direction.
+    bulk: Activity,
 }
 
 /// One stream's view of it.
@@ -52,8 +88,11 @@ pub(crate) struct Credit {
     share: Share,
     /// The window that it last went by.
     window: u32,
-    /// The last round in which this stream was counted.
-    round: u32,
+    /// The last rounds in which this stream was counted.
+    received_in: u32,
+    bulk_in: u32,
+    /// Other streams of the tunnel move large pieces.
+    crowded: bool,
     /// Taken by the application, and not reported to the peer.
     kept: usize,
 }
@@ -61,14 +100,13 @@ pub(crate) struct Credit {
 impl Share {
     /// Of a tunnel with these limits, whose streams start with this window.
     pub(crate) fn new(limits: &TunnelLimits, window: u32) -> Self {
-        // Rounds begin at one, so that a stream that never received is not counted in the first.
-        let activity = Activity { round: AtomicU32::new(1), ..Activity::default() };
         let tunnel = Tunnel {
             full: limits.stream_window,
             window: AtomicU32::new(window),
             send_buffer: limits.send_buffer,
             budget: limits.budget.clone(),
-            activity,
+            receivers: Activity::default(),
+            bulk: Activity::default(),
         };
         Share { tunnel: Arc::new(tunnel) }
     }
@@ -94,7 +132,8 @@ impl Share {
     }
 
     pub(crate) fn credit(&self) -> Credit {
-        Credit { share: self.clone(), window: self.window(), round: 0, kept: 0 }
+        let (share, window) = (self.clone(), self.window());
+        Credit { share, window, received_in: 0, bulk_in: 0, crowded: false, kept: 0 }
     }
 
     /// Where a stream of this tunnel counts what it holds.
@@ -116,7 +155,8 @@ impl Credit {
     /// The application took `count` bytes; answers how many to report to the peer now.
     pub(crate) fn taken(&mut self, count: usize) -> usize {
         self.kept += count;
-        let busy = self.count_in(count);
+        self.moved(count);
+        let busy = 1 + self.share.tunnel.receivers.beside(&mut self.received_in, count, true);
         let window = self.share.window();
         let step = step(window);
         // More than one step (with a sensible window, eight and more), so that what is kept never stops the peer.
@@ -140,22 +180,14 @@ impl Credit {
         })
     }
 
-    /// Streams of the tunnel that receive, this one included.
-    fn count_in(&mut self, count: usize) -> u32 {
-        // Threads may race here; a stream counted twice or not at all in one round does no harm.
-        let activity = &self.share.tunnel.activity;
-        let mut round = activity.round.load(Relaxed);
-        if activity.bytes.fetch_add(count, Relaxed) + count >= ROUND {
-            activity.bytes.store(0, Relaxed);
-            activity.last.store(activity.now.swap(0, Relaxed), Relaxed);
-            round = round.wrapping_add(1);
-            activity.round.store(round, Relaxed);
-        }
-        if self.round != round {
-            self.round = round;
-            activity.now.fetch_add(1, Relaxed);
-        }
-        activity.now.load(Relaxed).max(activity.last.load(Relaxed))
+    /// The stream moves `count` bytes at once, in either direction. `taken` knows of those that it is told of.
+    pub(crate) fn moved(&mut self, count: usize) {
+        self.crowded = self.share.tunnel.bulk.beside(&mut self.bulk_in, count, count >= SMALL) > 0;
+    }
+
+    /// Whether other streams of the tunnel move large pieces.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.crowded
     }
 }
 
@@ -215,6 +247,29 @@ mod tests {
             stays.taken(16_384);
         }
         assert!(stays.kept < STEP as usize, "{}", stays.kept);
+    }
+
+    #[test]
+    fn a_stream_is_crowded_while_others_move_large_pieces() {
+        let share = share(WINDOW);
+        let mut streams: Vec<Credit> = (0..4).map(|_| share.credit()).collect();
+        let move_all = |streams: &mut [Credit], count: usize| {
+            (0..3 * ROUND / count).for_each(|_| streams.iter_mut().for_each(|stream| stream.moved(count)));
+        };
+        move_all(&mut streams, 64);
+        assert!(!streams.iter().any(Credit::is_crowded), "small messages crowd nobody");
+        move_all(&mut streams[..1], SMALL);
+        assert!(!streams[0].is_crowded(), "not by itself");
+        streams[1].moved(64);
+        assert!(streams[1].is_crowded());
+        move_all(&mut streams[..2], SMALL);
+        assert!(streams[0].is_crowded() && streams[1].is_crowded());
+        move_all(&mut streams[2..], 64);
+        streams[0].moved(64);
+        assert!(!streams.iter().skip(2).any(Credit::is_crowded), "the others have stopped");
+        (0..3).for_each(|_| drop(streams[3].taken(SMALL)));
+        streams[2].moved(64);
+        assert!(streams[2].is_crowded(), "also by what is received");
     }
 
     #[test]

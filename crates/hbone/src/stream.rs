@@ -231,6 +231,11 @@ impl Stream {
         self.give(Bytes::from_owner(Followed { bytes, _unsent: unsent }))
     }
 
+    /// Whether other streams of the tunnel move large pieces: then everybody's turns should be short.
+    pub fn is_crowded(&self) -> bool {
+        self.credit.is_crowded()
+    }
+
     /// Lets `fill` write up to `room` bytes into a buffer of the engine's choice, and sends what it wrote.
     pub fn send_with(
         &mut self,
@@ -263,6 +268,7 @@ impl Stream {
             // Empty frames look like an attack to some peers.
             return Ok(());
         }
+        self.credit.moved(bytes.len());
         self.send.send_data(bytes, false).map_err(StreamError::from)
     }
 

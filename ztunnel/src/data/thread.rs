@@ -21,6 +21,11 @@ use crate::pod::Pod;
 /// Commands under way to one thread: a node's pods all at once.
 const COMMANDS: usize = 1024;
 
+/// Tasks that run before the thread asks the kernel what else has arrived. Beside bulk data a task takes up to 50 µs, and a
+/// small message waits as long as that. Measured against 61, what the runtime does by itself: a fifth less time for a message
+/// beside bulk data, for a twentieth more processor time of ping-pongs on 32 connections; after each task, a seventh more.
+const EVENT_INTERVAL: u32 = 2;
+
 /// The sockets of one pod for one thread, made by the manager in the pod's namespace.
 #[derive(Debug)]
 pub(crate) struct Sockets {
@@ -63,7 +68,10 @@ impl Thread {
     /// Starts thread number `index`.
     pub(crate) fn start(index: usize, shared: Arc<Shared>) -> io::Result<Self> {
         let (commands, received) = mpsc::channel(COMMANDS);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .event_interval(EVENT_INTERVAL)
+            .build()?;
         thread::Builder::new()
             .name(format!("data-{index}"))
             .spawn(move || runtime.block_on(run(shared, received)))?;
