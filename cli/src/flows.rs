@@ -14,7 +14,7 @@ use crate::term;
 pub(crate) const METRICS: &str = "istio_tcp_";
 
 /// What metrics say of something that is not known.
-const UNKNOWN: &str = "unknown";
+pub(crate) const UNKNOWN: &str = "unknown";
 
 /// A pair of workloads, as one node reports it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

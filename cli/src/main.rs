@@ -6,24 +6,30 @@ mod admin_client;
 mod check;
 mod cluster;
 mod demo;
+mod events;
 mod flows;
 mod install;
 mod interrupt;
+mod mesh;
 mod metrics_text;
 mod nodes;
+mod output;
 mod progress;
 mod show;
 mod term;
 mod top;
 mod uninstall;
+mod why;
 
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 use daemon::config::{Environment, Vars};
 
 use crate::interrupt::{INTERRUPTED, Interrupt, Interrupted};
+use crate::output::Where;
 use crate::show::What;
 use crate::term::Style;
 
@@ -48,21 +54,30 @@ enum Command {
     Install(install::Install),
     /// Take Airglow from a Kubernetes cluster: from each node, then every object. Refused while a namespace is in the mesh.
     Uninstall(uninstall::Uninstall),
-    /// Live L4 flows per node: who talks to whom, as whom, how much.
+    /// Live L4 flows per node: who talks to whom, as whom, how much, how fast, and what policy says.
     Top(top::Top),
+    /// Why a pod can or can't connect somewhere: the decision on both nodes, and the object to edit. Exit code 1: it can't.
+    Why(why::Why),
+    /// Workloads that the mesh knows.
+    Workloads(Where),
+    /// Services that the mesh knows.
+    Services(Where),
+    /// Policies that nodes enforce.
+    Policies(Where),
     /// Pods of each node and whether they are in the mesh.
-    Pods(top::Where),
+    Pods(Where),
     /// Certificates that each node holds.
-    Certs(top::Where),
+    Certs(Where),
     /// Connections that are open now.
-    Connections(top::Where),
-}
-
-/// The form of what is printed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Form {
-    Table,
-    Json,
+    Connections(Where),
+    /// What there is to say: Kubernetes Events of Airglow, policies that can't be enforced, pods that can't be enrolled.
+    Events(Where),
+    /// Print what makes a shell complete these commands, such as `source <(airglow completion bash)`.
+    Completion {
+        /// Which shell.
+        #[arg(value_enum)]
+        shell: Shell,
+    },
 }
 
 /// What standard output is.
@@ -103,24 +118,35 @@ fn main() -> ExitCode {
 }
 
 fn run(command: &Command, stdout: Terminal, stderr: Terminal, vars: &dyn Vars) -> anyhow::Result<ExitCode> {
-    let show = |what, at: &top::Where| show::run(what, at, stdout.style).map(|()| ExitCode::SUCCESS);
+    let show = |what, at: &Where| show::run(what, at, stdout.style, vars).map(|()| ExitCode::SUCCESS);
     match command {
         Command::Demo(args) => demo::run(args, stdout, stderr, &Interrupt::listen()?),
         Command::Check(args) => check::run(args, stdout, vars),
         Command::Install(args) => install::run(args, stdout, vars, &Interrupt::listen()?),
         Command::Uninstall(args) => uninstall::run(args, stdout, vars, &Interrupt::listen()?),
-        Command::Top(args) => top::run(args, stdout, &Interrupt::listen()?).map(|()| ExitCode::SUCCESS),
+        Command::Top(args) => top::run(args, stdout, vars, &Interrupt::listen()?).map(|()| ExitCode::SUCCESS),
+        Command::Why(args) => why::run(args, stdout, vars),
+        Command::Workloads(at) => show(What::Workloads, at),
+        Command::Services(at) => show(What::Services, at),
+        Command::Policies(at) => show(What::Policies, at),
         Command::Pods(at) => show(What::Pods, at),
         Command::Certs(at) => show(What::Certificates, at),
         Command::Connections(at) => show(What::Connections, at),
+        Command::Events(at) => events::run(at, stdout.style, vars).map(|()| ExitCode::SUCCESS),
+        Command::Completion { shell } => complete(*shell),
     }
+}
+
+fn complete(shell: Shell) -> anyhow::Result<ExitCode> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "airglow", &mut script);
+    progress::print(&String::from_utf8(script)?)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-
-    use clap::CommandFactory;
 
     use super::*;
 
@@ -144,14 +170,32 @@ mod tests {
             assert!(check.contains(part), "{check}");
         }
         assert!(parse("airglow certs").unwrap().contains("Certs("));
+        let why = parse("airglow why shop/web pay:80 --context c -o yaml").unwrap();
+        for part in ["pod: \"shop/web\"", "to: \"pay:80\"", "form: Yaml"] {
+            assert!(why.contains(part), "{why}");
+        }
+        assert!(parse("airglow pods -n shop -o wide").unwrap().contains("namespace: Some(\"shop\")"));
         for wrong in [
             "airglow",
             "airglow top --interval 0",
             "airglow pods -o xml",
             "airglow demo --keep --json",
             "airglow check -n a/b",
+            "airglow pods -n shop -A",
+            "airglow top --run-dir /x --context c",
+            "airglow why shop/web",
         ] {
             assert!(parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn shells_learn_every_command() {
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "airglow", &mut script);
+            let script = String::from_utf8(script).expect("text");
+            assert!(script.contains("why") && script.contains("connections"), "{shell}");
         }
     }
 

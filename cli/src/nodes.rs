@@ -1,4 +1,5 @@
-//! Which ztunnels there are to ask: those of a directory that was named, of this host, or of the lab that runs here.
+//! Which programs there are to ask on this machine: those of a directory that was named, of this host, or of the lab that runs
+//! here.
 //!
 //! Looks at directories only; asks nobody.
 
@@ -17,10 +18,13 @@ const SOCKET: &str = "admin.sock";
 /// The file name of the node API, which only a ztunnel has.
 const NODE_API: &str = "node.sock";
 
-/// A ztunnel that can be asked.
+/// Where a controller on a plain host keeps its own (its `AIRGLOW_STATE_DIR`).
+const STATE: &str = "/var/lib/airglow";
+
+/// A program that can be asked.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Node {
-    /// The node's name in a lab; the directory's name otherwise.
+    /// A ztunnel's node in a lab; the directory's name otherwise.
     pub(crate) name: String,
     /// Its admin socket.
     pub(crate) socket: PathBuf,
@@ -34,7 +38,8 @@ pub(crate) enum NoNodes {
     InDirectory(PathBuf),
     /// There is neither a lab nor a ztunnel of the host.
     #[error(
-        "no ztunnel runs on this machine (looked in {HOST} and {LABS}); start `airglow demo --keep`, or name its directory with --run-dir"
+        "no ztunnel runs on this machine (looked in {HOST} and {LABS}), and there is no kubeconfig; name a cluster with --kubeconfig, a \
+         ztunnel's directory with --run-dir, or start `airglow demo --keep`"
     )]
     Nowhere,
     /// It is not plain which is meant.
@@ -72,6 +77,23 @@ pub(crate) fn find(run_dir: Option<&Path>, only: Option<&str>) -> Result<Vec<Nod
     Ok(nodes)
 }
 
+/// Whether any mesh runs on this machine.
+pub(crate) fn any() -> bool {
+    !matches!(the_only(Path::new(HOST), Path::new(LABS)), Err(NoNodes::Nowhere))
+}
+
+/// The controllers beside the nodes that [`find`] finds: in a lab a directory beside theirs, on a host its state directory.
+pub(crate) fn controllers(run_dir: Option<&Path>) -> Result<Vec<Node>, NoNodes> {
+    let nodes = find(run_dir, None)?;
+    let dirs = nodes.iter().filter_map(|node| node.socket.parent());
+    let beside = dirs.filter_map(Path::parent).flat_map(subdirectories).chain([PathBuf::from(STATE)]);
+    let is_controllers = |dir: &PathBuf| dir.join(SOCKET).exists() && !dir.join(NODE_API).exists();
+    let mut found: Vec<_> = beside.filter(is_controllers).map(|dir| node_in(&dir)).collect();
+    found.sort();
+    found.dedup();
+    Ok(found)
+}
+
 /// The nodes of the one mesh of this machine: the host's own ztunnel, or a lab.
 fn the_only(host: &Path, labs: &Path) -> Result<Vec<Node>, NoNodes> {
     let candidates = std::iter::once(host.to_owned()).chain(subdirectories(labs));
@@ -88,11 +110,7 @@ fn the_only(host: &Path, labs: &Path) -> Result<Vec<Node>, NoNodes> {
 }
 
 fn in_directory(dir: &Path) -> Vec<Node> {
-    let node = |dir: &Path| {
-        let name = dir.file_name()?.to_string_lossy().into_owned();
-        let socket = dir.join(SOCKET);
-        (socket.exists() && dir.join(NODE_API).exists()).then_some(Node { name, socket })
-    };
+    let node = |dir: &Path| (dir.join(SOCKET).exists() && dir.join(NODE_API).exists()).then(|| node_in(dir));
     match node(dir) {
         Some(node) => vec![node],
         None => {
@@ -101,6 +119,11 @@ fn in_directory(dir: &Path) -> Vec<Node> {
             nodes
         }
     }
+}
+
+fn node_in(dir: &Path) -> Node {
+    let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Node { name, socket: dir.join(SOCKET) }
 }
 
 fn subdirectories(dir: &Path) -> Vec<PathBuf> {
@@ -150,6 +173,7 @@ mod tests {
         assert_eq!(names(&find(Some(&lab), None).unwrap()), ["n1", "n2"]);
         assert_eq!(names(&find(Some(&lab.join("n2")), None).unwrap()), ["n2"]);
         assert_eq!(names(&find(Some(&lab), Some("n1")).unwrap()), ["n1"]);
+        assert_eq!(names(&controllers(Some(&lab)).unwrap())[0], "controller");
         let error = find(Some(&lab), Some("n9")).unwrap_err().to_string();
         assert_eq!(error, "no node is called `n9`; there are n1, n2");
         assert!(matches!(find(Some(&lab.join("controller")), None), Err(NoNodes::InDirectory(_))));

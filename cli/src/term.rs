@@ -56,21 +56,50 @@ pub(crate) enum Align {
     Right,
 }
 
+#[derive(Clone, Copy, Debug)]
+struct Column {
+    heading: &'static str,
+    align: Align,
+    /// Only where there is room for it.
+    wide: bool,
+}
+
 /// Rows under a heading, every column as wide as its widest cell.
 #[derive(Clone, Debug)]
 pub(crate) struct Table {
-    columns: Vec<(&'static str, Align)>,
+    columns: Vec<Column>,
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
-    /// A heading that begins with `>` makes a column of numbers, aligned to the right.
+    /// A heading that begins with `>` makes a column of numbers, aligned to the right; one with `+` before that a column for
+    /// wide tables only.
     pub(crate) fn new<const N: usize>(headings: [&'static str; N]) -> Self {
-        let column = |heading: &'static str| match heading.strip_prefix('>') {
-            Some(number) => (number, Align::Right),
-            None => (heading, Align::Left),
+        let column = |heading: &'static str| {
+            let (heading, wide) =
+                heading.strip_prefix('+').map_or((heading, false), |heading| (heading, true));
+            match heading.strip_prefix('>') {
+                Some(heading) => Column { heading, align: Align::Right, wide },
+                None => Column { heading, align: Align::Left, wide },
+            }
         };
         Self { columns: headings.into_iter().map(column).collect(), rows: Vec::new() }
+    }
+
+    /// Without the columns for wide tables.
+    pub(crate) fn narrow(mut self) -> Self {
+        let wide: Vec<bool> = self.columns.iter().map(|column| column.wide).collect();
+        for row in &mut self.rows {
+            let mut wide = wide.iter();
+            row.retain(|_| !wide.next().copied().unwrap_or_default());
+        }
+        self.columns.retain(|column| !column.wide);
+        self
+    }
+
+    /// Whether there is no row.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rows.is_empty()
     }
 
     /// Adds a row.
@@ -90,7 +119,7 @@ impl Table {
 
     /// The same, each line cut at that many characters.
     pub(crate) fn lines_within(&self, width: usize, style: Style) -> Vec<String> {
-        let headings: Vec<String> = self.columns.iter().map(|(heading, _)| (*heading).to_owned()).collect();
+        let headings: Vec<String> = self.columns.iter().map(|column| column.heading.to_owned()).collect();
         let widths: Vec<usize> = (0..self.columns.len())
             .map(|column| {
                 let cells = self.rows.iter().chain([&headings]).map(|row| row[column].chars().count());
@@ -99,7 +128,7 @@ impl Table {
             .collect();
         let line = |row: &[String]| {
             let mut line = String::new();
-            for ((cell, width), (_, align)) in row.iter().zip(&widths).zip(&self.columns) {
+            for ((cell, width), Column { align, .. }) in row.iter().zip(&widths).zip(&self.columns) {
                 let gap = if line.is_empty() { "" } else { "  " };
                 let written = match align {
                     Align::Left => write!(line, "{gap}{cell:<width$}"),

@@ -1,43 +1,34 @@
 //! `airglow top`: what flows through each node's ztunnel, twice looked at and compared.
+//!
+//! Counters come from metrics, so that nothing short is missed; what there is to say of connections that are open now (round
+//! trips, retransmits, policy) from their list.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use daemon::config::Vars;
 use serde_json::{Value, json};
 
+use crate::Terminal;
 use crate::admin_client::{self, AdminError};
 use crate::flows::{self, Pair, Rates, Totals, short};
 use crate::interrupt::Interrupt;
+use crate::mesh::{Mesh, Peer};
 use crate::metrics_text::samples;
-use crate::nodes::{self, Node};
+use crate::output::{Form, Where};
 use crate::progress::print;
+use crate::show::{Connection, Party, or_dash, round_trip};
 use crate::term::{self, Style, Table};
-use crate::{Form, Terminal};
 
 /// Columns and lines of a terminal that does not say how large it is: the size of the first ones.
 const WINDOW: (usize, usize) = (80, 24);
-
-/// What to look at.
-#[derive(Args, Debug)]
-pub(crate) struct Where {
-    /// Only this node.
-    #[arg(long)]
-    pub(crate) node: Option<String>,
-    /// A ztunnel's run directory, or one with a directory per node (as a lab has). Found by itself when there is one only.
-    #[arg(long, value_name = "DIR")]
-    pub(crate) run_dir: Option<PathBuf>,
-    /// Output: a table, or JSON for scripts.
-    #[arg(short = 'o', long = "output", value_enum, default_value = "table")]
-    pub(crate) form: Form,
-}
 
 #[derive(Args, Debug)]
 pub(crate) struct Top {
     #[command(flatten)]
     pub(crate) at: Where,
-    /// Show one picture and end; so do JSON and a pipe.
+    /// Show one picture and end; so do JSON, YAML and a pipe.
     #[arg(long)]
     pub(crate) once: bool,
     /// Seconds between two looks.
@@ -61,76 +52,134 @@ struct Row {
     pair: Pair,
     totals: Totals,
     rates: Rates,
+    live: Live,
 }
 
 /// A node's counters.
 type Counters = BTreeMap<Pair, Totals>;
 
-/// What the counters of every node were at one time.
+/// What is said of a pair's open connections together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Live {
+    /// The longest round trip, in microseconds.
+    rtt_us: Option<u64>,
+    retransmits: Option<u64>,
+    /// What policy says of them.
+    policies: BTreeSet<String>,
+}
+
+/// Whom a connection counts to: way, source, destination and transport of a [`Pair`].
+type Key = (&'static str, String, String, String);
+
+/// A node's counters, and its open connections.
+struct State {
+    counters: Counters,
+    live: BTreeMap<Key, Live>,
+}
+
+/// How every node was at one time.
 struct Look {
     at: Instant,
-    nodes: Vec<(Node, Result<Counters, AdminError>)>,
+    nodes: Vec<(String, Result<State, AdminError>)>,
 }
 
 /// Shows flows until interrupted, or once.
-pub(crate) fn run(args: &Top, terminal: Terminal, interrupt: &Interrupt) -> anyhow::Result<()> {
-    let once = args.once || args.at.form == Form::Json || !terminal.live;
+pub(crate) fn run(
+    args: &Top,
+    terminal: Terminal,
+    vars: &dyn Vars,
+    interrupt: &Interrupt,
+) -> anyhow::Result<()> {
+    let form = args.at.form;
+    let once = args.once || form.is_document() || !terminal.live;
     let period = Duration::from_secs_f64(args.interval);
-    let mut before = look(nodes::find(args.at.run_dir.as_deref(), args.at.node.as_deref())?);
+    let mesh = Mesh::find(&args.at.which, vars)?;
+    let node = args.at.node.as_deref();
+    let mut before = look(&mesh, mesh.nodes(node)?);
     loop {
         if interrupt.pause(period).is_err() {
             return Ok(());
         }
         // Nodes may come and go between two pictures.
-        let now = look(nodes::find(args.at.run_dir.as_deref(), args.at.node.as_deref())?);
-        let (rows, problems) = compare(&before, &now);
-        match (args.at.form, once) {
-            (Form::Json, _) => print(&format!("{:#}\n", document(&rows)))?,
-            (Form::Table, true) => print(&whole(&rows, terminal.style))?,
-            (Form::Table, false) => print(&screen(&rows, &problems, terminal.style))?,
-        }
+        let now = look(&mesh, mesh.nodes(node)?);
+        let (mut rows, problems) = compare(&before, &now);
+        rows.retain(|row| args.at.admits(namespaces(&row.pair)));
         if once {
+            args.at.print(&document(&rows), table(&rows), "no connection yet", terminal.style)?;
             anyhow::ensure!(problems.is_empty(), "{}", problems.join("; "));
             return Ok(());
         }
+        print(&screen(table(&rows), form == Form::Wide, &problems, terminal.style))?;
         before = now;
     }
 }
 
-fn look(nodes: Vec<Node>) -> Look {
+fn namespaces(pair: &Pair) -> [&str; 2] {
+    [&pair.source, &pair.destination].map(|name| name.split_once('/').map_or("", |(namespace, _)| namespace))
+}
+
+fn look(mesh: &Mesh, nodes: Vec<Peer>) -> Look {
+    let (metrics, connections) = (mesh.ask_all(&nodes, "/metrics"), mesh.ask_all(&nodes, "/connections"));
     let at = Instant::now();
-    let ask = |node: Node| {
-        let counters = admin_client::get(&node.socket, "/metrics")
-            .map(|text| flows::totals(&samples(&text, flows::METRICS)));
-        (node, counters)
+    let read = |node: &Peer, metrics: Result<String, AdminError>, connections: Result<String, AdminError>| {
+        let counters = flows::totals(&samples(&metrics?, flows::METRICS));
+        let connections: Vec<Connection> = admin_client::read(&node.name, "/connections", &connections?)?;
+        Ok(State { counters, live: live(&connections) })
     };
-    Look { at, nodes: nodes.into_iter().map(ask).collect() }
+    let states = nodes.iter().zip(metrics).zip(connections);
+    let states =
+        states.map(|((node, metrics), connections)| (node.name.clone(), read(node, metrics, connections)));
+    Look { at, nodes: states.collect() }
+}
+
+/// Adds open connections up by pair.
+fn live(connections: &[Connection]) -> BTreeMap<Key, Live> {
+    let mut all: BTreeMap<Key, Live> = BTreeMap::new();
+    for connection in connections {
+        let name = |party: &Party| match (&party.namespace, &party.owner) {
+            (Some(namespace), Some(owner)) => format!("{namespace}/{owner}"),
+            _ => flows::UNKNOWN.to_owned(),
+        };
+        let way = if connection.reporter == "source" { "out" } else { "in" };
+        let ends = (name(&connection.source), name(&connection.destination));
+        let of_pair = all.entry((way, ends.0, ends.1, connection.transport.clone())).or_default();
+        of_pair.rtt_us = of_pair.rtt_us.max(connection.rtt_us);
+        // Connections of one pair share their tunnels: the most of one is what all of them have.
+        of_pair.retransmits = of_pair.retransmits.max(connection.retransmits);
+        of_pair.policies.extend(connection.policy.as_ref().map(|policy| policy.words()));
+    }
+    all
 }
 
 /// Rows, the busiest of each node first, and what went wrong.
 fn compare(before: &Look, now: &Look) -> (Vec<Row>, Vec<String>) {
     let (mut rows, mut problems) = (Vec::new(), Vec::new());
-    for (node, counters) in &now.nodes {
-        let counters = match counters {
-            Ok(counters) => counters,
+    for (node, state) in &now.nodes {
+        let state = match state {
+            Ok(state) => state,
             Err(problem) => {
                 problems.push(problem.to_string());
                 continue;
             }
         };
         let earlier = before.nodes.iter().find(|(known, _)| known == node);
-        let earlier = earlier.and_then(|(_, counters)| counters.as_ref().ok());
+        let earlier = earlier.and_then(|(_, state)| state.as_ref().ok());
         let passed = now.at.duration_since(before.at);
-        let mut of_node: Vec<_> = counters
-            .iter()
-            .map(|(pair, totals)| {
-                // A node that was not there before has no rate yet.
-                let since =
-                    |known: &Counters| totals.since(known.get(pair).unwrap_or(&Totals::default()), passed);
-                let rates = earlier.map_or(Rates::default(), since);
-                Row { node: node.name.clone(), pair: pair.clone(), totals: *totals, rates }
-            })
-            .collect();
+        let row = |(pair, totals): (&Pair, &Totals)| {
+            // A node that was not there before has no rate yet.
+            let since =
+                |known: &State| totals.since(known.counters.get(pair).unwrap_or(&Totals::default()), passed);
+            let key =
+                (pair.direction, pair.source.clone(), pair.destination.clone(), pair.transport.to_owned());
+            Row {
+                node: node.clone(),
+                pair: pair.clone(),
+                totals: *totals,
+                rates: earlier.map_or(Rates::default(), since),
+                live: state.live.get(&key).cloned().unwrap_or_default(),
+            }
+        };
+        let mut of_node: Vec<_> = state.counters.iter().map(row).collect();
         of_node.sort_by(|a, b| {
             b.rates.bytes_per_s.total_cmp(&a.rates.bytes_per_s).then(b.totals.bytes().cmp(&a.totals.bytes()))
         });
@@ -139,22 +188,14 @@ fn compare(before: &Look, now: &Look) -> (Vec<Row>, Vec<String>) {
     (rows, problems)
 }
 
-/// Everything, for a pipe or a look.
-fn whole(rows: &[Row], style: Style) -> String {
-    let mut lines = table(rows).lines(style);
-    if rows.is_empty() {
-        lines.push("no connection yet".to_owned());
-    }
-    lines.join("\n") + "\n"
-}
-
 /// As much as the window holds: home, and clear below, so that nothing flickers or scrolls.
-fn screen(rows: &[Row], problems: &[String], style: Style) -> String {
+fn screen(table: Table, wide: bool, problems: &[String], style: Style) -> String {
     let (width, height) = terminal_size::terminal_size()
         .map_or(WINDOW, |(width, height)| (usize::from(width.0), usize::from(height.0)));
+    let table = if wide { table } else { table.narrow() };
     let mut lines =
         vec![format!("{}  {}", style.bold("airglow top"), style.dim("Ctrl-C ends")), String::new()];
-    lines.extend(table(rows).lines_within(width, style));
+    lines.extend(table.lines_within(width, style));
     // One line stays for the cursor, and one for each problem.
     let room = height.saturating_sub(1 + problems.len());
     if lines.len() > room {
@@ -173,16 +214,20 @@ fn table(rows: &[Row]) -> Table {
         "DESTINATION",
         "TRANSPORT",
         ">RATE",
-        ">CONNS/S",
         ">OPEN",
-        ">CONNS",
+        ">RTT",
+        ">RETRANS",
         ">REFUSED",
-        ">REQUEST",
-        ">RESPONSE",
+        "POLICY",
         "SOURCE IDENTITY",
         "DESTINATION IDENTITY",
+        "+>CONNS/S",
+        "+>CONNS",
+        "+>REQUEST",
+        "+>RESPONSE",
     ]);
-    for Row { node, pair, totals, rates } in rows {
+    for Row { node, pair, totals, rates, live } in rows {
+        let policies: Vec<_> = live.policies.iter().map(String::as_str).collect();
         table.row([
             node.clone(),
             pair.direction.to_owned(),
@@ -190,23 +235,30 @@ fn table(rows: &[Row]) -> Table {
             pair.destination.clone(),
             pair.transport.to_owned(),
             format!("{}/s", term::bytes(rates.bytes_per_s)),
-            format!("{:.1}", rates.opened_per_s),
             totals.open().to_string(),
-            totals.opened.to_string(),
+            round_trip(live.rtt_us),
+            or_dash(live.retransmits),
             totals.failed.to_string(),
-            flows::size(totals.bytes_to_server),
-            flows::size(totals.bytes_to_client),
+            if policies.is_empty() { "-".to_owned() } else { policies.join(", ") },
             short(&pair.source_identity),
             short(&pair.destination_identity),
+            format!("{:.1}", rates.opened_per_s),
+            totals.opened.to_string(),
+            flows::size(totals.bytes_to_server),
+            flows::size(totals.bytes_to_client),
         ]);
     }
     table
 }
 
 fn document(rows: &[Row]) -> Value {
-    let rows = rows.iter().map(|Row { node, pair, totals, rates }| {
+    let rows = rows.iter().map(|Row { node, pair, totals, rates, live }| {
         let mut row = json!(pair);
-        for part in [json!(totals), json!(rates), json!({ "node": node, "open": totals.open() })] {
+        let more = json!({
+            "node": node, "open": totals.open(), "rtt_us": live.rtt_us, "retransmits": live.retransmits,
+            "policies": live.policies,
+        });
+        for part in [json!(totals), json!(rates), more] {
             row.as_object_mut()
                 .expect("a struct is an object")
                 .extend(part.as_object().expect("likewise").clone());
@@ -220,7 +272,7 @@ fn document(rows: &[Row]) -> Value {
 mod tests {
     use super::*;
 
-    fn look_of(at: Instant, opened: u64, bytes: u64) -> Look {
+    fn state(opened: u64, bytes: u64) -> State {
         let pair = Pair {
             direction: "out",
             source: "shop/frontend".into(),
@@ -230,8 +282,22 @@ mod tests {
             transport: "hbone",
         };
         let totals = Totals { opened, bytes_to_server: bytes, ..Totals::default() };
-        let node = Node { name: "n1".into(), socket: "/x/n1/admin.sock".into() };
-        Look { at, nodes: vec![(node, Ok(BTreeMap::from([(pair, totals)])))] }
+        let party =
+            |name: &str| json!({"workload": name, "owner": name, "namespace": "shop", "identity": null});
+        let connection = |rtt: u64| {
+            json!({
+                "reporter": "source", "transport": "hbone", "source": party("frontend"), "destination": party("cart"),
+                "client": "10.0.0.1:1", "app": "10.0.0.2:2", "bytes_to_server": 0, "bytes_to_client": 0, "open_ms": 1,
+                "rtt_us": rtt, "retransmits": 2, "policy": {"allowed": true, "policies": ["shop/allow"]},
+            })
+        };
+        let connections = json!([connection(200), connection(1500)]);
+        let connections: Vec<Connection> = serde_json::from_value(connections).unwrap();
+        State { counters: BTreeMap::from([(pair, totals)]), live: live(&connections) }
+    }
+
+    fn look_of(at: Instant, opened: u64, bytes: u64) -> Look {
+        Look { at, nodes: vec![("n1".to_owned(), Ok(state(opened, bytes)))] }
     }
 
     #[test]
@@ -245,13 +311,17 @@ mod tests {
         assert_eq!(document[0]["open"], 5);
         assert_eq!(document[0]["opened_per_s"], 2.0);
         assert_eq!(document[0]["bytes_per_s"], 2048.0);
-        let picture = whole(&rows, Style::new(false, false, false));
-        for part in ["shop/frontend", "hbone", "2.0 KiB/s", "4.0 KiB"] {
+        assert_eq!((&document[0]["rtt_us"], &document[0]["retransmits"]), (&json!(1500), &json!(2)));
+        assert_eq!(document[0]["policies"], json!(["ok (shop/allow)"]));
+        let plain = Style::new(false, false, false);
+        let picture = table(&rows).lines(plain).join("\n");
+        for part in ["shop/frontend", "hbone", "2.0 KiB/s", "4.0 KiB", "1.5 ms", "ok (shop/allow)"] {
             assert!(picture.contains(part), "{picture}");
         }
         let problems = ["n2 is gone".to_owned()];
-        let screen = screen(&rows, &problems, Style::new(false, false, false));
-        assert!(screen.ends_with("n2 is gone\n"), "{screen}");
+        let screen = screen(table(&rows), false, &problems, plain);
+        assert!(screen.ends_with("n2 is gone\n") && !screen.contains("4.0 KiB"), "{screen}");
+        assert_eq!(namespaces(&rows[0].pair), ["shop", "shop"]);
     }
 
     #[test]
@@ -260,10 +330,10 @@ mod tests {
         let nothing = Look { at: start, nodes: Vec::new() };
         let (rows, _) = compare(&nothing, &look_of(start + Duration::from_secs(1), 5, 4096));
         assert_eq!(rows[0].rates, Rates::default());
-        let node = Node { name: "n2".into(), socket: "/none/n2/admin.sock".into() };
-        let (rows, problems) = compare(&nothing, &look(vec![node]));
+        let gone = Err(AdminError::unreachable("n2", "/metrics", "it is gone"));
+        let (rows, problems) = compare(&nothing, &Look { at: start, nodes: vec![("n2".to_owned(), gone)] });
         assert!(rows.is_empty());
-        assert!(problems[0].contains("/none/n2/admin.sock"), "{problems:?}");
+        assert!(problems[0].contains("n2"), "{problems:?}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 mod backend;
 
 use std::future::Future;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -96,7 +96,14 @@ impl Controller {
             readiness: readiness.clone(),
             logs,
         };
-        tasks.spawn_infallible("admin", serve_unix(socket, admin::routes(parts)));
+        let routes = admin::routes(parts);
+        if let Some(port) = config.admin_port {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await;
+            let listener =
+                listener.with_context(|| format!("can't listen on port {port} of the loopback"))?;
+            tasks.spawn_infallible("admin port", serve_tcp(listener, routes.clone().reads_only()));
+        }
+        tasks.spawn_infallible("admin", serve_unix(socket, routes));
 
         let listener = TcpListener::bind(config.listen)
             .await

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -43,6 +44,8 @@ pub struct Config {
     pub server_names: Vec<ServingName>,
     /// Where metrics and readiness are served.
     pub metrics: SocketAddr,
+    /// A port of the loopback where what the admin socket tells can be read; `None` for none.
+    pub admin_port: Option<u16>,
     /// How log lines look, and which there are.
     pub log: (Format, String),
 }
@@ -80,6 +83,7 @@ pub fn load(vars: &dyn Vars) -> Result<Config, Mistakes> {
     let cert_ttl = p.or_within("AIRGLOW_CERT_TTL", CERT_TTL, CERT_TTL_MIN..=CERT_TTL_MAX);
     let server_names = p.or("AIRGLOW_SERVER_NAMES", String::new());
     let metrics = p.or("AIRGLOW_METRICS", SocketAddr::from(([0_u16; 8], 15014)));
+    let admin_port = p.optional_as::<NonZeroU16>("AIRGLOW_ADMIN_PORT", "a port, from 1 to 65535");
     let format = p.or_as("AIRGLOW_LOG_FORMAT", "`plain` or `json`", Format::Plain);
     let filter = p.or("AIRGLOW_LOG", FILTER_DEFAULT.to_owned());
     p.finish(|| {
@@ -93,6 +97,7 @@ pub fn load(vars: &dyn Vars) -> Result<Config, Mistakes> {
             cert_ttl: cert_ttl?,
             server_names: listed(&server_names?).map(serving_name).collect(),
             metrics: metrics?,
+            admin_port: admin_port?.map(NonZeroU16::get),
             log: (format?, filter?),
         })
     })

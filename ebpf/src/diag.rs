@@ -2,7 +2,9 @@
 //! Listeners are never touched.
 
 use std::io;
+use std::mem::offset_of;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use crate::layout::{MARK_CAPTURE, MARK_PROXY, MARK_RETURN};
 use crate::netlink::{Body, Netlink, attribute, number32};
@@ -10,12 +12,19 @@ use crate::netns::Netns;
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
+const INET_DIAG_INFO: u16 = 2;
 const INET_DIAG_MARK: u16 = 15;
+
+/// What a listing asks for besides: `struct tcp_info`.
+const WITH_INFO: u8 = 1 << (INET_DIAG_INFO - 1);
 
 /// `struct inet_diag_msg` begins with four bytes, then `struct inet_diag_sockid`.
 const SOCKET_ID: usize = 4;
 const SOCKET_ID_SIZE: usize = 48;
 const DIAG_HEAD: usize = 72;
+
+/// Where `struct inet_diag_msg` has the owner's uid.
+const DIAG_UID: usize = 64;
 
 /// States of net/tcp_states.h to list: every one but LISTEN (10), CLOSE (7) and TIME_WAIT (6), which carry no data.
 const STATES: u32 = 0xfff & !(1 << 10) & !(1 << 7) & !(1 << 6) & !1;
@@ -39,6 +48,10 @@ pub struct Connection {
     pub tuple: Tuple,
     /// Its mark: one of ours for all that the proxy has a part in.
     pub mark: u32,
+    /// The smoothed round trip; `None` before anything was acknowledged.
+    pub rtt: Option<Duration>,
+    /// Segments sent again since it was opened.
+    pub retransmits: u32,
     /// The kernel's name of the socket, as sock_diag gives it.
     id: [u8; SOCKET_ID_SIZE],
     family: u8,
@@ -63,8 +76,8 @@ pub fn connections(netns: &Netns) -> io::Result<Vec<Connection>> {
         let netlink = Netlink::open(libc::NETLINK_SOCK_DIAG)?;
         let mut connections = Vec::new();
         for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
-            let answers =
-                netlink.dump(SOCK_DIAG_BY_FAMILY, &request(family, STATES, &[0; SOCKET_ID_SIZE]))?;
+            let answers = netlink
+                .dump(SOCK_DIAG_BY_FAMILY, &request((family, WITH_INFO), STATES, &[0; SOCKET_ID_SIZE]))?;
             connections.extend(answers.iter().filter_map(|answer| parse(answer)));
         }
         Ok(connections)
@@ -111,8 +124,24 @@ pub fn destroy_uncaptured(netns: &Netns, keep: impl Fn(&Connection) -> bool) -> 
     })?
 }
 
+/// The user that owns the socket `tuple.local` of a connection, in the calling thread's network namespace and as this
+/// process's user namespace counts.
+///
+/// # Errors
+/// `NotFound` when there is no such socket.
+pub fn owner(tuple: Tuple) -> io::Result<u32> {
+    let netlink = Netlink::open(libc::NETLINK_SOCK_DIAG)?;
+    let family = if tuple.local.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 } as u8;
+    let answer = netlink.ask(SOCK_DIAG_BY_FAMILY, &request((family, 0), STATES, &id_of(tuple, false)))?;
+    // Where there is no such connection, the kernel answers with a listener that would take one.
+    if parse(&answer).is_none_or(|found| found.tuple != tuple) {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    number32(&answer, DIAG_UID).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+}
+
 fn destroy_id(netlink: &Netlink, family: u8, id: &[u8; SOCKET_ID_SIZE]) -> io::Result<()> {
-    match netlink.request(SOCK_DESTROY, 0, &request(family, STATES, id)) {
+    match netlink.request(SOCK_DESTROY, 0, &request((family, 0), STATES, id)) {
         Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
             Err(io::Error::new(io::ErrorKind::Unsupported, "the kernel lacks CONFIG_INET_DIAG_DESTROY"))
         }
@@ -121,8 +150,8 @@ fn destroy_id(netlink: &Netlink, family: u8, id: &[u8; SOCKET_ID_SIZE]) -> io::R
 }
 
 /// `struct inet_diag_req_v2`
-fn request(family: u8, states: u32, id: &[u8; SOCKET_ID_SIZE]) -> Body {
-    let mut head = vec![family, libc::IPPROTO_TCP as u8, 0, 0];
+fn request((family, more): (u8, u8), states: u32, id: &[u8; SOCKET_ID_SIZE]) -> Body {
+    let mut head = vec![family, libc::IPPROTO_TCP as u8, more, 0];
     head.extend_from_slice(&states.to_ne_bytes());
     head.extend_from_slice(id);
     Body::new(&head)
@@ -162,7 +191,12 @@ fn parse(message: &[u8]) -> Option<Connection> {
     let tuple =
         Tuple { local: SocketAddr::new(address(4), port(0)), remote: SocketAddr::new(address(20), port(2)) };
     let mark = attribute(message, DIAG_HEAD, INET_DIAG_MARK).and_then(|mark| number32(mark, 0)).unwrap_or(0);
-    Some(Connection { tuple, mark, id, family })
+    let info = attribute(message, DIAG_HEAD, INET_DIAG_INFO);
+    let info = |field: usize| info.and_then(|info| number32(info, field)).unwrap_or(0);
+    let rtt = Some(info(offset_of!(libc::tcp_info, tcpi_rtt))).filter(|rtt| *rtt > 0);
+    let rtt = rtt.map(|micros| Duration::from_micros(micros.into()));
+    let retransmits = info(offset_of!(libc::tcp_info, tcpi_total_retrans));
+    Some(Connection { tuple, mark, rtt, retransmits, id, family })
 }
 
 #[cfg(test)]
@@ -182,6 +216,20 @@ mod tests {
         message[0] = libc::AF_INET6 as u8;
         message[SOCKET_ID..SOCKET_ID + SOCKET_ID_SIZE].copy_from_slice(&id_of(tuple, true));
         assert_eq!(parse(&message).expect("a connection").tuple, tuple);
+    }
+
+    #[test]
+    fn the_owner_of_a_socket_is_known() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
+        let remote = listener.local_addr().expect("it has one");
+        let socket = std::net::TcpStream::connect(remote).expect("it listens");
+        let local = socket.local_addr().expect("it has one");
+        let all = connections(&Netns::current().expect("we are in one")).expect("a list");
+        let own = all.iter().find(|connection| connection.tuple == Tuple { local, remote });
+        assert!(own.is_some_and(|own| own.rtt.is_some()), "the handshake was a round trip: {own:?}");
+        assert_eq!(owner(Tuple { local, remote }).expect("it is there"), nix::unistd::geteuid().as_raw());
+        let nobody = Tuple { local: remote, remote: "127.0.0.1:1".parse().expect("an address") };
+        assert_eq!(owner(nobody).expect_err("nobody").kind(), io::ErrorKind::NotFound);
     }
 
     #[test]

@@ -54,6 +54,18 @@ impl Netlink {
         }
     }
 
+    /// Asks for one thing. The answer is a message's body, as the kernel sent it.
+    pub(crate) fn ask(&self, kind: u16, body: &Body) -> io::Result<Vec<u8>> {
+        self.send(kind, 0, body)?;
+        let mut buffer = vec![0; BUFFER];
+        let length = self.receive(&mut buffer)?;
+        let answer = messages(&buffer[..length]).next().ok_or(io::ErrorKind::UnexpectedEof)?;
+        if answer.kind == NLMSG_ERROR {
+            verdict(answer.body)?;
+        }
+        Ok(answer.body.to_vec())
+    }
+
     /// Asks for a list. Answers are the bodies of messages, as the kernel sent them.
     pub(crate) fn dump(&self, kind: u16, body: &Body) -> io::Result<Vec<Vec<u8>>> {
         for _ in 1..DUMP_ATTEMPTS {

@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
-pub use crate::diag::{Connection, Tuple, connections, destroy, destroy_uncaptured};
+pub use crate::diag::{Connection, Tuple, connections, destroy, destroy_uncaptured, owner};
 pub use crate::dns::{DnsQuery, DnsReplier, receive_query};
 
 use crate::Kind;

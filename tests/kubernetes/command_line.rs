@@ -7,15 +7,15 @@ use serde_json::Value;
 
 use crate::install::{SYSTEM, chained, chart_and_values, executable, start};
 use crate::system::all_in_the_mesh;
-use crate::{Namespace, PATIENCE};
+use crate::{Namespace, PATIENCE, asking};
 
-fn airglow(cluster: &Cluster, args: &[&str]) -> Output {
+pub(crate) fn airglow(cluster: &Cluster, args: &[&str]) -> Output {
     let mut command = Command::new(executable("airglow"));
     command.args(args).arg("--kubeconfig").arg(cluster.kubeconfig());
     command.output().expect("it is built: cargo build -p airglow")
 }
 
-fn said(output: &Output) -> String {
+pub(crate) fn said(output: &Output) -> String {
     [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned()).concat()
 }
 
@@ -110,6 +110,7 @@ fn the_command_line_checks_installs_and_removes() {
     })
     .unwrap_or_else(|error| panic!("{error}"));
 
+    asking::look_around(&cluster, &shop);
     remove(&cluster, &shop, &manifest);
 }
 

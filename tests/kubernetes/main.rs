@@ -3,6 +3,7 @@
 //!
 //! Tests that leave the cluster as they found it share one; it is removed when this program ends.
 
+mod asking;
 mod command_line;
 mod enrolment;
 mod faults;

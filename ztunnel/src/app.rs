@@ -24,8 +24,6 @@ use identity::control::{self, Roots, Target};
 use identity::{CaClient, Certificates, CertificatesConfig, SystemClock, TokenFile, TokenSource};
 use model::store::Mesh;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::Channel;
@@ -46,6 +44,7 @@ use crate::node::runtime::Finder;
 use crate::node::sandbox::{self, Sandboxes};
 use crate::node::uninstall;
 use crate::pod::Pods;
+use crate::ports;
 use crate::telemetry::Telemetry;
 use crate::vitals;
 
@@ -173,7 +172,8 @@ fn node_side(
     let sandboxes =
         Sandboxes::open(config.run_dir.join(sandbox::FOLDER)).context("can't read the known sandboxes")?;
     let shared = Arc::clone(shared);
-    let (run_dir, admin) = (config.run_dir.clone(), admin_routes(config, process, &shared, pods_shown));
+    let admin = (admin_routes(config, process, &shared, pods_shown), config.admin_port);
+    let run_dir = config.run_dir.clone();
     let parts = Parts { threads, shared, sandboxes, run_dir, admin, wanted, pods, reports, latch };
     let (known, in_charge) = (parts.pods.subscribe(), parts.reports.subscribe());
     let manager = Manager::start(&config.capture, parts)?;
@@ -216,9 +216,9 @@ fn admin_routes(
 
 /// What others can ask this process at any time, and the signals that end it.
 fn outside(config: &Config, process: &Process, tasks: &mut TaskGroup) -> anyhow::Result<()> {
-    let metrics = serve_tcp(shared_port(config.metrics)?, metrics_routes(&process.metrics));
+    let metrics = serve_tcp(ports::shared(config.metrics)?, metrics_routes(&process.metrics));
     tasks.spawn_infallible("metrics", until_drain(process.drain.watch(), metrics));
-    let readiness = serve_tcp(shared_port(config.readiness)?, readiness_routes(&process.readiness));
+    let readiness = serve_tcp(ports::shared(config.readiness)?, readiness_routes(&process.readiness));
     tasks.spawn_infallible("readiness", until_drain(process.drain.watch(), readiness));
     tasks.spawn_infallible("metrics expiry", process.metrics.clone().expire_forever(EXPIRY_PERIOD));
     let terminate = Terminate::listen().context("can't listen for signals")?;
@@ -270,20 +270,6 @@ async fn until_drain(mut drain: daemon::drain::Watch, serving: impl Future<Outpu
         () = drain.begun() => {}
     }
     std::future::pending().await
-}
-
-/// A listener that the next ztunnel can open beside this one.
-fn shared_port(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
-    let open = || -> io::Result<TcpListener> {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_reuse_port(true)?;
-        socket.set_reuse_address(true)?;
-        socket.set_nonblocking(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(128)?;
-        TcpListener::from_std(socket.into())
-    };
-    open().with_context(|| format!("can't listen on {address}"))
 }
 
 async fn collect(shared: Arc<Shared>) {

@@ -3,6 +3,7 @@
 //! Parses only: opens no file and asks no kernel.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -36,6 +37,8 @@ pub(crate) struct Config {
     pub(crate) run_dir: PathBuf,
     pub(crate) metrics: SocketAddr,
     pub(crate) readiness: SocketAddr,
+    /// A port of the node's loopback where root can read what the admin socket tells; `None` for none.
+    pub(crate) admin_port: Option<u16>,
     pub(crate) drain_deadline: Duration,
     pub(crate) log: (Format, String),
     pub(crate) access_log: bool,
@@ -135,6 +138,7 @@ pub(crate) fn load(vars: &dyn Vars) -> Result<Config, Mistakes> {
     let run_dir = p.or("AIRGLOW_RUN_DIR", PathBuf::from("/run/airglow"));
     let metrics = p.or("AIRGLOW_METRICS", SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 0], 15020)));
     let readiness = p.or("AIRGLOW_READINESS", SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 0], 15021)));
+    let admin_port = p.optional_as::<NonZeroU16>("AIRGLOW_ADMIN_PORT", "a port, from 1 to 65535");
     let drain_deadline = p.or("AIRGLOW_DRAIN_DEADLINE", DRAIN_DEADLINE);
     let format = p.or_as("AIRGLOW_LOG_FORMAT", "`plain` or `json`", Format::Plain);
     let filter = p.or("AIRGLOW_LOG", "info".to_owned());
@@ -156,6 +160,7 @@ pub(crate) fn load(vars: &dyn Vars) -> Result<Config, Mistakes> {
             run_dir: run_dir?,
             metrics: metrics?,
             readiness: readiness?,
+            admin_port: admin_port?.map(NonZeroU16::get),
             drain_deadline: drain_deadline?,
             log: (format?, filter?),
             access_log: access_log?,

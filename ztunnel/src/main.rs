@@ -14,6 +14,7 @@ mod memory;
 mod mesh;
 mod node;
 mod pod;
+mod ports;
 mod ready;
 mod refusal;
 mod tcp_info;

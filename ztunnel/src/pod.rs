@@ -55,6 +55,11 @@ impl Pods {
         self.0.store(Arc::new(pods.map(|pod| (pod.workload.clone(), pod)).collect()));
     }
 
+    /// Every one of them.
+    pub(crate) fn all(&self) -> Vec<Arc<Pod>> {
+        self.0.load().values().cloned().collect()
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.0.load().len()
     }

@@ -14,10 +14,11 @@ use serde_json::{Value, json};
 
 use self::facts::{Fact, Seen, Verdict, all_well, lines};
 use self::mesh::Installed;
+use crate::Terminal;
 use crate::cluster::manifest::{self, Right};
 use crate::cluster::{Answer, At, Cluster, label};
+use crate::output::Form;
 use crate::progress::print;
-use crate::{Form, Terminal};
 
 /// Where rights are asked for.
 const REVIEWS: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
@@ -29,7 +30,7 @@ pub(crate) struct Check {
     /// The namespace of Airglow itself.
     #[arg(short = 'n', long, value_name = "NAME", default_value = manifest::NAMESPACE, value_parser = label)]
     pub(crate) namespace: String,
-    /// Output: a table, or JSON for scripts.
+    /// How to print it.
     #[arg(short = 'o', long = "output", value_enum, default_value = "table")]
     pub(crate) form: Form,
 }
@@ -40,10 +41,12 @@ pub(crate) fn run(args: &Check, stdout: Terminal, vars: &dyn Vars) -> anyhow::Re
     let seen = look(&cluster, &args.namespace)?;
     let facts = judge(&seen);
     let ok = all_well(&facts);
-    match args.form {
-        Form::Json => print(&format!("{:#}\n", json!({ "ok": ok, "facts": facts })))?,
-        Form::Table => print(&(lines(&facts, stdout.live, stdout.style).join("\n") + "\n"))?,
-    }
+    let text = if args.form.is_document() {
+        args.form.document(&json!({ "ok": ok, "facts": facts }))?
+    } else {
+        lines(&facts, stdout.live, stdout.style).join("\n") + "\n"
+    };
+    print(&text)?;
     Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

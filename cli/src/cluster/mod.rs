@@ -9,13 +9,18 @@ pub(crate) mod wait;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use apiserver::{Client, call, connect, explain};
+use apiserver::{Client, ForwardError, call, connect, exchange, explain};
 use clap::Args;
 use daemon::config::Vars;
 use http::Method;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::runtime::Runtime;
+
+use crate::admin_client::{self, AdminError};
+
+/// Pods that are asked at once: few enough for an API server that others need too.
+const AT_ONCE: usize = 16;
 
 /// Who we are to the API server: the manager of the fields that we write.
 const MANAGER: &str = "airglow";
@@ -61,6 +66,45 @@ impl Cluster {
         let files = kubeconfigs(at.kubeconfig.as_deref(), vars, &|path| path.exists());
         let client = runtime.block_on(connect(&files, at.context.as_deref()))?;
         Ok(Self { runtime, client })
+    }
+
+    /// Whether anything says which cluster is meant.
+    pub(crate) fn is_known(at: &At, vars: &dyn Vars) -> bool {
+        let files = kubeconfigs(at.kubeconfig.as_deref(), vars, &|path| path.exists());
+        !files.is_empty() || vars.get("KUBERNETES_SERVICE_HOST").is_some()
+    }
+
+    /// The bodies of the answers of pods to `GET path`, all asked at once, each at a port of its loopback.
+    pub(crate) fn ask_pods(
+        &self,
+        namespace: &str,
+        pods: &[(&str, u16)],
+        path: &str,
+    ) -> Vec<Result<String, AdminError>> {
+        let request = admin_client::request(path);
+        let ask = |&(pod, port): &(&str, u16)| {
+            let (client, request) = (self.client.clone(), request.clone());
+            let (namespace, pod, path) = (namespace.to_owned(), pod.to_owned(), path.to_owned());
+            async move {
+                let whole = admin_client::is_whole;
+                let answer = exchange(&client, (&namespace, &pod), port, &request, whole).await;
+                let place = format!("pod {namespace}/{pod}");
+                match answer {
+                    Ok(answer) => admin_client::body(&place, &path, &answer),
+                    Err(error) => Err(AdminError::unreachable(place, &path, hinted(&error))),
+                }
+            }
+        };
+        self.runtime.block_on(async {
+            let mut answers = Vec::new();
+            for pods in pods.chunks(AT_ONCE) {
+                let asked: Vec<_> = pods.iter().map(|pod| tokio::spawn(ask(pod))).collect();
+                for task in asked {
+                    answers.push(task.await.expect("it does not panic"));
+                }
+            }
+            answers
+        })
     }
 
     /// The object at `path`; `None` when there is none.
@@ -112,6 +156,18 @@ impl Cluster {
 
 fn read<T: DeserializeOwned>(path: &str, value: Value) -> Answer<T> {
     serde_json::from_value(value).map_err(|error| format!("{path}: the answer can't be understood: {error}"))
+}
+
+/// An error with what to do about it.
+fn hinted(error: &ForwardError) -> String {
+    let hint = match error {
+        ForwardError::Refused(error) if matches!(apiserver::code(error), Some(401 | 403)) => {
+            "; it takes the rights to get and to create `pods/portforward` in that namespace"
+        }
+        ForwardError::Pod(..) => "; was it installed with AIRGLOW_ADMIN_PORT, as the chart does?",
+        ForwardError::Refused(_) | ForwardError::Late | ForwardError::Broken(_) => "",
+    };
+    format!("{error}{hint}")
 }
 
 /// The kubeconfigs to merge; none in a pod.

@@ -3,6 +3,7 @@
 //! kube brings its own TLS only if it is asked to, and it is not: `identity` makes every TLS configuration. Knows no object:
 //! what is asked for is the caller's.
 
+mod forward;
 mod requests;
 
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+pub use forward::{ForwardError, exchange};
 use identity::SystemClock;
 use identity::control::{ApiConnector, ApiServer, BadTarget, ClientPem, Roots};
 use kube::Config;

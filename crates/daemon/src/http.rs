@@ -16,7 +16,7 @@ use hyper::body::Bytes;
 use hyper::{HeaderMap, Method, StatusCode};
 
 pub use listen::{UnixBindError, bind_unix};
-pub use serve::{serve_tcp, serve_unix};
+pub use serve::{serve_tcp, serve_tcp_to, serve_unix};
 
 /// Content type of plain text.
 pub const TEXT: &str = "text/plain; charset=utf-8";
@@ -145,6 +145,15 @@ impl Routes {
         self
     }
 
+    /// Only what reads: nobody can change anything by them.
+    pub fn reads_only(mut self) -> Self {
+        for Methods { post, .. } in self.0.values_mut() {
+            *post = None;
+        }
+        self.0.retain(|_, methods| methods.get.is_some());
+        self
+    }
+
     /// Answers one request. Also the way to test handlers without a socket.
     pub async fn answer(&self, request: Request) -> Reply {
         match self.find(&request.method, &request.path) {
@@ -265,6 +274,15 @@ mod tests {
         let (status, text) = ask(Method::GET, "/").await;
         assert_eq!((status, text.lines().count()), (200, 4));
         assert!(text.contains("POST /level") && text.contains("sets the level"), "{text}");
+    }
+
+    #[test]
+    fn what_only_reads_changes_nothing() {
+        let reads = routes().reads_only();
+        assert!(matches!(reads.find(&Method::GET, "/level"), Found::Handler(_)));
+        assert!(matches!(reads.find(&Method::POST, "/level"), Found::NoMethod("GET")));
+        assert!(matches!(reads.find(&Method::POST, "/stop"), Found::NoPath));
+        assert!(!reads.index().contains("POST"));
     }
 
     #[test]

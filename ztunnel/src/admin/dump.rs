@@ -20,11 +20,10 @@ use crate::telemetry::Reporter;
 
 /// The whole dump.
 pub(crate) fn all(shared: &Shared, pods: &[PodStatus]) -> Value {
-    let mesh = shared.mesh.snapshot();
     json!({
-        "workloads": mesh.all_workloads().map(|w| workload(&w)).collect::<Vec<_>>(),
-        "services": mesh.all_services().map(|s| service(&mesh, &s)).collect::<Vec<_>>(),
-        "policies": mesh.all_policies().map(|p| policy(&p)).collect::<Vec<_>>(),
+        "workloads": workloads(shared),
+        "services": services(shared),
+        "policies": policies(shared),
         "certificates": certificates(shared),
         "workloadState": workload_state(shared, pods),
         "version": { "version": env!("CARGO_PKG_VERSION"), "cryptoProvider": "aws-lc-rs" },
@@ -35,6 +34,22 @@ pub(crate) fn all(shared: &Shared, pods: &[PodStatus]) -> Value {
             "forceTunnel": shared.settings.force_tunnel,
         },
     })
+}
+
+/// The workloads known.
+pub(crate) fn workloads(shared: &Shared) -> Vec<Value> {
+    shared.mesh.snapshot().all_workloads().map(|w| workload(&w)).collect()
+}
+
+/// The services known.
+pub(crate) fn services(shared: &Shared) -> Vec<Value> {
+    let mesh = shared.mesh.snapshot();
+    mesh.all_services().map(|s| service(&mesh, &s)).collect()
+}
+
+/// The policies known.
+pub(crate) fn policies(shared: &Shared) -> Vec<Value> {
+    shared.mesh.snapshot().all_policies().map(|p| policy(&p)).collect()
 }
 
 /// The certificates held, without keys.

@@ -2,10 +2,11 @@
 //!
 //! A unix socket that only root can open. Reads by GET; what changes anything is a POST. Decides nothing.
 
+mod connections;
 mod dump;
+mod why;
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use daemon::admin::{logging_routes, metrics_routes, readiness_routes};
 use daemon::drain::Drain;
@@ -17,9 +18,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::data::Shared;
-use crate::flow::Flow;
 use crate::node::api::PodStatus;
-use crate::telemetry::Party;
 
 /// What the routes read.
 #[derive(Clone, Debug)]
@@ -48,7 +47,23 @@ pub(crate) fn routes(sources: &Sources) -> Routes {
     let routes = read(base, "/config_dump", "everything known, in the form that istioctl reads", |s| {
         dump::all(&s.shared, &s.pods.borrow())
     });
-    let routes = read(routes, "/connections", "live connections", connections);
+    let routes = read(routes, "/workloads", "workloads known", |s| json!(dump::workloads(&s.shared)));
+    let routes = read(routes, "/services", "services known", |s| json!(dump::services(&s.shared)));
+    let routes = read(routes, "/policies", "policies known", |s| json!(dump::policies(&s.shared)));
+    let (asked, admitted, live) = (sources.clone(), sources.clone(), Arc::clone(&sources.shared));
+    let routes = routes
+        .get("/connections", "live connections", move |_| off_thread(Arc::clone(&live)))
+        .get("/why", "?pod=namespace/name&to=host:port: where a connection would go", move |request| {
+            why::why(asked.clone(), request)
+        })
+        .get(
+            "/admits",
+            "?workload=uid&app=ip:port&client=ip&way=tunnel|local|plain&from=identity: whether one would be let in",
+            move |request| {
+                let reply = why::admits(&admitted, &request);
+                async move { reply }
+            },
+        );
     let routes =
         read(routes, "/pods", "pods of this node and their enrolment", |s| json!(*s.pods.borrow().clone()));
     let routes = read(routes, "/certificates", "certificates held", |s| json!(dump::certificates(&s.shared)));
@@ -58,6 +73,15 @@ pub(crate) fn routes(sources: &Sources) -> Routes {
         quit.drain.begin(quit.patience);
         async { Reply::text("draining\n") }
     })
+}
+
+/// Live connections. The kernel is asked on another thread: it may have many to tell of.
+async fn off_thread(shared: Arc<Shared>) -> Reply {
+    match tokio::task::spawn_blocking(move || connections::all(&shared)).await {
+        Ok(all) => Reply::json(&all),
+        Err(error) => Reply::text(format!("can't list the connections: {error}\n"))
+            .with_status(http::StatusCode::INTERNAL_SERVER_ERROR),
+    }
 }
 
 fn summary(sources: &Sources) -> Value {
@@ -71,37 +95,5 @@ fn summary(sources: &Sources) -> Value {
         "services": mesh.all_services().count(),
         "policies": mesh.all_policies().count(),
         "draining": sources.drain.watch().has_begun(),
-    })
-}
-
-fn connections(sources: &Sources) -> Value {
-    Value::Array(sources.shared.flows.all().iter().map(|flow| connection(flow)).collect())
-}
-
-fn connection(flow: &Flow) -> Value {
-    let facts = &flow.facts;
-    let party = |party: &Party| {
-        let workload = party.workload.as_deref();
-        json!({
-            "workload": workload.map(|w| &*w.name),
-            "namespace": workload.map(|w| &**w.namespace()),
-            "identity": party.identity.as_ref().map(ToString::to_string),
-        })
-    };
-    json!({
-        "id": flow.id,
-        "reporter": facts.reporter.as_str(),
-        "transport": facts.transport.as_str(),
-        "source": party(&facts.source),
-        "destination": party(&facts.destination),
-        "client": facts.client.to_string(),
-        "dialled": facts.dialled.to_string(),
-        "app": facts.app.to_string(),
-        "authority": facts.authority.as_deref(),
-        "service": facts.service.as_ref().map(|service| service.id.to_string()),
-        "bytes_to_server": flow.traffic.to_server(),
-        "bytes_to_client": flow.traffic.to_client(),
-        "open_ms": u64::try_from(flow.opened.elapsed().as_millis()).unwrap_or(u64::MAX),
-        "since": flow.since.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs()),
     })
 }

@@ -15,8 +15,9 @@ use nix::sys::socket::{MsgFlags, recv};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
-use super::{PodContext, dns_tcp, local, relay, upstream};
+use super::{PodContext, Shared, dns_tcp, local, relay, upstream};
 use crate::flow::{Registered, Traffic};
+use crate::pod::Pod;
 use crate::refusal::Refusal;
 use crate::tcp_info;
 use crate::telemetry::{Facts, Party, Reporter, Transport};
@@ -107,24 +108,17 @@ struct Attempt<'a> {
 impl Attempt<'_> {
     async fn connect(&mut self, app: &TcpStream) -> Result<Connected, Refusal> {
         let pod = &self.context.pod;
-        if let Some(reason) = &pod.refused {
-            return Err(Refusal::PodRefused(reason.clone()));
-        }
+        may_dial(pod, self.dialled)?;
         let ClientAddr(client) = self.client;
         if !pod.owns(client.ip()) {
             // Any program can bind an address that its host does not have, and policies and applications would believe it.
             return Err(Refusal::ForeignSource(client));
         }
-        let OriginalDst(dialled) = self.dialled;
-        if pod.owns(dialled.ip()) || dialled.ip().is_loopback() {
-            // Nothing of this kind is captured: somebody dialled the listener itself.
-            return Err(Refusal::OwnPort(dialled));
-        }
         let shared = &self.context.shared;
         let source = shared.mesh.local_workload(&pod.workload).await;
         let source = source.ok_or_else(|| Refusal::WorkloadUnknown(pod.workload.clone()))?;
         self.facts.source.workload = Some(Arc::clone(&source));
-        self.look_up().await?;
+        look_up(shared, &pod.identity.namespace, self.dialled).await?;
         let mut tried: Vec<WorkloadUid> = Vec::new();
         loop {
             let query = Query { source: &source, dst: self.dialled, exclude: &tried };
@@ -154,26 +148,6 @@ impl Attempt<'_> {
         }
     }
 
-    /// In on-demand mode, asks the controller for an address that is not known yet.
-    async fn look_up(&self) -> Result<(), Refusal> {
-        let shared = &self.context.shared;
-        let Some(demand) = &shared.demand else { return Ok(()) };
-        let address = NetworkAddress { network: shared.settings.network.clone(), ip: self.dialled.0.ip() };
-        let known = {
-            let mesh = shared.mesh.snapshot();
-            mesh.service_by_vip(&address.network, address.ip, &self.context.pod.identity.namespace).is_some()
-                || mesh.workload_by_address(&address).is_some()
-        };
-        if known {
-            return Ok(());
-        }
-        let asked = demand.lookup(api::type_url::ADDRESS, &address.to_string()).await;
-        asked.map_err(|error| Refusal::Tunnel {
-            to: self.dialled.0,
-            reason: format!("discovery does not answer: {error}"),
-        })
-    }
-
     /// Out of the mesh: plain TCP to the address that was dialled.
     async fn passthrough(&mut self, to: SocketAddr) -> Result<Connected, Refusal> {
         let server = upstream::plain(self.context, self.client, to).await?;
@@ -184,18 +158,15 @@ impl Attempt<'_> {
     async fn reach(&mut self, target: Target, waypoint: bool, app: &TcpStream) -> Result<Connected, Refusal> {
         self.describe(&target);
         let context = self.context;
-        if PROXY_PORTS.contains(&target.app.0.port()) && !waypoint {
-            return Err(Refusal::OwnPort(target.app.0));
-        }
+        let way = way(&context.shared, &target, waypoint)?;
         let outstanding = context.balance.connecting(&target.workload.uid);
-        let here = !waypoint && !context.shared.settings.force_tunnel;
-        if let Some(destination) = here.then(|| context.shared.pods.get(&target.workload.uid)).flatten() {
-            self.facts.transport = Transport::Local;
-            let local = local::connect(context, destination, self.facts.clone(), outstanding).await?;
-            return Ok(Connected::Local(local));
-        }
-        match target.tunnel {
-            TunnelProtocol::Hbone => {
+        match way {
+            Way::Local(destination) => {
+                self.facts.transport = Transport::Local;
+                let local = local::connect(context, destination, self.facts.clone(), outstanding).await?;
+                Ok(Connected::Local(local))
+            }
+            Way::Tunnel => {
                 self.facts.transport = Transport::Hbone;
                 self.facts.authority = Some(target.authority.as_str().into());
                 if self.early.is_empty() {
@@ -207,7 +178,7 @@ impl Attempt<'_> {
                 let flow = self.open(target.app);
                 Ok(Connected::Tunnel(flow, (stream, until), outstanding))
             }
-            TunnelProtocol::None => {
+            Way::Plain => {
                 self.facts.transport = Transport::Plaintext;
                 let server = upstream::plain(context, self.client, target.app.0).await?;
                 let flow = self.open(target.app);
@@ -228,6 +199,66 @@ impl Attempt<'_> {
         self.context.shared.telemetry.opened(&flow);
         flow
     }
+}
+
+/// How a target is reached.
+#[derive(Debug)]
+pub(crate) enum Way {
+    /// Within this process: both ends are pods of this node.
+    Local(Arc<Pod>),
+    /// Plain TCP.
+    Plain,
+    /// In mutual TLS.
+    Tunnel,
+}
+
+/// The way to a target from a pod of this node.
+pub(crate) fn way(shared: &Shared, target: &Target, waypoint: bool) -> Result<Way, Refusal> {
+    if PROXY_PORTS.contains(&target.app.0.port()) && !waypoint {
+        return Err(Refusal::OwnPort(target.app.0));
+    }
+    let here = !waypoint && !shared.settings.force_tunnel;
+    let local = here.then(|| shared.pods.get(&target.workload.uid)).flatten();
+    Ok(match (local, target.tunnel) {
+        (Some(destination), _) => Way::Local(destination),
+        (None, TunnelProtocol::Hbone) => Way::Tunnel,
+        (None, TunnelProtocol::None) => Way::Plain,
+    })
+}
+
+/// Whether connections of `pod` to an address are carried, whatever is there.
+pub(crate) fn may_dial(pod: &Pod, OriginalDst(dialled): OriginalDst) -> Result<(), Refusal> {
+    if let Some(reason) = &pod.refused {
+        return Err(Refusal::PodRefused(reason.clone()));
+    }
+    if pod.owns(dialled.ip()) || dialled.ip().is_loopback() {
+        // Nothing of this kind is captured: somebody dialled the listener itself.
+        return Err(Refusal::OwnPort(dialled));
+    }
+    Ok(())
+}
+
+/// In on-demand mode, asks the controller for an address that is not known yet.
+pub(crate) async fn look_up(
+    shared: &Shared,
+    namespace: &str,
+    OriginalDst(dialled): OriginalDst,
+) -> Result<(), Refusal> {
+    let Some(demand) = &shared.demand else { return Ok(()) };
+    let address = NetworkAddress { network: shared.settings.network.clone(), ip: dialled.ip() };
+    let known = {
+        let mesh = shared.mesh.snapshot();
+        mesh.service_by_vip(&address.network, address.ip, namespace).is_some()
+            || mesh.workload_by_address(&address).is_some()
+    };
+    if known {
+        return Ok(());
+    }
+    let asked = demand.lookup(api::type_url::ADDRESS, &address.to_string()).await;
+    asked.map_err(|error| Refusal::Tunnel {
+        to: dialled,
+        reason: format!("discovery does not answer: {error}"),
+    })
 }
 
 /// What the application has said by now, without waiting for it. Clients that speak first mostly have by the time that

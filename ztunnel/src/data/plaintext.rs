@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 
 use super::{PodContext, relay, upstream};
 use crate::flow::{Registered, Traffic};
+use crate::pod::Pod;
 use crate::refusal::Refusal;
 use crate::tcp_info;
 use crate::telemetry::{Facts, Party, Reporter, Transport};
@@ -41,13 +42,7 @@ pub(crate) async fn handle(context: Arc<PodContext>, mut outside: TcpStream, cli
 
 async fn connect(context: &PodContext, facts: &Facts) -> Result<(Registered, TcpStream), Refusal> {
     let pod = &context.pod;
-    if let Some(reason) = &pod.refused {
-        return Err(Refusal::PodRefused(reason.clone()));
-    }
-    let OriginalDst(dialled) = facts.dialled;
-    if !pod.owns(dialled.ip()) || PROXY_PORTS.contains(&dialled.port()) {
-        return Err(Refusal::OwnPort(dialled));
-    }
+    may_reach(pod, facts.dialled)?;
     let shared = &context.shared;
     shared
         .mesh
@@ -58,6 +53,17 @@ async fn connect(context: &PodContext, facts: &Facts) -> Result<(Registered, Tcp
     let (flow, verdict) = shared.flows.admit(&shared.mesh, &pod.workload, facts.clone(), traffic);
     let server = upstream::to_app(context, pod, &verdict?).await?;
     Ok((flow, server))
+}
+
+/// Whether connections from outside the mesh to an address are `pod`'s, whatever its policies say.
+pub(crate) fn may_reach(pod: &Pod, OriginalDst(dialled): OriginalDst) -> Result<(), Refusal> {
+    if let Some(reason) = &pod.refused {
+        return Err(Refusal::PodRefused(reason.clone()));
+    }
+    if !pod.owns(dialled.ip()) || PROXY_PORTS.contains(&dialled.port()) {
+        return Err(Refusal::OwnPort(dialled));
+    }
+    Ok(())
 }
 
 /// What a connection shows; `None` if it is gone already.

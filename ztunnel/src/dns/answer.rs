@@ -66,6 +66,21 @@ pub(crate) fn answer(mesh: &Mesh, client: &Workload, domain: &str, question: &Me
     Answer::Reply(Box::new(reply))
 }
 
+/// The service that a name stands for when a pod asks, and its addresses as that pod is told; `None` when the mesh has
+/// nothing to say of it.
+pub(crate) fn resolve(
+    mesh: &Mesh,
+    client: &Workload,
+    domain: &str,
+    name: &str,
+) -> Option<(Arc<Service>, Vec<IpAddr>)> {
+    let Found { service, .. } = find(mesh, client, domain, &name.to_ascii_lowercase())?;
+    let families = [Family::V4, Family::V6];
+    let told = families.into_iter().filter_map(|family| addresses(mesh, client, &service, family)).flatten();
+    let told: Vec<IpAddr> = told.collect();
+    (!told.is_empty()).then_some((service, told))
+}
+
 /// A reply that says only that we could not help.
 pub(crate) fn failure(question: &Message, code: ResponseCode) -> Message {
     let mut reply = reply_to(question);

@@ -1,4 +1,4 @@
-//! The sockets in the run directory: the node API and the admin socket belong to whoever is in charge of the node.
+//! The sockets in the run directory, and the admin port: they belong to whoever is in charge of the node.
 //!
 //! Opens them in the place of whoever had them, and tells whether they were left to nobody. Who is in charge is
 //! `succession`'s, what is said there is `api`'s and `admin`'s.
@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::api::{self, COMMANDS, Command};
+use crate::ports;
 
 /// The node API's name in the run directory.
 pub(super) const NODE_API: &str = "node.sock";
@@ -30,6 +31,9 @@ pub(super) struct Door {
     admin: Name,
     commands: mpsc::Sender<Command>,
     routes: Routes,
+    /// Where root of this node can read what the admin socket tells, if anywhere.
+    port: Option<u16>,
+    at_port: Option<JoinHandle<()>>,
 }
 
 /// One of them.
@@ -40,12 +44,16 @@ struct Name {
 }
 
 impl Door {
-    /// Closed ones in `run_dir`, and what comes in by the node API. The admin socket will answer by `routes`.
-    pub(super) fn new(run_dir: &Path, routes: Routes) -> (Self, mpsc::Receiver<Command>) {
+    /// Closed ones in `run_dir`, and what comes in by the node API. The admin socket will answer by `routes`, and so will the
+    /// port as far as they only read.
+    pub(super) fn new(
+        run_dir: &Path,
+        (routes, port): (Routes, Option<u16>),
+    ) -> (Self, mpsc::Receiver<Command>) {
         let (commands, received) = mpsc::channel(COMMANDS);
         let name = |name| Name { path: run_dir.join(name), open: None };
         let (node_api, admin) = (name(NODE_API), name(ADMIN));
-        (Self { node_api, admin, commands, routes }, received)
+        (Self { node_api, admin, commands, routes, port, at_port: None }, received)
     }
 
     /// By which others of this process announce pods.
@@ -67,18 +75,39 @@ impl Door {
         let commands = self.commands.clone();
         self.node_api.open(|listener| tokio::spawn(api::serve(listener, commands)))?;
         let routes = self.routes.clone();
-        self.admin.open(|listener| tokio::spawn(serve_unix(listener, routes)))
+        self.admin.open(|listener| tokio::spawn(serve_unix(listener, routes)))?;
+        self.close_port();
+        self.at_port = self.port.map(|port| tokio::spawn(answer_at(port, self.routes.clone())));
+        Ok(())
     }
 
     /// Announces are not accepted any more. Conversations go on, and who asks for this process by the admin socket is
     /// answered until its name is another's.
     pub(super) fn close(&mut self) {
         self.node_api.close();
+        self.close_port();
+    }
+
+    /// Whoever is in charge has the port to themselves.
+    fn close_port(&mut self) {
+        if let Some(serving) = self.at_port.take() {
+            serving.abort();
+        }
     }
 
     /// Whether a name leads to nobody: a successor took it and ended before it was in charge, or somebody removed it.
     pub(super) async fn is_deserted(&self) -> bool {
         self.node_api.is_deserted().await || self.admin.is_deserted().await
+    }
+}
+
+/// The port is a convenience: without it the node is served all the same, and the socket answers.
+async fn answer_at(port: u16, routes: Routes) {
+    if let Err(error) = ports::serve_root(port, routes).await {
+        tracing::warn!(
+            error = format!("{error:#}"),
+            "no admin port: `airglow` can't ask this node by a port-forward; set AIRGLOW_ADMIN_PORT to a free one"
+        );
     }
 }
 
@@ -130,7 +159,7 @@ mod tests {
     #[tokio::test]
     async fn names_that_lead_to_nobody_are_noticed() {
         let folder = tempfile::tempdir().unwrap();
-        let (mut door, _commands) = Door::new(folder.path(), Routes::new());
+        let (mut door, _commands) = Door::new(folder.path(), (Routes::new(), None));
         assert!(!door.is_deserted().await, "it has none yet");
         door.open().unwrap();
         assert!(!door.is_deserted().await);

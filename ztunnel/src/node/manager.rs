@@ -49,8 +49,8 @@ pub(crate) struct Parts {
     pub(crate) sandboxes: Sandboxes,
     /// Where the sockets are.
     pub(crate) run_dir: PathBuf,
-    /// What the admin socket answers.
-    pub(crate) admin: Routes,
+    /// What the admin socket answers, and the port where root of this node can read the same.
+    pub(crate) admin: (Routes, Option<u16>),
     pub(crate) wanted: watch::Receiver<Wanted>,
     pub(crate) pods: watch::Sender<Arc<Vec<PodStatus>>>,
     pub(crate) reports: watch::Sender<Reports>,

@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
@@ -18,7 +18,7 @@ use hyper::service::service_fn;
 use hyper::{Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 
@@ -52,6 +52,17 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Answers requests on `listener` until dropped.
 pub async fn serve_tcp(listener: TcpListener, routes: Routes) {
     serve(routes, move |cx| listener.poll_accept(cx).map_ok(|(io, _)| io)).await;
+}
+
+/// The same for those only whom `admits` lets in; others are closed unheard.
+pub async fn serve_tcp_to(listener: TcpListener, routes: Routes, admits: impl Fn(&TcpStream) -> bool) {
+    let accept = move |cx: &mut Context<'_>| loop {
+        let (io, _) = ready!(listener.poll_accept(cx))?;
+        if admits(&io) {
+            return Poll::Ready(Ok(io));
+        }
+    };
+    serve(routes, accept).await;
 }
 
 /// Answers requests on `listener` until dropped.
@@ -207,6 +218,20 @@ mod tests {
         assert_eq!(exchange(&mut broken, &get("/panic")).await, "");
         let mut fine = TcpStream::connect(address).await.unwrap();
         assert!(exchange(&mut fine, &get("/ok")).await.ends_with("fine\n"));
+    }
+
+    #[tokio::test]
+    async fn who_is_not_admitted_is_not_heard() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut welcome = TcpStream::connect(address).await.unwrap();
+        let mut stranger = TcpStream::connect(address).await.unwrap();
+        let name = welcome.local_addr().unwrap();
+        let mut servers = JoinSet::new();
+        servers
+            .spawn(serve_tcp_to(listener, routes(), move |io| io.peer_addr().is_ok_and(|peer| peer == name)));
+        assert_eq!(exchange(&mut stranger, &get("/ok")).await, "");
+        assert!(exchange(&mut welcome, &get("/ok")).await.ends_with("fine\n"));
     }
 
     #[tokio::test]

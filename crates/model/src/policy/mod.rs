@@ -205,6 +205,19 @@ pub enum Denial {
     PolicyUnenforceable(PolicyName, Str),
 }
 
+impl Denial {
+    /// The policies that it comes from: the ones to change if the connection should pass.
+    #[must_use]
+    pub fn policies(&self) -> &[PolicyName] {
+        match self {
+            Self::ByPolicy(name) | Self::PolicyUnknown(name) | Self::PolicyUnenforceable(name, _) => {
+                std::slice::from_ref(name)
+            }
+            Self::NotAllowed(names) => names,
+        }
+    }
+}
+
 fn join(names: &[PolicyName]) -> String {
     names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
