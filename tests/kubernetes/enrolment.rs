@@ -6,15 +6,32 @@ use crate::mesh::{Pod, container, eventually, known, meshed, pod, service};
 /// Addresses of services, in the range that is never given out by itself.
 const SERVER: &str = "10.96.0.101";
 
-/// Everything of a pod's network namespace that a mesh could leave something in. Counters of connections are left out.
-fn fingerprint(pod: &Pod) -> String {
+/// What a script says in a pod's network namespace.
+fn in_network(pod: &Pod, script: &str) -> String {
     let netns =
         known(&pod.node(), &pod.uid)["netns"].as_str().expect("ztunnel knows every sandbox").to_owned();
+    let said = pod.node().run(["nsenter", &format!("--net={netns}"), "sh", "-c", script]).expect("an end");
+    assert!(said.success(), "{said:?}");
+    said.stdout
+}
+
+/// Everything of a pod's network namespace that a mesh could leave something in. Counters of connections are left out.
+fn fingerprint(pod: &Pod) -> String {
     let script = "ip rule; ip -6 rule; ip route show table all; ip -6 route show table all; ip -o -d link; \
                   ss -Hlntu | awk '{print $1, $2, $5}' | sort; sysctl -a 2>/dev/null | grep '^net[.]' | grep -v nf_conntrack";
-    let said = pod.node().run(["nsenter", &format!("--net={netns}"), "sh", "-c", script]).expect("an end");
-    assert!(said.success() && said.stdout.contains("tcp_fwmark_accept"), "{said:?}");
-    said.stdout
+    let said = in_network(pod, script);
+    assert!(said.contains("tcp_fwmark_accept"), "{said}");
+    said
+}
+
+/// Waits until a pod's own IPv6 address is known to be nobody else's: only then is there a route to it.
+fn is_settled(pod: &Pod) {
+    eventually(&format!("no address of {} is tentative", pod.name), || {
+        match in_network(pod, "ip -6 address show tentative") {
+            none if none.is_empty() => Ok(()),
+            some => Err(some),
+        }
+    });
 }
 
 /// How many files are pinned for a pod.
@@ -54,6 +71,7 @@ fn a_namespace_is_labelled_and_unlabelled_under_load() {
     live.says("client/held", "holding 20");
     let pods = live.all_pods();
     pods.iter().for_each(|pod| live.until(pod, "not wanted"));
+    pods.iter().for_each(is_settled);
     let before: Vec<_> = pods.iter().map(fingerprint).collect();
     let canary = meshed().wire().watch("live-canary-");
     assert!(attempt(&live, "client", "live-canary-before").expect("an end").contains("answered"));

@@ -33,14 +33,14 @@ fn a_mesh_comes_is_upgraded_and_goes_without_a_trace() {
     leave(&cluster, &shop);
     uninstall(&cluster);
     kubectl(&cluster, &["delete", "namespace", SYSTEM]);
-    remove_roots(&cluster);
+    remove_what_stays(&cluster);
     before.must_be_that_of(&cluster);
 
     install_by_kubectl(&cluster);
     join(&cluster, &shop);
     leave(&cluster, &shop);
     uninstall_by_kubectl(&cluster);
-    remove_roots(&cluster);
+    remove_what_stays(&cluster);
     before.must_be_that_of(&cluster);
 
     let plain = plaintext(&cluster);
@@ -136,9 +136,10 @@ fn leave(cluster: &Cluster, shop: &Namespace<'_>) {
     shop.rolled_out();
 }
 
-/// The last one.
-fn remove_roots(cluster: &Cluster) {
+/// The last one, of a user who has no policy left.
+fn remove_what_stays(cluster: &Cluster) {
     kubectl(cluster, &["delete", "configmap", "-A", "--field-selector", "metadata.name=istio-ca-root-cert"]);
+    kubectl(cluster, &["delete", "crd", "-l", "app.kubernetes.io/part-of=airglow"]);
 }
 
 fn deployed(name: &str) -> String {

@@ -140,6 +140,7 @@ async fn event_of(client: &Client, namespace: &str, name: &str, reason: &str, pa
 #[tokio::test(flavor = "multi_thread")]
 async fn events_say_once_what_has_to_be_mended() {
     let (api, client) = with_ztunnel().await;
+    apply_unknown(&client).await;
     let mut unusable = cacerts().0;
     let sites = [Site::start(&api).await, Site::start(&api).await];
     let token = token(&client, "istio-system", AUDIENCE, true).await;
@@ -148,7 +149,6 @@ async fn events_say_once_what_has_to_be_mended() {
     for site in &sites {
         site.report(&token, "n1", &[(&uid, State::Failed)]).await;
     }
-    apply(&client, policy("new", json!({"rules": [{"from": [{"source": {"moonPhases": ["full"]}}]}]}))).await;
     let event = event_of(&client, "shop", "web", "EnrolmentFailed", WHY_FAILED).await;
     assert_eq!((&event["type"], &event["involvedObject"]["uid"]), (&json!("Warning"), &json!(uid)));
     let refused = event_of(&client, "shop", "new", "PolicyRefused", "moonPhases").await;
