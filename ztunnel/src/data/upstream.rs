@@ -22,6 +22,7 @@ use model::address::ClientAddr;
 use model::identity::Identity;
 use model::policy::Permit;
 use model::route::Target;
+use model::workload::WorkloadUid;
 use parking_lot::Mutex;
 use socket2::{SockRef, Socket, TcpKeepalive};
 use std::sync::Arc;
@@ -59,11 +60,13 @@ const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// Which tunnel a stream may share: same far end, same expectation of who that is, same proof of who we are, and a proof of
-/// who the other is that has not expired. A renewed certificate makes new tunnels; those made with the old one end when
-/// they are idle.
+/// who the other is that has not expired. A pod that has another's address has tunnels of its own: those of the one before,
+/// which vanished without a word, look alive until a PING is not answered. A renewed certificate makes new tunnels; those
+/// made with the old one end when they are idle.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Peer {
     address: SocketAddr,
+    workload: WorkloadUid,
     identities: Vec<Identity>,
     certificate: String,
     epoch: u64,
@@ -165,7 +168,8 @@ pub(crate) async fn open(
     let (identities, serial) = (target.identities.clone(), certificate.serial.clone());
     let own_expiry = first_of([certificate.not_after]);
     let epoch = context.tunnels.epoch(address, Instant::now());
-    let peer = Peer { address, identities, certificate: serial, epoch };
+    let workload = target.workload.uid.clone();
+    let peer = Peer { address, workload, identities, certificate: serial, epoch };
     let connect = Connect { authority: target.authority.clone(), headers: headers(facts), early };
     let dial = {
         let (context, peer, client) = (Arc::clone(context), peer.clone(), facts.client);
@@ -330,7 +334,8 @@ mod tests {
         let identity: Identity = "spiffe://cluster.local/ns/a/sa/b".parse().unwrap();
         let dialled = |address, now, expires| {
             let epoch = tunnels.epoch(address, now);
-            let peer = Peer { address, identities: Vec::new(), certificate: String::new(), epoch };
+            let workload = WorkloadUid("Kubernetes//Pod/a/b".into());
+            let peer = Peer { address, workload, identities: Vec::new(), certificate: String::new(), epoch };
             tunnels.dialled(&peer, identity.clone(), expires, now);
             epoch
         };
