@@ -140,6 +140,7 @@ const LIMITED: &[&str] = &[
     "crates/model/src/",
     "crates/xds/src/",
     "ebpf/src/",
+    "waypoint/src/",
     "ztunnel/src/",
 ];
 
@@ -185,7 +186,7 @@ fn every_metric_is_in_the_reference() {
 fn every_admin_route_is_in_the_reference() {
     let daemon = file("crates/daemon/src/admin.rs");
     let mut violations = Vec::new();
-    let admins = ["controller/src/admin.rs", "ztunnel/src/admin/mod.rs"];
+    let admins = ["controller/src/admin.rs", "waypoint/src/admin.rs", "ztunnel/src/admin/mod.rs"];
     for ((_, page), admin) in REFERENCES.iter().zip(admins) {
         let routes = docs::routes(&[file(admin), daemon]);
         let listed = docs::listed_routes(&document(page));
@@ -216,8 +217,11 @@ fn the_map_of_the_source_is_short() {
 }
 
 /// Programs and the pages that say how to run them.
-const REFERENCES: &[(&str, &str)] =
-    &[("controller", "docs/reference/controller.md"), ("ztunnel", "docs/reference/ztunnel.md")];
+const REFERENCES: &[(&str, &str)] = &[
+    ("controller", "docs/reference/controller.md"),
+    ("waypoint", "docs/reference/waypoint.md"),
+    ("ztunnel", "docs/reference/ztunnel.md"),
+];
 
 fn document(path: &str) -> String {
     std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))

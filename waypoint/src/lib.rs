@@ -1,0 +1,7 @@
+//! The waypoint: the L7 proxy of a namespace, a service or a service account that asks for one.
+//!
+//! A library as well, so that its parts can be tested and fuzzed alone. `main` reads the environment and starts [`app`].
+
+mod admin;
+pub mod app;
+pub mod config;
