@@ -103,15 +103,9 @@ fn decisions(cluster: &Cluster, shop: &Namespace<'_>, client: &str, (server, ip)
         allowed["endpoints"].as_array().expect("a list").iter().map(|e| &e["route"]["way"]).collect();
     assert!(ways.contains(&&Value::from("tunnel")) && ways.contains(&&Value::from("local")), "{allowed:#}");
 
-    if cluster.kubectl(&["get", "crd", "authorizationpolicies.security.istio.io"]).is_err() {
-        cluster.apply(DEFINITION).expect("a definition");
-    }
     let deny = "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: closed, namespace: shop},\n \
          spec: {action: DENY, rules: [{from: [{source: {namespaces: [shop]}}]}]}}";
-    wait_until("the policy is taken", PATIENCE, || {
-        cluster.apply(deny).map(drop).map_err(|error| error.to_string())
-    })
-    .unwrap_or_else(|error| panic!("{error}"));
+    cluster.apply(deny).expect("a policy");
     let to = format!("{ip}:8080");
     let denied =
         why(cluster, &pod, &to, |answer, status| answer["verdict"] == "refused" && status == Some(1));
@@ -194,22 +188,3 @@ fn mistakes(cluster: &Cluster) {
     let remove = ["-n", SYSTEM, "delete", "serviceaccount/reader", "role/reader", "rolebinding/reader"];
     cluster.kubectl(&remove).expect("removed");
 }
-
-/// Enough of the definition for a policy, where nobody has installed one.
-const DEFINITION: &str = "
-apiVersion: apiextensions.k8s.io/v1
-kind: CustomResourceDefinition
-metadata: {name: authorizationpolicies.security.istio.io}
-spec:
-  group: security.istio.io
-  scope: Namespaced
-  names: {kind: AuthorizationPolicy, plural: authorizationpolicies, singular: authorizationpolicy}
-  versions:
-  - name: v1
-    served: true
-    storage: true
-    subresources: {status: {}}
-    schema: {openAPIV3Schema: {type: object, properties: {
-      spec: {type: object, x-kubernetes-preserve-unknown-fields: true},
-      status: {type: object, x-kubernetes-preserve-unknown-fields: true}}}}
-";

@@ -2,39 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
-use lab::{Cluster, ClusterConfig, ClusterNode, Image};
+use lab::{Cluster, ClusterConfig, ClusterNode};
 
 use crate::PATIENCE;
 use crate::system::kubectl;
 
 pub(crate) const SYSTEM: &str = "airglow-system";
 
-/// Where Debian keeps shared libraries.
-const LIBRARIES: &str = "/lib/x86_64-linux-gnu";
-
 pub(crate) fn executable(name: &str) -> PathBuf {
     let own = std::env::current_exe().expect("the running executable");
     let profile = own.parent().and_then(Path::parent).expect("target/<profile>/deps");
     profile.join(name)
-}
-
-/// Images of the programs as they are built now, on every node.
-pub(crate) fn load_images(cluster: &Cluster) {
-    let image = |name: &str, programs: &[&str]| {
-        let all = programs.iter().fold(Image::new(&format!("airglow.test/{name}:test")), |image, program| {
-            image.file(format!("/{program}"), executable(program))
-        });
-        // glibc looks names up with libraries that it loads only then; `make images` links without it.
-        let resolver = ["libresolv.so.2", "libnss_dns.so.2"].map(|name| Path::new(LIBRARIES).join(name));
-        let present = resolver.iter().filter(|path| path.exists());
-        let all = present.fold(all, |image, path| image.file(path, path));
-        let archive = cluster.dir().join(format!("{name}.tar"));
-        let whole = all.with_libraries().expect("ldd").entrypoint([format!("/{name}")]);
-        whole.write(&archive).expect("an archive: cargo build -p ztunnel -p controller");
-        cluster.load_image(&archive).expect("loaded");
-    };
-    image("ztunnel", &["ztunnel", "ztunnel-cni"]);
-    image("controller", &["controller"]);
 }
 
 fn chart() -> String {
@@ -82,17 +60,9 @@ pub(crate) fn await_jobs(cluster: &Cluster) {
     }
 }
 
-/// The chart, and values for this cluster: the nodes share this machine's kernel, so each ztunnel is told which cgroup is its
-/// node's.
+/// The chart, and values for this cluster.
 pub(crate) fn chart_and_values(cluster: &Cluster) -> (String, String) {
-    let group = cluster.node(0).cgroup().parent().expect("a group of the cluster").to_owned();
-    let group = group.strip_prefix("/sys/fs/cgroup").expect("below the mount").display().to_string();
-    let chart = chart();
-    let set = format!(
-        "image.registry=airglow.test,image.tag=test,image.pullPolicy=Never,ztunnel.cgroup={group}/$(AIRGLOW_NODE),\
-         ztunnel.kubepods={group}/$(AIRGLOW_NODE)/kubepods"
-    );
-    (chart, set)
+    (chart(), cluster.mesh_values())
 }
 
 /// Installs the chart.
@@ -122,7 +92,7 @@ pub(crate) fn start() -> Cluster {
     let cluster = Cluster::start(ClusterConfig::default()).expect("a cluster (root is needed)");
     cluster.load_app_image().expect("the image for pods of tests");
     cluster.start_dns().expect("cluster DNS");
-    load_images(&cluster);
+    cluster.load_mesh_images().expect("images of what was built: cargo build -p ztunnel -p controller");
     cluster
 }
 

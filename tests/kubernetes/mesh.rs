@@ -1,7 +1,6 @@
 //! The mesh on the cluster that tests share, and what they ask of it: who is in it, who has heard so, and what it leaves behind.
 
 use std::fmt::Display;
-use std::path::Path;
 use std::process::Command;
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -9,33 +8,14 @@ use std::time::Duration;
 use lab::{APP_IMAGE, Cluster, ClusterNode, wait_looking_every};
 use serde_json::Value;
 
-use crate::install::{SYSTEM, install, load_images};
+use crate::install::{SYSTEM, install};
 use crate::{Namespace, PATIENCE, named, shared};
 
 /// The label that puts a namespace into the mesh.
 pub(crate) const AMBIENT: &str = "istio.io/dataplane-mode";
 
-/// What policies look like, as far as tests need it, where the chart does not say it.
-const DEFINITIONS: [(&str, &str); 2] =
-    [("AuthorizationPolicy", "authorizationpolicies"), ("PeerAuthentication", "peerauthentications")];
-
 static MESH: LazyLock<()> = LazyLock::new(|| {
-    let definition = |(kind, plural): (&str, &str)| {
-        let (singular, any) =
-            (kind.to_lowercase(), "{type: object, x-kubernetes-preserve-unknown-fields: true}");
-        format!(
-            "---\napiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\n\
-             metadata: {{name: {plural}.security.istio.io}}\n\
-             spec:\n  {{group: security.istio.io, scope: Namespaced,\n   \
-             names: {{kind: {kind}, plural: {plural}, singular: {singular}}},\n   \
-             versions: [{{name: v1, served: true, storage: true, subresources: {{status: {{}}}},\n     \
-             schema: {{openAPIV3Schema: {{type: object, properties: {{spec: {any}, status: {any}}}}}}}}}]}}\n"
-        )
-    };
-    if !Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/chart/airglow/crds").exists() {
-        named().apply(&DEFINITIONS.map(definition).concat()).expect("definitions");
-    }
-    load_images(named());
+    named().load_mesh_images().expect("images of what was built: cargo build -p ztunnel -p controller");
     install(named());
 });
 
@@ -194,7 +174,8 @@ impl Namespace<'_> {
 
     /// Ends a client of the lab's that works until it is told to stop, and returns its report.
     pub(crate) fn report(&self, container: &str) -> Value {
-        self.exec(container, &["sh", "-c", "kill 1"]).unwrap_or_else(|error| panic!("{error}"));
+        // The shell ends with its container's first process, so kubectl may complain although all is well.
+        drop(self.exec(container, &["sh", "-c", "kill 1"]));
         let last = self.says(container, "{");
         serde_json::from_str(&last).unwrap_or_else(|error| panic!("{last:?}: {error}"))
     }

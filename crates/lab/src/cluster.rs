@@ -34,6 +34,7 @@ mod host;
 mod image;
 mod kubectl;
 mod machine;
+mod mesh;
 mod node;
 mod relay;
 mod tar;
@@ -115,6 +116,7 @@ pub(crate) struct Shared {
 #[derive(Debug)]
 pub(crate) struct Tools {
     pub(crate) programs: Programs,
+    pub(crate) own: Binaries,
     pub(crate) lab_run: PathBuf,
     pub(crate) lab_app: PathBuf,
     pub(crate) logs: PathBuf,
@@ -140,7 +142,7 @@ impl Cluster {
         // From here on every way out of this function removes the run: the reaper waits for its pipe.
         let logs = run.dir.join("logs");
         fs::create_dir(&logs).map_err(cannot(format!("create {}", logs.display())))?;
-        let tools = Tools { programs, lab_run, lab_app, logs };
+        let tools = Tools { programs, own, lab_run, lab_app, logs };
         let (shared, wire) = build(run, &config, tools)?;
         Ok(Self { shared: Arc::new(shared), wire, reaper: Some(reaper), lock: Some(lock) })
     }

@@ -13,7 +13,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, 
 use rustls::pki_types::CertificateDer;
 
 use crate::PATIENCE;
-use crate::install::{SYSTEM, chart_and_values, start};
+use crate::install::{SYSTEM, chart_and_values, is_rolled_out, start};
 use crate::mesh::eventually;
 
 static MESH: LazyLock<Cluster> = LazyLock::new(|| {
@@ -30,31 +30,9 @@ static MESH: LazyLock<Cluster> = LazyLock::new(|| {
     // One has all of the log.
     set.push_str(",controller.replicas=1");
     cluster.helm(&["install", "airglow", &chart, "--namespace", SYSTEM, "--set", &set]).expect("installed");
-    if cluster.kubectl(&["get", "crd", "authorizationpolicies.security.istio.io"]).is_err() {
-        cluster.apply(DEFINITION).expect("a definition");
-    }
-    for workload in ["deployment/airglow-controller", "daemonset/ztunnel"] {
-        cluster.rolled_out(SYSTEM, workload, PATIENCE).unwrap_or_else(|error| panic!("{error}"));
-    }
+    is_rolled_out(&cluster);
     cluster
 });
-
-/// The definition of policies, where the chart has none.
-const DEFINITION: &str = r#"
-apiVersion: apiextensions.k8s.io/v1
-kind: CustomResourceDefinition
-metadata: {name: authorizationpolicies.security.istio.io}
-spec:
-  group: security.istio.io
-  scope: Namespaced
-  names: {kind: AuthorizationPolicy, plural: authorizationpolicies, singular: authorizationpolicy}
-  versions:
-  - name: v1
-    served: true
-    storage: true
-    subresources: {status: {}}
-    schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
-"#;
 
 static PLUGGED: LazyLock<Plugged> = LazyLock::new(Plugged::new);
 
