@@ -202,8 +202,7 @@ fn object_of(
             format!("Airglow does not read kind {}; if that is a typing mistake, mend it", head.kind);
         return Err(Problem { line: at.0, column: at.1, severity: Severity::Ignored, message });
     };
-    let is_older = kind.older_versions().contains(&head.api_version.as_str());
-    if head.api_version != kind.api_version() && !is_older {
+    if !kind.versions().contains(&head.api_version.as_str()) {
         let message = format!("{} has apiVersion {:?}; use {}", kind, head.api_version, kind.api_version());
         return Err(Problem::broken(at.0, at.1, message));
     }

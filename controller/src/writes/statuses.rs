@@ -67,16 +67,22 @@ pub async fn say_statuses(client: Client, hub: Handle, mut leader: Leader) {
 /// A definition without statuses says that there is nothing of that name, which is no failure.
 async fn say(client: &Client, judgement: &Judgement) -> Result<(), kube::Error> {
     let Judgement { key: Key { kind, namespace, name }, .. } = judgement;
-    let (version, plural) = (kind.api_version(), kind.plural());
-    let path = format!(
-        "/apis/{version}/namespaces/{namespace}/{plural}/{name}/status?fieldManager={FIELD_MANAGER}&force=true"
-    );
-    let status = json!({
-        "apiVersion": version, "kind": kind.to_string(),
-        "metadata": { "name": name, "namespace": namespace },
-        "status": { "conditions": [condition(judgement)] },
-    });
-    call(client, Method::PATCH, &path, Some(&status)).await.map(drop)
+    for version in kind.versions() {
+        let path = format!(
+            "/apis/{version}/namespaces/{namespace}/{plural}/{name}/status?fieldManager={FIELD_MANAGER}&force=true",
+            plural = kind.plural()
+        );
+        let status = json!({
+            "apiVersion": version, "kind": kind.to_string(),
+            "metadata": { "name": name, "namespace": namespace },
+            "status": { "conditions": [condition(judgement)] },
+        });
+        // Not there in this version: the definition may be older than we are.
+        if call(client, Method::PATCH, &path, Some(&status)).await?.is_some() {
+            break;
+        }
+    }
+    Ok(())
 }
 
 fn condition(judgement: &Judgement) -> Value {

@@ -48,6 +48,10 @@ const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 pub(super) struct Watch {
     client: Client,
     kind: Kind,
+    /// Which of the kind's versions is asked for.
+    at: usize,
+    /// How often in a row the server did not know what was asked for.
+    absent: usize,
     out: mpsc::Sender<(Kind, Said)>,
     failing: Failing,
     /// What to follow from; `None`: it is to be listed.
@@ -79,26 +83,23 @@ enum Broken {
 
 impl Watch {
     pub(super) fn new(client: Client, kind: Kind, out: mpsc::Sender<(Kind, Said)>, failing: Failing) -> Self {
-        Self { client, kind, out, failing, version: None, streams: true, pause: PAUSE_MIN }
+        Self { client, kind, at: 0, absent: 0, out, failing, version: None, streams: true, pause: PAUSE_MIN }
     }
 
     /// Watches until nobody listens.
     pub(super) async fn run(mut self) {
-        let mut absent = false;
         loop {
             let began = Instant::now();
-            let ended = self.once().await;
-            let was_absent = std::mem::replace(&mut absent, matches!(ended, Err(Broken::Absent)));
-            match ended {
+            match self.once().await {
                 // A server that ends every watch at once is not to be asked without a pause.
                 Ok(()) if began.elapsed() > PAUSE_MAX => {}
                 Ok(()) => self.rest().await,
+                Err(Broken::Absent) if self.has_another_version() => {}
                 Err(Broken::Absent) => {
-                    if !was_absent {
+                    if self.absent == self.kind.versions().len() {
                         tracing::info!(kind = %self.kind, "the API server does not know the kind; it is asked again");
                     }
                     self.failing.works(self.kind);
-                    self.version = None;
                     if self.say(Said::Listed(Vec::new())).await.is_err() {
                         return;
                     }
@@ -130,7 +131,7 @@ impl Watch {
             send_initial_events: listed.is_some(),
             ..WatchParams::default()
         };
-        let request = Request::new(path(self.kind)).watch(&params, &from).map_err(other)?;
+        let request = Request::new(self.path()).watch(&params, &from).map_err(other)?;
         let started = timeout(ANSWER_WITHIN, self.client.request_events::<Value>(request)).await;
         let started = started.map_err(|_| unanswered())?;
         let mut events = pin!(started.map_err(|error| self.broken(error, listed.is_some()))?);
@@ -178,7 +179,7 @@ impl Watch {
         let (mut listed, mut next) = (Vec::new(), None);
         loop {
             let params = ListParams { limit: Some(PAGE), continue_token: next, ..ListParams::default() };
-            let request = Request::new(path(self.kind)).list(&params).map_err(other)?;
+            let request = Request::new(self.path()).list(&params).map_err(other)?;
             let page = timeout(ANSWER_WITHIN, self.client.request::<ObjectList<Value>>(request)).await;
             let page = page.map_err(|_| unanswered())?;
             let page = page.map_err(|error| self.broken(error, false))?;
@@ -198,7 +199,24 @@ impl Watch {
         self.out.send((self.kind, said)).await.map_err(|_| Broken::Unheard)
     }
 
+    /// Goes on to the next version of the kind, unless the server knows none of them: definitions may be older than we are.
+    fn has_another_version(&mut self) -> bool {
+        let versions = self.kind.versions().len();
+        self.version = None;
+        self.absent += 1;
+        let tried_all = self.absent.is_multiple_of(versions);
+        self.at = if tried_all { 0 } else { (self.at + 1) % versions };
+        !tried_all
+    }
+
+    fn path(&self) -> String {
+        let version = self.kind.versions()[self.at];
+        let root = if version.contains('/') { "apis" } else { "api" };
+        format!("/{root}/{version}/{}", self.kind.plural())
+    }
+
     fn works(&mut self) {
+        self.absent = 0;
         self.pause = PAUSE_MIN;
         self.failing.works(self.kind);
     }
@@ -214,7 +232,7 @@ impl Watch {
     fn broken(&self, error: Error, streamed: bool) -> Broken {
         let Error::Api(status) = &error else { return other(explain(&error)) };
         match status.code {
-            404 if is_optional(self.kind) => Broken::Absent,
+            404 if self.kind.is_optional() => Broken::Absent,
             410 => Broken::Forgotten,
             400 | 422 if streamed => Broken::NoStreaming,
             403 => Broken::Other(format!("{}; grant the service account `list` and `watch`", status.message)),
@@ -235,20 +253,6 @@ fn version(object: &Value) -> Option<String> {
     object.pointer("/metadata/resourceVersion").and_then(Value::as_str).map(str::to_owned)
 }
 
-/// Whether a cluster may lack the kind: it is defined by an object that someone has to install.
-fn is_optional(kind: Kind) -> bool {
-    matches!(
-        kind,
-        Kind::AuthorizationPolicy | Kind::PeerAuthentication | Kind::ServiceEntry | Kind::WorkloadEntry
-    )
-}
-
-fn path(kind: Kind) -> String {
-    let version = kind.api_version();
-    let root = if version.contains('/') { "apis" } else { "api" };
-    format!("/{root}/{version}/{}", kind.plural())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -263,8 +267,7 @@ mod tests {
         let asked = Arc::new(Mutex::new(Vec::new()));
         let (noted, answers) = (asked.clone(), Arc::new(Mutex::new(VecDeque::from(answers))));
         let service = tower::service_fn(move |request: http::Request<Body>| {
-            let query = request.uri().query().unwrap_or_default().to_owned();
-            noted.lock().expect("not poisoned").push(query);
+            noted.lock().expect("not poisoned").push(request.uri().to_string());
             let next = answers.lock().expect("not poisoned").pop_front();
             async move {
                 let Some((status, body)) = next else { return std::future::pending().await };
@@ -326,6 +329,26 @@ mod tests {
             })
             .collect::<Vec<_>>();
         assert_eq!(versions, ["!", "6", "7", "7", "!"], "lists are always the latest");
+        task.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_kind_is_read_in_the_newest_version_that_the_server_knows() {
+        let absent =
+            json!({"kind": "Status", "status": "Failure", "code": 404, "reason": "NotFound", "message": "?"});
+        let absent = || (404, absent.to_string());
+        let (client, asked) =
+            server(vec![absent(), (200, listed("5")), absent(), absent(), (200, listed("6"))]);
+        let (out, mut heard) = mpsc::channel(16);
+        let task = tokio::spawn(Watch::new(client, Kind::PeerAuthentication, out, Failing::default()).run());
+        // Known in the older version, then in none, then in the newest.
+        for _ in 0..3 {
+            let (_, said) = heard.recv().await.expect("it goes on");
+            assert_eq!(words(said), "", "a list of nothing");
+        }
+        let asked = asked.lock().expect("not poisoned").clone();
+        let versions = asked.iter().map(|uri| if uri.contains("/v1beta1/") { "old" } else { "new" });
+        assert_eq!(versions.take(5).collect::<Vec<_>>(), ["new", "old", "old", "new", "new"]);
         task.abort();
     }
 }

@@ -2,8 +2,6 @@
 //!
 //! Owns the rules that hold for every object: where it lives, and what it may be called.
 
-use std::sync::Arc;
-
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -29,18 +27,7 @@ pub(crate) trait Form {
 
 /// Reads an object of a kind that is known already.
 pub(crate) fn read<F: Form>(kind: Kind, form: F) -> Result<Object, F::Error> {
-    let mut object = match kind {
-        Kind::AuthorizationPolicy => Object::AuthorizationPolicy(Arc::new(form.read()?)),
-        Kind::EndpointSlice => Object::EndpointSlice(Arc::new(form.read()?)),
-        Kind::Namespace => Object::Namespace(Arc::new(form.read()?)),
-        Kind::Node => Object::Node(Arc::new(form.read()?)),
-        Kind::PeerAuthentication => Object::PeerAuthentication(Arc::new(form.read()?)),
-        Kind::Pod => Object::Pod(Arc::new(form.read()?)),
-        Kind::Service => Object::Service(Arc::new(form.read()?)),
-        Kind::ServiceAccount => Object::ServiceAccount(Arc::new(form.read()?)),
-        Kind::ServiceEntry => Object::ServiceEntry(Arc::new(form.read()?)),
-        Kind::WorkloadEntry => Object::WorkloadEntry(Arc::new(form.read()?)),
-    };
+    let mut object = Object::of(kind, form)?;
     let metadata = object.metadata_mut();
     metadata.annotations.remove(LAST_APPLIED);
     place_in_namespace(kind, metadata);
