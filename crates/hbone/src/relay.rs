@@ -13,6 +13,7 @@ use h2::Reason;
 use tokio::net::TcpStream;
 
 use crate::buffers::{LARGE, MEDIUM, SMALL};
+use crate::share::Beside;
 use crate::stream::{FillError, Received, Stream, StreamError};
 
 /// Slices of one `writev`: beyond this the kernel's own loop costs as much as a second call.
@@ -23,6 +24,10 @@ const TURNS: usize = 8;
 
 /// The read size grows by this factor while reads come back full.
 const GROWTH: usize = 4;
+
+/// A read of bulk data while small messages wait for its turns: measured, a message arrives in two thirds of the time that
+/// it takes beside reads of 64 KiB, for a seventh of the bulk throughput.
+const HURRIED: usize = 24 * 1024;
 
 /// While the application does not read, chunks smaller than this are copied together. A chunk pins the whole buffer
 /// that it was received in (16 KiB and more), so a sender of tiny frames could pin far more than its window.
@@ -180,7 +185,11 @@ impl Relay<'_> {
                 Ok(count) => {
                     progress.to_tunnel(count as u64);
                     let full = count == room && room == self.up.want;
-                    let most = if self.stream.is_crowded() { MEDIUM } else { LARGE };
+                    let most = match self.stream.beside() {
+                        Beside::Nothing => LARGE,
+                        Beside::Bulk => MEDIUM,
+                        Beside::BulkAndLight => HURRIED,
+                    };
                     self.up.want = if full { (self.up.want * GROWTH).min(most) } else { SMALL };
                 }
                 // Only this says that the socket is empty. A short read does not: the kernel also ends one before urgent
@@ -196,7 +205,7 @@ impl Relay<'_> {
 
     /// Beside bulk data one is enough: a small message waits for the turns of all.
     fn turns(&self) -> usize {
-        if self.stream.is_crowded() { 1 } else { TURNS }
+        if self.stream.beside() == Beside::Nothing { TURNS } else { 1 }
     }
 
     /// Nobody reads the stream any more once the peer has finished, so nobody would notice a reset.

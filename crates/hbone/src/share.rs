@@ -13,6 +13,9 @@ use crate::limits::TunnelLimits;
 /// for a ping-pong to show up beside bulk data.
 const ROUND: usize = 4 << 20;
 
+/// Rounds without a large piece after which a stream's small ones are taken for messages.
+const CALM: u32 = 2;
+
 /// The smallest part of its window that a stream keeps. With the default window that is 256 KiB: measured, less
 /// costs throughput and gains nothing.
 const SMALLEST_PART: u32 = 4;
@@ -80,6 +83,19 @@ struct Tunnel {
     receivers: Activity,
     /// Those that move large pieces in either direction.
     bulk: Activity,
+    /// Those that have moved none for a while, and small ones now.
+    light: Activity,
+}
+
+/// What else is at work in a stream's tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Beside {
+    /// Nothing that a long turn would hold up for long.
+    Nothing,
+    /// Streams that move large pieces.
+    Bulk,
+    /// Such, and streams that move small messages, which wait for the turns of all the others.
+    BulkAndLight,
 }
 
 /// One stream's view of it.
@@ -91,8 +107,8 @@ pub(crate) struct Credit {
     /// The last rounds in which this stream was counted.
     received_in: u32,
     bulk_in: u32,
-    /// Other streams of the tunnel move large pieces.
-    crowded: bool,
+    light_in: u32,
+    beside: Beside,
     /// Taken by the application, and not reported to the peer.
     kept: usize,
 }
@@ -107,6 +123,7 @@ impl Share {
             budget: limits.budget.clone(),
             receivers: Activity::default(),
             bulk: Activity::default(),
+            light: Activity::default(),
         };
         Share { tunnel: Arc::new(tunnel) }
     }
@@ -133,7 +150,7 @@ impl Share {
 
     pub(crate) fn credit(&self) -> Credit {
         let (share, window) = (self.clone(), self.window());
-        Credit { share, window, received_in: 0, bulk_in: 0, crowded: false, kept: 0 }
+        Credit { share, window, received_in: 0, bulk_in: 0, light_in: 0, beside: Beside::Nothing, kept: 0 }
     }
 
     /// Where a stream of this tunnel counts what it holds.
@@ -182,12 +199,20 @@ impl Credit {
 
     /// The stream moves `count` bytes at once, in either direction. `taken` knows of those that it is told of.
     pub(crate) fn moved(&mut self, count: usize) {
-        self.crowded = self.share.tunnel.bulk.beside(&mut self.bulk_in, count, count >= SMALL) > 0;
+        let Tunnel { bulk, light, .. } = &*self.share.tunnel;
+        let others_bulk = bulk.beside(&mut self.bulk_in, count, count >= SMALL) > 0;
+        // Bulk data comes in small pieces too, now and then.
+        let is_light = bulk.round.load(Relaxed).wrapping_sub(self.bulk_in) > CALM;
+        let others_light = light.beside(&mut self.light_in, count, is_light) > 0;
+        self.beside = match (others_bulk, others_light) {
+            (false, _) => Beside::Nothing,
+            (true, false) => Beside::Bulk,
+            (true, true) => Beside::BulkAndLight,
+        };
     }
 
-    /// Whether other streams of the tunnel move large pieces.
-    pub(crate) fn is_crowded(&self) -> bool {
-        self.crowded
+    pub(crate) fn beside(&self) -> Beside {
+        self.beside
     }
 }
 
@@ -249,29 +274,68 @@ mod tests {
         assert!(stays.kept < STEP as usize, "{}", stays.kept);
     }
 
+    /// Streams that move `count` bytes in turns, for three rounds each.
+    fn move_all(streams: &mut [Credit], count: usize) {
+        (0..3 * ROUND / count).for_each(|_| streams.iter_mut().for_each(|stream| stream.moved(count)));
+    }
+
     #[test]
-    fn a_stream_is_crowded_while_others_move_large_pieces() {
+    fn a_stream_knows_of_others_that_move_large_pieces() {
         let share = share(WINDOW);
         let mut streams: Vec<Credit> = (0..4).map(|_| share.credit()).collect();
-        let move_all = |streams: &mut [Credit], count: usize| {
-            (0..3 * ROUND / count).for_each(|_| streams.iter_mut().for_each(|stream| stream.moved(count)));
-        };
         move_all(&mut streams, 64);
-        assert!(!streams.iter().any(Credit::is_crowded), "small messages crowd nobody");
+        assert!(
+            streams.iter().all(|stream| stream.beside() == Beside::Nothing),
+            "small messages crowd nobody"
+        );
         move_all(&mut streams[..1], SMALL);
-        assert!(!streams[0].is_crowded(), "not by itself");
+        assert_eq!(streams[0].beside(), Beside::Nothing, "not by itself");
         streams[1].moved(64);
-        assert!(streams[1].is_crowded());
+        assert_eq!(streams[1].beside(), Beside::Bulk);
         move_all(&mut streams[..2], SMALL);
-        assert!(streams[0].is_crowded() && streams[1].is_crowded());
+        assert!(
+            streams[..2].iter().all(|stream| stream.beside() == Beside::Bulk),
+            "the others say nothing now"
+        );
         move_all(&mut streams[2..], 64);
         streams[0].moved(64);
-        assert!(!streams.iter().skip(2).any(Credit::is_crowded), "the others have stopped");
+        assert!(
+            streams[2..].iter().all(|stream| stream.beside() == Beside::Nothing),
+            "the others have stopped"
+        );
         for _ in 0..3 {
             streams[3].taken(SMALL);
         }
         streams[2].moved(64);
-        assert!(streams[2].is_crowded(), "also by what is received");
+        assert_ne!(streams[2].beside(), Beside::Nothing, "also by what is received");
+    }
+
+    #[test]
+    fn bulk_knows_of_messages_that_wait_for_it() {
+        let share = share(WINDOW);
+        let mut streams: Vec<Credit> = (0..3).map(|_| share.credit()).collect();
+        let (bulk, message) = streams.split_at_mut(2);
+        for _ in 0..4 {
+            move_all(bulk, SMALL);
+            message[0].moved(64);
+        }
+        move_all(bulk, ROUND / 16);
+        assert!(bulk.iter().all(|stream| stream.beside() == Beside::Bulk), "the messages have stopped");
+        message[0].moved(64);
+        bulk.iter_mut().for_each(|stream| stream.moved(SMALL));
+        assert!(bulk.iter().all(|stream| stream.beside() == Beside::BulkAndLight));
+        assert_eq!(message[0].beside(), Beside::Bulk);
+    }
+
+    #[test]
+    fn small_pieces_of_bulk_data_are_no_messages() {
+        let share = share(WINDOW);
+        let mut streams: Vec<Credit> = (0..3).map(|_| share.credit()).collect();
+        for _ in 0..4 {
+            move_all(&mut streams, SMALL);
+            streams.iter_mut().for_each(|stream| stream.moved(64));
+        }
+        assert!(streams.iter().all(|stream| stream.beside() == Beside::Bulk));
     }
 
     #[test]

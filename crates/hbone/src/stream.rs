@@ -11,7 +11,7 @@ use http::HeaderMap;
 
 use crate::budget::{Account, Unsent};
 use crate::buffers::Buffer;
-use crate::share::Credit;
+use crate::share::{Beside, Credit};
 
 /// Chunks handed out by one `poll_recv`: one `writev` takes 64 slices and four of those are a good turn.
 const BATCH: usize = 256;
@@ -231,9 +231,9 @@ impl Stream {
         self.give(Bytes::from_owner(Followed { bytes, _unsent: unsent }))
     }
 
-    /// Whether other streams of the tunnel move large pieces: then everybody's turns should be short.
-    pub fn is_crowded(&self) -> bool {
-        self.credit.is_crowded()
+    /// What else is at work in the tunnel: turns should be short beside others.
+    pub(crate) fn beside(&self) -> Beside {
+        self.credit.beside()
     }
 
     /// Lets `fill` write up to `room` bytes into a buffer of the engine's choice, and sends what it wrote.
