@@ -1,4 +1,5 @@
-//! What the mesh is: identities, addresses, workloads, services, L4 policy, route choice, and the store that holds them.
+//! What the mesh is: identities, addresses, workloads, services, L4 policy, route choice, L7 rules, and the store that holds
+//! what nodes need of it.
 //!
 //! Pure: no async, no I/O, no clock, no randomness of its own, no wire types. Every decision is a function of its arguments,
 //! so that it can be checked against a naive oracle. Wire forms belong to `api`, effects to the binaries.
@@ -6,6 +7,7 @@
 pub mod address;
 pub mod authority;
 pub mod identity;
+pub mod l7;
 pub mod policy;
 pub mod route;
 pub mod service;

@@ -1,6 +1,7 @@
 //! The model judged from outside: tables through one `check` each, and random worlds against naive oracles.
 
 mod inbound;
+mod l7;
 mod make;
 mod policy_oracle;
 mod policy_table;

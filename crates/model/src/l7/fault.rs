@@ -1,0 +1,134 @@
+//! Policies that stand beside rules, and the faults that they inject. Owns no timer: a delay is a length of time.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::Str;
+use crate::identity::Identity;
+use crate::l7::backend::Fraction;
+use crate::l7::matching::HeaderMatch;
+use crate::l7::{Moment, RuleKey};
+use crate::service::ServiceName;
+
+/// `namespace/name` of a [`Policy`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PolicyName {
+    /// The namespace it was made in.
+    pub namespace: Str,
+    /// Its name there.
+    pub name: Str,
+}
+
+impl fmt::Display for PolicyName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// What a TrafficPolicy says about one of its targets.
+///
+/// Where several policies have a say about a request, each setting is taken from the one whose target is the narrowest
+/// (rule, route, service, waypoint), and among those from the oldest, then from the first by name.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Policy {
+    /// Unique in the mesh, together with `target`.
+    pub name: PolicyName,
+    /// What it is about.
+    pub target: PolicyTarget,
+    /// When it was made.
+    pub created: Moment,
+    /// What to break on purpose.
+    pub fault: Option<Fault>,
+}
+
+/// What a policy is about, from the narrowest to the widest.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum PolicyTarget {
+    /// One rule of a route.
+    Rule(RuleKey),
+    /// All rules of a route.
+    Route {
+        /// What kind of object.
+        kind: super::RouteKind,
+        /// Its namespace.
+        namespace: Str,
+        /// Its name.
+        name: Str,
+    },
+    /// All that is asked of a service.
+    Service(ServiceName),
+    /// All that passes a waypoint.
+    Waypoint {
+        /// The Gateway's namespace.
+        namespace: Str,
+        /// Its name.
+        name: Str,
+    },
+}
+
+/// What is broken on purpose, for whom, and until when.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fault {
+    /// Any of these. None: every request.
+    pub triggers: Vec<Trigger>,
+    /// Makes requests wait.
+    pub delay: Option<Delay>,
+    /// Answers in place of the backend. Decided apart from the delay, so that both may befall a request.
+    pub abort: Option<Abort>,
+    /// When it ends by itself, so that an experiment can't be forgotten.
+    pub until: Moment,
+}
+
+/// Which requests a fault is meant for: all of the conditions, of which there is at least one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Trigger {
+    /// Header fields.
+    pub headers: Vec<HeaderMatch>,
+    /// Any of these clients. None: whoever it is.
+    pub clients: Vec<Client>,
+}
+
+/// A client by its proven identity.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Client {
+    /// Exactly this one.
+    Identity(Identity),
+    /// Everyone of a namespace.
+    Namespace(Str),
+    /// A service account, in any trust domain.
+    ServiceAccount {
+        /// Its namespace.
+        namespace: Str,
+        /// Its name.
+        name: Str,
+    },
+}
+
+/// A wait before a request is sent on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Delay {
+    /// How many of the requests.
+    pub share: Fraction,
+    /// How long.
+    pub duration: Duration,
+}
+
+/// An answer in place of the backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Abort {
+    /// How many of the requests.
+    pub share: Fraction,
+    /// What they get.
+    pub answer: AbortAnswer,
+}
+
+/// What an aborted request gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AbortAnswer {
+    /// A gRPC status code, with HTTP status 200.
+    Grpc(u32),
+    /// An HTTP status.
+    Http(u16),
+    /// The connection is reset (in HTTP/2, the stream).
+    Reset,
+}
