@@ -1,11 +1,14 @@
-//! `bench`: what Airglow costs, measured as ratios in one interleaved run.
+//! `bench`: what Airglow costs, measured as ratios in one interleaved run, and how soon a namespace is in the mesh.
 //!
-//! Owns the choice of the command; the measurement is in `node`, the programs that make and take load are in `load`.
+//! Owns the choice of the command; the measurements are in `node` and `kubernetes`, the programs that make and take load in `load`.
 //! Judges nothing: it prints what it measured, and the reader compares.
 
+mod kubernetes;
 mod load;
+mod machine;
 mod node;
 mod stats;
+mod table;
 
 use std::process::ExitCode;
 
@@ -25,6 +28,8 @@ struct Cli {
 enum Command {
     /// The node proxy in a lab on this machine (root), against no mesh and another proxy. Also without a command
     Node(node::Args),
+    /// Enrolment on a real Kubernetes on this machine (root, and the programs that `scripts/cluster-binaries` builds)
+    Kubernetes(kubernetes::Args),
     /// What `node` starts in pods to take load
     #[command(hide = true)]
     AppServer,
@@ -38,6 +43,7 @@ fn main() -> ExitCode {
     let done = match cli.command {
         None => node::run(&cli.node),
         Some(Command::Node(args)) => node::run(&args),
+        Some(Command::Kubernetes(args)) => kubernetes::run(&args),
         Some(Command::AppServer) => load::server::run().map_err(anyhow::Error::from),
         Some(Command::AppClient(args)) => load::client::run(&args),
     };

@@ -4,12 +4,10 @@
 //! its own. Every variant has nodes and pods of its own and is idle while another is measured.
 
 mod enrolment;
-mod machine;
 mod measure;
 mod memory;
 mod peer;
 mod report;
-mod table;
 mod variants;
 mod zds;
 
@@ -23,6 +21,7 @@ use lab::Tuning;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::Serialize;
 
+use crate::machine;
 use measure::Measurement;
 use report::Results;
 use variants::Cluster;

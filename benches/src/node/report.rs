@@ -8,13 +8,13 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use super::enrolment::Enrolment;
-use super::machine::Machine;
 use super::measure::{BESIDE, DISTURBED, Measurement, Metric, Slot};
 use super::memory::Memory;
-use super::table::{Table, cell, number};
 use super::variants::{Description, Mesh};
 use super::{Args, Congestion};
+use crate::machine::Machine;
 use crate::stats::{ratios, spread};
+use crate::table::{Table, cell, number};
 
 /// Everything that was measured, and how.
 #[derive(Debug, Serialize)]
@@ -92,16 +92,11 @@ impl Results {
     }
 
     fn heading(&self) -> String {
-        let Machine { cpu, cores, memory_gib, kernel, virtual_machine, congestion_control, load_before } =
-            &self.machine;
-        let kind = if *virtual_machine { "a virtual machine" } else { "bare metal" };
         let control = match self.congestion {
             Congestion::Reno => "reno".to_owned(),
-            Congestion::AsFound => format!("{congestion_control} (as found)"),
+            Congestion::AsFound => format!("{} (as found)", self.machine.congestion_control),
         };
-        let mut text = format!(
-            "{cpu}, {cores} cores, {memory_gib:.0} GiB, {kind}; Linux {kernel}; {control}; load before: {load_before}.\n"
-        );
+        let mut text = format!("{}; {control}.\n", self.machine);
         if self.slots.is_empty() {
             return text;
         }

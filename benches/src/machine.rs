@@ -1,6 +1,6 @@
 //! The machine that was measured on, as far as it explains figures.
 
-use std::fs;
+use std::{fmt, fs};
 
 use anyhow::Context as _;
 use nix::sys::utsname::uname;
@@ -19,6 +19,19 @@ pub(crate) struct Machine {
     pub(crate) congestion_control: String,
     /// How many tasks wanted to run on average in the minute before: how much else was going on.
     pub(crate) load_before: f64,
+}
+
+impl fmt::Display for Machine {
+    /// All but the congestion control, which some measurements choose themselves.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { cpu, cores, memory_gib, kernel, virtual_machine, congestion_control: _, load_before } =
+            self;
+        let kind = if *virtual_machine { "a virtual machine" } else { "bare metal" };
+        write!(
+            f,
+            "{cpu}, {cores} cores, {memory_gib:.0} GiB, {kind}; Linux {kernel}; load before: {load_before}"
+        )
+    }
 }
 
 /// Looks at this machine.
