@@ -29,17 +29,13 @@ const AGAIN: Duration = Duration::from_secs(2);
 /// for the replica that leads. Ends with the hub.
 pub async fn mark_pods(client: Client, hub: Handle, leader: Leader) {
     let mut changes = hub.changes();
-    let mut written: HashMap<String, (Option<Mark>, Instant)> = HashMap::new();
+    let mut written = Written::default();
     let mut failing = false;
     loop {
         changes.mark_unchanged();
         let Ok(remarks) = hub.inspect(|view| view.index.remarks().collect::<Vec<_>>()).await else { return };
-        written.retain(|_, (_, at)| at.elapsed() < RETURN);
-        let is_due = |remark: &Remark| {
-            (remark.is_news || leader.is_leading())
-                && written.get(&remark.uid).is_none_or(|(mark, _)| *mark != remark.mark)
-        };
-        let due = remarks.into_iter().filter(is_due).collect::<Vec<_>>();
+        let mut due = written.not_on_its_way(remarks, Instant::now());
+        due.retain(|remark| remark.is_news || leader.is_leading());
         let mut writes =
             stream::iter(due.into_iter().map(|remark| write(&client, remark))).buffer_unordered(AT_ONCE);
         let mut failed = None;
@@ -51,7 +47,7 @@ pub async fn mark_pods(client: Client, hub: Handle, leader: Leader) {
             }
         }
         drop(writes);
-        written.extend(done.into_iter().map(|remark| (remark.uid, (remark.mark, Instant::now()))));
+        written.0.extend(done.into_iter().map(|remark| (remark.uid, (remark.mark, Instant::now()))));
         match failed {
             None => failing = false,
             Some(error) => {
@@ -69,6 +65,25 @@ pub async fn mark_pods(client: Client, hub: Handle, leader: Leader) {
     }
 }
 
+/// What was written of each pod, by uid, and has not come back by the watch yet.
+#[derive(Default)]
+struct Written(HashMap<String, (Option<Mark>, Instant)>);
+
+impl Written {
+    /// Those remarks that are to be written now. What has come back is remarked on no more, and is forgotten: another replica may
+    /// write otherwise, and the same be due again.
+    fn not_on_its_way(&mut self, mut remarks: Vec<Remark>, now: Instant) -> Vec<Remark> {
+        let on_its_way: HashMap<_, _> = remarks
+            .iter()
+            .filter_map(|remark| self.0.remove_entry(&remark.uid))
+            .filter(|(_, (_, at))| now.duration_since(*at) < RETURN)
+            .collect();
+        self.0 = on_its_way;
+        remarks.retain(|remark| self.0.get(&remark.uid).is_none_or(|(mark, _)| *mark != remark.mark));
+        remarks
+    }
+}
+
 /// By the pod's status, as Istio's agent does it: whoever may write that need not be allowed to change pods.
 async fn write(client: &Client, remark: Remark) -> Result<Remark, kube::Error> {
     let Remark { namespace, name, uid, mark, .. } = &remark;
@@ -80,5 +95,36 @@ async fn write(client: &Client, remark: Remark) -> Result<Remark, kube::Error> {
         Ok(_) => Ok(remark),
         Err(error) if matches!(code(&error), Some(409 | 422)) => Ok(remark),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn remark(uid: &str, mark: Option<Mark>) -> Remark {
+        let text = |text: &str| text.to_owned();
+        Remark { namespace: text("shop"), name: text(uid), uid: text(uid), mark, is_news: true }
+    }
+
+    #[test]
+    fn what_was_written_is_written_again_when_it_got_lost_or_was_undone() {
+        let (start, mut written) = (Instant::now(), Written::default());
+        let mut due = |remarks: &[(&str, Option<Mark>)], after: Duration| {
+            let remarks = remarks.iter().map(|(uid, mark)| remark(uid, *mark)).collect();
+            let due = written.not_on_its_way(remarks, start + after);
+            written.0.extend(due.iter().map(|remark| (remark.uid.clone(), (remark.mark, start + after))));
+            due.into_iter().map(|remark| remark.uid).collect::<Vec<_>>()
+        };
+        let (enabled, second) = (Some(Mark::Enabled), Duration::from_secs(1));
+        assert_eq!(due(&[("a", enabled), ("b", enabled)], second), ["a", "b"]);
+        assert_eq!(
+            due(&[("a", enabled), ("b", None)], second),
+            ["b"],
+            "another mark than the one that was written"
+        );
+        assert!(due(&[("a", enabled)], second).is_empty(), "it is on its way, and b's has come back");
+        assert_eq!(due(&[("a", enabled), ("b", None)], second), ["b"], "somebody else has written otherwise");
+        assert_eq!(due(&[("a", enabled)], second + RETURN), ["a"], "it was lost");
     }
 }
