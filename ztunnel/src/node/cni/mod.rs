@@ -197,7 +197,11 @@ fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), InstallError> {
         file.sync_all()?;
         fs::rename(&draft, path)
     };
-    write().map_err(at(path))
+    write().map_err(|error| {
+        // On a full disk a half-written one would only be in the way.
+        drop(fs::remove_file(&draft));
+        at(path)(error)
+    })
 }
 
 fn at(path: &Path) -> impl Fn(io::Error) -> InstallError {
