@@ -2,9 +2,9 @@
 //! clear meanwhile. On clusters of their own: others would notice.
 
 use std::fs;
+use std::time::SystemTime;
 
-use lab::{Cluster, ClusterConfig, Component, ControlPlane, Signal, Watch, wait_until};
-
+use lab::{Cluster, ClusterConfig, ClusterNode, Component, ControlPlane, Signal, Watch, wait_until};
 use serde_json::Value;
 
 use crate::install::{SYSTEM, chained, install_with, start, uninstall};
@@ -83,7 +83,7 @@ fn what_ends_on_nodes_comes_back_and_nothing_is_said_in_the_clear() {
     ztunnels_are_deleted(&world);
     ztunnels_crash(&world);
     runtimes_and_api_server_are_away(&world);
-    disk_is_full(&world);
+    disks_are_full(&world);
     ztunnels_are_missed(&world);
     removed_with_pods_in_it(&world);
 }
@@ -110,11 +110,16 @@ fn ztunnels_are_deleted(world: &World<'_>) {
     world.is_whole("ztunnels were deleted");
 }
 
+/// Calls may fail that were begun before the next ztunnel is ready, and none after that.
 fn ztunnels_crash(world: &World<'_>) {
     for node in world.cluster.nodes() {
+        let before = world.traffic.now();
         crash(&node);
         serves(&node);
+        let ready = SystemTime::now();
         world.is_whole("a ztunnel has crashed");
+        let late = world.traffic.failures_begun_after(&before, ready);
+        assert_eq!(late, Vec::<String>::new(), "begun after the next ztunnel of {} was ready", node.name());
     }
 }
 
@@ -139,30 +144,68 @@ fn runtimes_and_api_server_are_away(world: &World<'_>) {
     world.scale(2);
 }
 
-/// What ztunnel remembers has no place; those that it knows already are served.
-fn disk_is_full(world: &World<'_>) {
+/// The folders of one node that we write to, on disks of their own, which are full one after the other.
+fn disks_are_full(world: &World<'_>) {
     let node = world.cluster.node(0);
-    let run = |script: &str| {
-        let output = node.run(["sh", "-c", script]).expect("an end");
-        assert!(output.success(), "{output:?}");
-    };
-    run("mount -t tmpfs -o size=64k small /run/airglow");
+    let folders = "cp -a /etc/cni/net.d /run/net.d && mount -t tmpfs -o size=64k small /etc/cni/net.d && \
+                   cp -a /run/net.d/. /etc/cni/net.d/ && mount -t tmpfs -o size=64k small /run/airglow";
+    on(&node, folders);
+    // It looks at folders that it opened.
+    node.stop(Component::Containerd, Signal::SIGKILL).expect("its end");
+    node.start(Component::Containerd).expect("its return");
     let before = ztunnels(world.cluster).expect("their names");
     kubectl(world.cluster, &["-n", SYSTEM, "delete", "pods", "-l", "app=ztunnel", "--wait=false"]);
     replaced(world.cluster, &before);
     world.is_whole("a ztunnel began with an empty folder");
-    world.traffic.undisturbed("the disk is full", || {
-        // Again and again: what ztunnel can't write anew it removes, which makes room.
-        let fill = "while :; do cat /dev/zero >> /run/airglow/ballast; sleep 0.02; done 2>/dev/null";
-        let filling = node.spawn(["sh", "-c", fill]).expect("it fills");
-        world.shop.kubectl(&["scale", "deployment/web", "--replicas=4"]);
-        world.is_said("can't remember sandbox");
-        filling.kill().expect("its end");
-        run("rm /run/airglow/ballast");
-        world.shop.rolled_out();
-    });
-    world.is_whole("a disk was full");
+    world.traffic.undisturbed("a folder for sandboxes is full", || sandboxes_have_no_place(world, &node));
+    world.is_whole("a folder for sandboxes was full");
     world.scale(2);
+    world.traffic.undisturbed("a folder for networks is full", || network_has_no_place(world, &node));
+    world.is_whole("a folder for networks was full");
+    world.scale(2);
+}
+
+fn on(node: &ClusterNode, script: &str) {
+    let output = node.run(["sh", "-c", script]).expect("an end");
+    assert!(output.success(), "{output:?}");
+}
+
+/// What ztunnel can't remember it does not start; those that it knows already are served.
+fn sandboxes_have_no_place(world: &World<'_>, node: &ClusterNode) {
+    // Again and again: what ztunnel can't write anew it removes, which makes room.
+    let fill = "while :; do cat /dev/zero >> /run/airglow/ballast; sleep 0.02; done 2>/dev/null";
+    let filling = node.spawn(["sh", "-c", fill]).expect("it fills");
+    world.shop.kubectl(&["scale", "deployment/web", "--replicas=4"]);
+    world.is_said("can't remember sandbox");
+    filling.kill().expect("its end");
+    on(node, "rm /run/airglow/ballast");
+    world.shop.rolled_out();
+}
+
+/// Our configuration can't follow that of the network plugin: pods go on to be started by the one that there is.
+fn network_has_no_place(world: &World<'_>, node: &ClusterNode) {
+    on(node, "cat /dev/zero > /etc/cni/net.d/ballast 2>/dev/null || true");
+    // In its place, and as long as before.
+    on(
+        node,
+        "printf '{\"x-rewritten\": null' | dd conv=notrunc status=none of=/etc/cni/net.d/10-lab.conflist",
+    );
+    wait_until("ztunnel says so", PATIENCE, || {
+        let logs = ["-n", SYSTEM, "logs", "-l", "app=ztunnel", "--tail=-1"];
+        let said = world.cluster.kubectl(&logs).map_err(|error| error.to_string())?;
+        let mut lines = said.lines();
+        let is_it = |line: &str| line.contains("can't be installed") && line.contains("No space left");
+        if lines.any(is_it) { Ok(()) } else { Err(said) }
+    })
+    .unwrap_or_else(|error| panic!("{error}"));
+    world.scale(4);
+    all_in_the_mesh(world.cluster, world.shop);
+    on(node, "rm /etc/cni/net.d/ballast");
+    wait_until("ours follows", PATIENCE, || {
+        let ours = chained(node);
+        if ours.contains("\"x-rewritten\": null") { Ok(()) } else { Err(ours) }
+    })
+    .unwrap_or_else(|error| panic!("{error}"));
 }
 
 fn ztunnels_are_missed(world: &World<'_>) {

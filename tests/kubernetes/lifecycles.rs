@@ -1,8 +1,9 @@
 //! Pods of the mesh come and go as those who made them have it: Jobs, StatefulSets, rolling Deployments, many at once.
 
 use std::collections::BTreeSet;
+use std::sync::LazyLock;
 
-use lab::APP_IMAGE;
+use lab::{APP_IMAGE, Watch};
 use serde_json::Value;
 
 use crate::mesh::{AMBIENT, admin, eventually, failures, meshed, pod, service, strict};
@@ -11,6 +12,7 @@ use crate::{Namespace, PATIENCE, shared};
 /// Addresses of services, in the range that is never given out by itself.
 const FIRST: &str = "10.96.0.102";
 const ROLLING: &str = "10.96.0.103";
+const MINUTELY: &str = "10.96.0.104";
 
 /// How many pods a Deployment grows to: half of what kubelet allows, so that others have room.
 const MANY: usize = 60;
@@ -22,10 +24,40 @@ fn namespace(name: &'static str) -> Namespace<'static> {
     namespace
 }
 
-/// A pod's template that asks once at its very beginning, and once more when that was answered.
-fn asks_at_once(canary: &str) -> String {
+/// A CronJob of the namespace `minutely`, and what may not be read of its Jobs. It begins with the mesh: by the time that the test of
+/// it is run, its time has come.
+static SCHEDULE: LazyLock<Watch> = LazyLock::new(|| {
+    let canary = shared().wire().watch("minutely-canary");
+    let manifests = [
+        format!(
+            "apiVersion: v1\nkind: Namespace\nmetadata: {{name: minutely, labels: {{{AMBIENT}: ambient}}}}\n\
+             ---\napiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: batch, namespace: minutely}}\n"
+        ),
+        strict("minutely"),
+        service("minutely", "server", MINUTELY, ""),
+        pod("minutely", "server", "n2", &["http", "--name", "server"]),
+        cron_job("minutely", "minutely", "* * * * *", &asks_at_once(MINUTELY, "minutely-canary")),
+    ];
+    shared().apply(&manifests.concat()).expect("valid manifests");
+    canary
+});
+
+/// Begins what takes its time by the clock.
+pub(crate) fn begin_schedule() {
+    LazyLock::force(&SCHEDULE);
+}
+
+fn cron_job(namespace: &str, name: &str, schedule: &str, template: &str) -> String {
+    format!(
+        "---\napiVersion: batch/v1\nkind: CronJob\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
+         spec: {{schedule: \"{schedule}\", jobTemplate: {{spec: {{backoffLimit: 0, template: {template}}}}}}}\n"
+    )
+}
+
+/// A pod's template that asks a server once at its very beginning, and once more when that was answered.
+fn asks_at_once(server: &str, canary: &str) -> String {
     let ask = |part: &str| {
-        let url = format!("http://{FIRST}/{canary}-{part}");
+        let url = format!("http://{server}/{canary}-{part}");
         format!("[{{name: {part}, image: {APP_IMAGE}, command: [curl, -sSf, -m, \"20\", \"{url}\"]}}]")
     };
     format!(
@@ -88,13 +120,9 @@ fn a_pod_is_in_the_mesh_with_its_first_packet_and_jobs_are_forgotten() {
         format!(
             "---\napiVersion: batch/v1\nkind: Job\nmetadata: {{name: once, namespace: first}}\n\
              spec: {{backoffLimit: 0, template: {}}}\n",
-            asks_at_once("first-canary-job")
+            asks_at_once(FIRST, "first-canary-job")
         ),
-        format!(
-            "---\napiVersion: batch/v1\nkind: CronJob\nmetadata: {{name: nightly, namespace: first}}\n\
-             spec: {{schedule: \"0 3 * * *\", jobTemplate: {{spec: {{backoffLimit: 0, template: {}}}}}}}\n",
-            asks_at_once("first-canary-cron")
-        ),
+        cron_job("first", "nightly", "0 3 * * *", &asks_at_once(FIRST, "first-canary-cron")),
     ];
     meshed().apply(&jobs.concat()).expect("valid manifests");
     first.kubectl(&["create", "job", "tonight", "--from=cronjob/nightly"]);
@@ -122,6 +150,17 @@ fn a_pod_is_in_the_mesh_with_its_first_packet_and_jobs_are_forgotten() {
     // It asked the server, and got there without a second try.
     let seen = first.kubectl(&["logs", "server"]).lines().filter(|line| line.contains("\"client\"")).count();
     assert_eq!(seen, 4, "two Jobs, each with its first process and its second");
+}
+
+#[test]
+fn a_cron_job_asks_within_the_mesh_when_its_time_comes_and_is_forgotten() {
+    let minutely = Namespace { cluster: meshed(), name: "minutely" };
+    eventually("a Job that the schedule made has succeeded", || {
+        let status = &minutely.get(&["cronjob", "minutely"])["status"];
+        if status["lastSuccessfulTime"].is_string() { Ok(()) } else { Err(status.clone()) }
+    });
+    remembers_only(&minutely);
+    assert_eq!(SCHEDULE.count().expect("a complete capture"), 0, "nothing of it could be read");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use lab::{APP_IMAGE, Cluster, ClusterNode, wait_looking_every};
 use serde_json::Value;
 
 use crate::install::{SYSTEM, install};
+use crate::lifecycles::begin_schedule;
 use crate::{Namespace, PATIENCE, named, shared};
 
 /// The label that puts a namespace into the mesh.
@@ -17,6 +18,7 @@ pub(crate) const AMBIENT: &str = "istio.io/dataplane-mode";
 static MESH: LazyLock<()> = LazyLock::new(|| {
     named().load_mesh_images().expect("images of what was built: cargo build -p ztunnel -p controller");
     install(named());
+    begin_schedule();
 });
 
 /// The shared cluster with the mesh on it. Namespaces without the label are outside of it.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 
 use lab::{APP_IMAGE, ClusterNode, wait_until};
 use serde_json::{Value, json};
@@ -110,11 +111,16 @@ impl<'a> Traffic<'a> {
         let of = |client: &Client| {
             let lines = self.lines(client);
             let new = lines[since.0[client.name]..].iter();
-            new.filter(|line| line.contains(" failed: "))
-                .map(|line| format!("{}: {line}", client.name))
-                .collect()
+            new.filter(|line| begun(line).is_some()).map(|line| format!("{}: {line}", client.name)).collect()
         };
         self.clients.iter().flat_map(|client| -> Vec<String> { of(client) }).collect()
+    }
+
+    /// Those of them that a caller began after that time.
+    pub(crate) fn failures_begun_after(&self, since: &Moment, when: SystemTime) -> Vec<String> {
+        let mut failures = self.failures(since);
+        failures.retain(|line| begun(line) > Some(when));
+        failures
     }
 
     /// Does something that no caller may notice.
@@ -174,6 +180,14 @@ impl<'a> Traffic<'a> {
 /// What the newest of these lines says that says it.
 fn newest<T>(lines: &str, find: impl Fn(&str) -> Option<T>) -> Option<T> {
     lines.lines().rev().find_map(|line| find(said(line)))
+}
+
+/// When a call was begun that failed, by a line that says so.
+fn begun(line: &str) -> Option<SystemTime> {
+    let (_, rest) = line.split_once(" failed, begun at ")?;
+    let (millis, _) = rest.split_once(": ")?;
+    let since = millis.parse().unwrap_or_else(|error| panic!("{line:?}: {error}"));
+    Some(SystemTime::UNIX_EPOCH + Duration::from_millis(since))
 }
 
 /// A line without what the runtime writes before it: `<time> stdout F `.

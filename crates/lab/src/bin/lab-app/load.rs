@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
@@ -48,7 +48,8 @@ pub(crate) struct Load {
     /// The requests after which to stop; until SIGTERM when absent.
     #[arg(long)]
     requests: Option<u64>,
-    /// Print `done <number>` after every so many successful requests, and `failed: <why>` for each that is not.
+    /// Print `done <number>` after every so many successful requests, and for each that is not
+    /// `failed, begun at <Unix time in ms>: <why>`.
     #[arg(long)]
     tell_every: Option<u64>,
 }
@@ -128,7 +129,7 @@ async fn client(args: Rc<Load>, account: Rc<RefCell<Account>>) {
             account.started += 1;
             account.connections += u64::from(kept.is_none());
         }
-        let began = Instant::now();
+        let (began, begun_at) = (Instant::now(), unix_ms());
         let one = request(&args, kept.take());
         let result = match timeout(Duration::from_secs(args.timeout_s), one).await {
             Ok(result) => result,
@@ -138,7 +139,7 @@ async fn client(args: Rc<Load>, account: Rc<RefCell<Account>>) {
         let stream = account.borrow_mut().settle(began, result);
         match (args.tell_every, failure) {
             (Some(every), None) => account.borrow().tell(every),
-            (Some(_), Some(failure)) => println!("failed: {failure}"),
+            (Some(_), Some(failure)) => println!("failed, begun at {begun_at}: {failure}"),
             (None, _) => {}
         }
         kept = stream.filter(|_| args.mode == ConnectionMode::Keep);
@@ -148,6 +149,10 @@ async fn client(args: Rc<Load>, account: Rc<RefCell<Account>>) {
             tokio::task::yield_now().await;
         }
     }
+}
+
+fn unix_ms() -> u128 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis()
 }
 
 /// One request, on the connection that was kept or a new one, and who answered it.
