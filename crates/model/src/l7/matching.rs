@@ -7,6 +7,7 @@ use std::hash::{Hash, Hasher};
 use regex::bytes::{Regex, RegexBuilder};
 
 use crate::Str;
+use crate::l7::request::Headers;
 use crate::l7::text::{HeaderName, Host, InvalidText, PathText};
 
 /// The compiled size of one pattern, in bytes. A tenth of what the regex crate allows: patterns for paths and headers take
@@ -142,8 +143,27 @@ impl Pattern {
     }
 }
 
+impl TextMatch {
+    /// Whether `text` is what it asks for.
+    #[must_use]
+    pub fn matches(&self, text: &[u8]) -> bool {
+        match self {
+            Self::Exact(exact) => exact.as_bytes() == text,
+            Self::Regex(pattern) => pattern.matches(text),
+        }
+    }
+}
+
+impl HeaderMatch {
+    /// Whether the field is there, with a value that is asked for.
+    #[must_use]
+    pub fn holds(&self, headers: &dyn Headers) -> bool {
+        headers.joined(self.name.as_str()).is_some_and(|value| self.value.matches(&value))
+    }
+}
+
 /// The pattern that matches where `source` matches everything.
-fn whole(source: &str) -> String {
+pub(super) fn whole(source: &str) -> String {
     format!(r"\A(?:{source})\z")
 }
 

@@ -13,6 +13,7 @@ mod filter;
 mod matching;
 mod request;
 mod retry;
+mod routes;
 mod session;
 mod text;
 
@@ -28,8 +29,9 @@ pub use matching::{
 };
 pub use request::{Headers, Request};
 pub use retry::{Retry, RetryBudget};
+pub use routes::{Routes, Selected};
 pub use session::{Lifetime, SessionCarrier, SessionPersistence};
-pub use text::{CookieName, HeaderName, HeaderValue, Host, InvalidText, PathText};
+pub use text::{CookieName, HeaderName, HeaderValue, Host, InvalidText, MAX_PATH, PathText};
 
 use crate::Str;
 use crate::service::ServiceName;

@@ -6,6 +6,9 @@ use std::fmt;
 
 use crate::Str;
 
+/// Bytes of a path in a route: the API's own limit. Prefixes are looked up segment by segment, so it also bounds how deep.
+pub const MAX_PATH: usize = 1024;
+
 /// Why a text can't be what it should be. Quotes it with escapes, so it is safe to log.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidText {
@@ -155,10 +158,10 @@ impl PathText {
     /// A path, percent-encoded where it has to be.
     ///
     /// # Errors
-    /// When it does not begin with `/`, or has what ends a path in a request line.
+    /// When it does not begin with `/`, has what ends a path in a request line, or is longer than [`MAX_PATH`].
     pub fn new(path: &str) -> Result<Self, InvalidText> {
         let fine = |byte: u8| byte.is_ascii_graphic() && byte != b'?' && byte != b'#';
-        if path.starts_with('/') && path.bytes().all(fine) {
+        if path.starts_with('/') && path.len() <= MAX_PATH && path.bytes().all(fine) {
             Ok(Self(path.into()))
         } else {
             Err(InvalidText::Path(path.to_owned()))

@@ -1,4 +1,7 @@
 //! L7 routing: tables of what the Gateway API says, and random routes against a naive reading of it.
 
 mod duration;
+mod make;
+mod routes_oracle;
+mod routes_table;
 mod text;
