@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::Str;
 use crate::identity::Identity;
 use crate::l7::backend::Fraction;
+use crate::l7::balancing::Balancing;
 use crate::l7::matching::HeaderMatch;
 use crate::l7::{Moment, RuleKey};
 use crate::service::ServiceName;
@@ -39,6 +40,8 @@ pub struct Policy {
     pub created: Moment,
     /// What to break on purpose.
     pub fault: Option<Fault>,
+    /// How endpoints are chosen.
+    pub balancing: Option<Balancing>,
 }
 
 /// What a policy is about, from the narrowest to the widest.

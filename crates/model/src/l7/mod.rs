@@ -6,6 +6,7 @@
 //! one is ours. Owns no connection, no endpoint choice and no wire form.
 
 mod backend;
+mod balancing;
 mod cors;
 mod duration;
 mod fault;
@@ -20,6 +21,7 @@ mod text;
 use std::fmt;
 
 pub use backend::{Backend, BackendTarget, Fraction};
+pub use balancing::{Balancing, HashKey};
 pub use cors::{Cors, List, Origin, OriginHost};
 pub use duration::{InvalidDuration, duration, duration_text};
 pub use fault::{Abort, AbortAnswer, Client, Delay, Fault, Policy, PolicyName, PolicyTarget, Trigger};
