@@ -55,12 +55,7 @@ pub(super) fn choose<'a>(
     wanted: &Wanted<'a>,
     pick: &mut dyn Pick,
 ) -> Result<Chosen<'a>, Nothing> {
-    let service_port = wanted.service.ports.iter().find(|port| port.port == wanted.port);
-    if service_port.is_none() && !wanted.is_waypoint {
-        return Err(Nothing::Port);
-    }
-    let target_port = service_port.and_then(|port| port.target_port);
-
+    let target_port = target_port(wanted)?;
     let mut nearest: Vec<Candidate<'_>> = Vec::new();
     let mut nearest_rank = 0;
     let mut admitted = 0_usize;
@@ -92,6 +87,40 @@ pub(super) fn choose<'a>(
     Ok(Chosen { workload, addr, alternatives: admitted > 1 })
 }
 
+/// Every endpoint that is not too far and can be connected to: where, how near it is, and whether it takes connections now.
+pub(super) fn ranked<'a>(
+    mesh: &'a Mesh,
+    query: &Query<'_>,
+    wanted: &Wanted<'a>,
+) -> Result<Vec<(Chosen<'a>, usize, bool)>, Nothing> {
+    let target_port = target_port(wanted)?;
+    let mut nothing = Nothing::Endpoint;
+    let mut all = Vec::new();
+    for endpoint in mesh.endpoints(&wanted.service.id) {
+        match (
+            at(query, wanted, endpoint, target_port),
+            rank(query.source, endpoint.workload, wanted.service),
+        ) {
+            (Ok(Candidate { workload, addr }), Some(rank)) => {
+                let up = is_up(wanted.service, workload);
+                all.push((Chosen { workload, addr, alternatives: true }, rank, up));
+            }
+            (Err(reason), _) => nothing = nothing.or(reason),
+            (Ok(_), None) => {}
+        }
+    }
+    if all.is_empty() { Err(nothing) } else { Ok(all) }
+}
+
+/// The port of endpoints that don't map it themselves.
+fn target_port(wanted: &Wanted<'_>) -> Result<Option<u16>, Nothing> {
+    let declared = wanted.service.ports.iter().find(|port| port.port == wanted.port);
+    if declared.is_none() && !wanted.is_waypoint {
+        return Err(Nothing::Port);
+    }
+    Ok(declared.and_then(|port| port.target_port))
+}
+
 impl Nothing {
     /// The more telling of two reasons: what is closest to being usable explains most.
     fn or(self, other: Self) -> Self {
@@ -112,14 +141,29 @@ fn admit<'a>(
     endpoint: Endpoint<'a>,
     target_port: Option<u16>,
 ) -> Result<Candidate<'a>, Nothing> {
-    let workload = endpoint.workload;
-    let healthy = match (wanted.service.load_balancing.health, workload.health) {
+    if !is_up(wanted.service, endpoint.workload) || query.exclude.contains(&endpoint.workload.uid) {
+        return Err(Nothing::Endpoint);
+    }
+    at(query, wanted, endpoint, target_port)
+}
+
+/// Whether an endpoint takes connections at all.
+fn is_up(service: &Service, workload: &Workload) -> bool {
+    let healthy = match (service.load_balancing.health, workload.health) {
         (HealthPolicy::AllowAll, _) | (HealthPolicy::OnlyHealthy, Health::Healthy) => true,
         (HealthPolicy::OnlyHealthy, Health::Unhealthy) => false,
     };
-    if !healthy || workload.capacity == 0 || query.exclude.contains(&workload.uid) {
-        return Err(Nothing::Endpoint);
-    }
+    healthy && workload.capacity > 0
+}
+
+/// Where an endpoint takes connections.
+fn at<'a>(
+    query: &Query<'_>,
+    wanted: &Wanted<'_>,
+    endpoint: Endpoint<'a>,
+    target_port: Option<u16>,
+) -> Result<Candidate<'a>, Nothing> {
+    let workload = endpoint.workload;
     let mapped =
         endpoint.ports.iter().find(|port| port.service_port == wanted.port).map(|port| port.target_port);
     // A waypoint behind a proxy of its node is reached through that proxy, which listens on the tunnel port itself.

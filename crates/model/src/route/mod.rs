@@ -5,6 +5,7 @@
 //! What is known and can't be reached as it should be is refused, never reached another way.
 
 mod balance;
+mod guarded;
 mod inbound;
 mod waypoint;
 
@@ -12,6 +13,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+pub use guarded::{Behind, NotGuarded, guarded};
 pub use inbound::{BadAuthority, inbound_authority};
 
 use crate::Str;
@@ -205,26 +207,65 @@ pub fn outbound(mesh: &Mesh, query: Query<'_>, pick: &mut dyn Pick) -> Result<Ro
     Ok(Route::Workload(direct(workload, dst)))
 }
 
+/// An endpoint of a service, for who keeps a choice of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reachable {
+    /// How it is reached.
+    pub target: Target,
+    /// How near it is by the service's preference; higher is nearer.
+    pub rank: usize,
+    /// Whether it takes connections now.
+    pub up: bool,
+}
+
+/// Every endpoint of the service whose port was dialled that can be connected to from the query's source, which is to be the
+/// service's waypoint: where the service's rules are kept, they don't lead anywhere else. Leaves the choice to the caller.
+///
+/// # Errors
+/// When there is none.
+pub fn reachable(mesh: &Mesh, query: &Query<'_>, service: &Arc<Service>) -> Result<Vec<Reachable>, NoRoute> {
+    let wanted = wanted(query, service);
+    let all = balance::ranked(mesh, query, &wanted).map_err(|nothing| no_endpoint(nothing, &wanted))?;
+    let reachable = all.into_iter().map(|(chosen, rank, up)| Reachable {
+        target: endpoint_target(mesh, query, service, &chosen),
+        rank,
+        up,
+    });
+    Ok(reachable.collect())
+}
+
 fn to_service(
     mesh: &Mesh,
     query: &Query<'_>,
     service: &Arc<Service>,
     pick: &mut dyn Pick,
 ) -> Result<Target, NoRoute> {
+    let wanted = wanted(query, service);
+    let chosen =
+        balance::choose(mesh, query, &wanted, pick).map_err(|nothing| no_endpoint(nothing, &wanted))?;
+    Ok(endpoint_target(mesh, query, service, &chosen))
+}
+
+fn wanted<'a>(query: &Query<'_>, service: &'a Service) -> Wanted<'a> {
     let dst = canonical(query.dst.0);
-    let wanted = Wanted { service, port: dst.port(), ip: dst.ip(), is_waypoint: false };
-    let Chosen { workload, addr, alternatives } =
-        balance::choose(mesh, query, &wanted, pick).map_err(|nothing| match nothing {
-            Nothing::Address => NoRoute::NoAddress(service.id.clone()),
-            Nothing::Endpoint => NoRoute::NoHealthyEndpoint(service.id.clone()),
-            Nothing::OtherNetwork(network) => {
-                NoRoute::OtherNetwork { destination: service.id.clone(), network }
-            }
-            Nothing::Port => NoRoute::NoSuchPort { service: service.id.clone(), port: dst.port() },
-        })?;
+    Wanted { service, port: dst.port(), ip: dst.ip(), is_waypoint: false }
+}
+
+fn no_endpoint(nothing: Nothing, wanted: &Wanted<'_>) -> NoRoute {
+    let service = wanted.service.id.clone();
+    match nothing {
+        Nothing::Address => NoRoute::NoAddress(service),
+        Nothing::Endpoint => NoRoute::NoHealthyEndpoint(service),
+        Nothing::OtherNetwork(network) => NoRoute::OtherNetwork { destination: service, network },
+        Nothing::Port => NoRoute::NoSuchPort { service, port: wanted.port },
+    }
+}
+
+fn endpoint_target(mesh: &Mesh, query: &Query<'_>, service: &Arc<Service>, chosen: &Chosen<'_>) -> Target {
+    let &Chosen { workload, addr, alternatives } = chosen;
     let mut target = direct(whoever_has(mesh, query, workload, addr.ip()), addr);
     target.identities.extend(further_identities(service));
-    Ok(Target { service: Some(service.clone()), alternatives, ..target })
+    Target { service: Some(service.clone()), alternatives, ..target }
 }
 
 /// An endpoint that somebody wrote down by nothing but an address is whoever has that address: dialled through a service, a
@@ -241,8 +282,9 @@ fn whoever_has<'a>(
     }
 }
 
-/// Straight to a workload's application.
-fn direct(workload: &Arc<Workload>, app: SocketAddr) -> Target {
+/// Straight to a workload's application. For a captured connection [`outbound`] says whether it may be reached so.
+#[must_use]
+pub fn direct(workload: &Arc<Workload>, app: SocketAddr) -> Target {
     let peer = match workload.tunnel {
         TunnelProtocol::Hbone => SocketAddr::new(app.ip(), HBONE_PORT),
         TunnelProtocol::None => app,

@@ -1,6 +1,7 @@
 //! Routes through waypoints by example: what they guard is never reached without one.
 
-use model::route::{Guarded, NoRoute};
+use model::address::OriginalDst;
+use model::route::{Behind, Guarded, NoRoute, NotGuarded, Query, guarded, reachable};
 use model::service::Service;
 use model::store::Update;
 use model::workload::{ApplicationProtocol, ApplicationTunnel, Health, TunnelProtocol, Workload};
@@ -174,4 +175,57 @@ fn a_refusal_names_both_and_says_what_to_look_at() {
     world.mesh.apply([Update::ServiceRemoved(service_name(WAYPOINT))]);
     let shown = world.route("10.96.0.1:80").expect_err("refused").to_string();
     assert!(shown.contains(WAYPOINT) && shown.contains(CART) && shown.contains("check"), "{shown}");
+}
+
+/// What an instance of the waypoint of [`guarded_world`] does with an authority.
+fn asked(authority: &str) -> Result<String, NotGuarded> {
+    let mut world = guarded_world();
+    world.mesh.apply([
+        Update::Service(service("shop/plain.shop.svc", &["10.96.0.7"], &[(80, Some(80))])),
+        Update::Workload(pod("shop/plain", &["10.0.0.7"])),
+    ]);
+    let instance = world.mesh.workload(&uid("Kubernetes//Pod/infra/waypoint-10.0.1.2")).expect("known");
+    let authority = authority.parse().expect("an authority");
+    guarded(&world.mesh, &instance, "shop", &authority).map(|behind| match behind {
+        Behind::Service(service, port, ip) => format!("{} {port} {ip:?}", service.id),
+        Behind::Workload(workload, app) => format!("{} {app}", workload.name),
+    })
+}
+
+#[test]
+fn a_waypoint_carries_only_what_names_it() {
+    assert_eq!(asked("10.96.0.1:80").unwrap(), "shop/cart.shop.svc 80 Some(10.96.0.1)");
+    assert_eq!(asked("[::ffff:10.96.0.1]:80").unwrap(), "shop/cart.shop.svc 80 Some(10.96.0.1)");
+    assert_eq!(asked("cart.shop.svc:80").unwrap(), "shop/cart.shop.svc 80 None");
+    assert_eq!(asked("10.0.0.9:5432").unwrap(), "db 10.0.0.9:5432");
+
+    let not_ours = |text: &str| matches!(asked(text), Err(NotGuarded::NotOurs(_)));
+    assert!(not_ours("10.96.0.7:80") && not_ours("plain.shop.svc:80"), "a service without a waypoint");
+    assert!(not_ours("10.0.0.7:80"), "a workload without a waypoint");
+    assert!(not_ours("10.0.0.2:8080"), "the service's waypoint is not the workload's");
+    assert!(not_ours("10.0.1.1:15008") && not_ours("10.96.9.9:15008"), "itself");
+    assert_eq!(asked("10.96.0.1:81"), Err(NotGuarded::NoSuchPort(service_name("shop/cart.shop.svc"), 81)));
+    for unknown in ["127.0.0.1:80", "169.254.169.254:80", "10.9.9.9:80"] {
+        assert!(matches!(asked(unknown), Err(NotGuarded::UnknownAddress(_))), "{unknown}");
+    }
+    assert_eq!(asked("other.shop.svc:80"), Err(NotGuarded::UnknownName(text("other.shop.svc"))));
+}
+
+#[test]
+fn a_waypoint_learns_every_endpoint_with_its_state() {
+    let mut world = guarded_world();
+    let mut sick = cart("shop/cart-sick", &["10.0.0.3"]);
+    sick.health = Health::Unhealthy;
+    world.mesh.apply([Update::Workload(sick)]);
+    let source = world.mesh.workload(&uid("Kubernetes//Pod/infra/waypoint-10.0.1.2")).expect("known");
+    let ask = |dst: &str| {
+        let query =
+            Query { source: &source, dst: OriginalDst(dst.parse().expect("an address")), exclude: &[] };
+        let cart = world.mesh.service(&service_name("shop/cart.shop.svc")).expect("known");
+        reachable(&world.mesh, &query, &cart)
+    };
+    let all = ask("10.96.0.1:80").unwrap();
+    let shown: Vec<_> = all.iter().map(|one| (one.target.authority.as_str(), one.rank, one.up)).collect();
+    assert_eq!(shown, [("10.0.0.2:8080", 0, true), ("10.0.0.3:8080", 0, false)]);
+    assert!(matches!(ask("10.96.0.1:81"), Err(NoRoute::NoSuchPort { port: 81, .. })));
 }
