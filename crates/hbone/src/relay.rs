@@ -2,17 +2,17 @@
 //! writes, half-closes passed on, and an abort on one side made an abort on the other.
 
 use std::borrow::Borrow;
-use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::Bytes;
 use h2::Reason;
 use tokio::net::TcpStream;
 
 use crate::buffers::{LARGE, MEDIUM, SMALL};
+use crate::queue::Queue;
 use crate::share::Beside;
 use crate::stream::{FillError, Received, Stream, StreamError};
 
@@ -28,13 +28,6 @@ const GROWTH: usize = 4;
 /// A read of bulk data while small messages wait for its turns: measured, a message arrives in two thirds of the time that
 /// it takes beside reads of 64 KiB, for a seventh of the bulk throughput.
 const HURRIED: usize = 24 * 1024;
-
-/// While the application does not read, chunks smaller than this are copied together. A chunk pins the whole buffer
-/// that it was received in (16 KiB and more), so a sender of tiny frames could pin far more than its window.
-const TINY: usize = 8 * 1024;
-
-/// What a copied-together chunk grows to.
-const MERGED: usize = 64 * 1024;
 
 /// Told of every byte that has left this side, as it happens. Called from one task, often: atomics, no locks.
 pub trait Progress: Send + Sync {
@@ -185,11 +178,7 @@ impl Relay<'_> {
                 Ok(count) => {
                     progress.to_tunnel(count as u64);
                     let full = count == room && room == self.up.want;
-                    let most = match self.stream.beside() {
-                        Beside::Nothing => LARGE,
-                        Beside::Bulk => MEDIUM,
-                        Beside::BulkAndLight => HURRIED,
-                    };
+                    let most = at_once(self.stream.beside());
                     self.up.want = if full { (self.up.want * GROWTH).min(most) } else { SMALL };
                 }
                 // Only this says that the socket is empty. A short read does not: the kernel also ends one before urgent
@@ -203,9 +192,8 @@ impl Relay<'_> {
         Poll::Pending
     }
 
-    /// Beside bulk data one is enough: a small message waits for the turns of all.
     fn turns(&self) -> usize {
-        if self.stream.beside() == Beside::Nothing { TURNS } else { 1 }
+        turns(self.stream.beside())
     }
 
     /// Nobody reads the stream any more once the peer has finished, so nobody would notice a reset.
@@ -278,7 +266,21 @@ impl Relay<'_> {
     }
 }
 
-fn ordinary_end(error: StreamError) -> bool {
+/// Beside bulk data one is enough: a small message waits for the turns of all.
+pub(crate) fn turns(beside: Beside) -> usize {
+    if beside == Beside::Nothing { TURNS } else { 1 }
+}
+
+/// Bytes of bulk data that one turn moves.
+pub(crate) fn at_once(beside: Beside) -> usize {
+    match beside {
+        Beside::Nothing => LARGE,
+        Beside::Bulk => MEDIUM,
+        Beside::BulkAndLight => HURRIED,
+    }
+}
+
+pub(crate) fn ordinary_end(error: StreamError) -> bool {
     matches!(error, StreamError::Reset(Reason::NO_ERROR | Reason::CANCEL))
 }
 
@@ -287,124 +289,5 @@ fn shutdown_write(tcp: &TcpStream) -> io::Result<()> {
         // The application closed its side meanwhile: there is nobody to tell.
         Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
         result => result,
-    }
-}
-
-/// Bytes on their way to the application.
-#[derive(Default)]
-struct Queue {
-    chunks: VecDeque<Bytes>,
-    /// Tiny chunks copied together; it follows `chunks`.
-    tail: BytesMut,
-    /// The application does not keep up.
-    blocked: bool,
-}
-
-impl Queue {
-    fn is_empty(&self) -> bool {
-        self.chunks.is_empty() && self.tail.is_empty()
-    }
-
-    fn extend(&mut self, chunks: impl Iterator<Item = Bytes>) {
-        if !self.blocked {
-            self.chunks.extend(chunks);
-            return;
-        }
-        for chunk in chunks {
-            if chunk.len() >= TINY || self.tail.len() + chunk.len() > MERGED {
-                self.settle();
-            }
-            if chunk.len() >= TINY {
-                self.chunks.push_back(chunk)
-            } else {
-                self.tail.extend_from_slice(&chunk)
-            }
-        }
-    }
-
-    /// From now on, until the queue is empty, tiny chunks are copied together, those that are here first. They
-    /// would pin the buffers that they came in.
-    fn pack(&mut self) {
-        if !self.blocked {
-            self.blocked = true;
-            let chunks = std::mem::take(&mut self.chunks);
-            self.extend(chunks.into_iter());
-        }
-    }
-
-    fn settle(&mut self) {
-        if !self.tail.is_empty() {
-            self.chunks.push_back(std::mem::take(&mut self.tail).freeze());
-        }
-    }
-
-    fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
-        let tail = (!self.tail.is_empty()).then_some(&self.tail[..]);
-        let mut used = 0;
-        for (slice, chunk) in slices.iter_mut().zip(self.chunks.iter().map(|chunk| &chunk[..]).chain(tail)) {
-            *slice = IoSlice::new(chunk);
-            used += 1;
-        }
-        used
-    }
-
-    fn advance(&mut self, mut count: usize) {
-        while let Some(first) = self.chunks.front_mut() {
-            if count < first.len() {
-                first.advance(count);
-                return;
-            }
-            count -= first.len();
-            self.chunks.pop_front();
-        }
-        self.tail.advance(count);
-        if self.tail.is_empty() {
-            // The application has caught up; an empty queue holds no memory.
-            *self = Queue::default();
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn contents(queue: &Queue) -> Vec<u8> {
-        let mut slices = [IoSlice::new(&[]); 1024];
-        let used = queue.slices(&mut slices);
-        slices[..used].iter().flat_map(|slice| slice.iter().copied()).collect()
-    }
-
-    #[test]
-    fn packing_keeps_every_byte_in_order_and_merges_only_tiny_chunks() {
-        let mut queue = Queue::default();
-        let sizes = [1, 2, TINY, 3, 4, TINY - 1, TINY + 5, 1];
-        let mut expected = Vec::new();
-        for (index, size) in sizes.into_iter().enumerate() {
-            let chunk = vec![index as u8; size];
-            expected.extend_from_slice(&chunk);
-            queue.extend(std::iter::once(Bytes::from(chunk)));
-        }
-        queue.pack();
-        assert_eq!(contents(&queue), expected);
-        assert_eq!(queue.chunks.len(), 4, "1+2 | TINY | 3+4+(TINY-1) | TINY+5 | and the tail");
-        queue.advance(2);
-        queue.extend(std::iter::once(Bytes::from_static(b"tail")));
-        queue.advance(2);
-        expected.extend_from_slice(b"tail");
-        assert_eq!(contents(&queue), expected[4..]);
-        queue.advance(expected.len() - 4);
-        assert!(queue.is_empty() && !queue.blocked);
-    }
-
-    #[test]
-    fn a_hundred_thousand_tiny_chunks_become_a_few() {
-        let mut queue = Queue::default();
-        queue.pack();
-        for _ in 0..100_000 {
-            queue.extend(std::iter::once(Bytes::from_static(b"x")));
-        }
-        assert_eq!(queue.chunks.len(), 1);
-        assert_eq!(contents(&queue).len(), 100_000);
     }
 }

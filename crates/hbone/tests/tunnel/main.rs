@@ -7,6 +7,7 @@ mod budget;
 mod hostile;
 mod pool;
 mod raw;
+mod splice;
 mod streams;
 mod support;
 mod weather;
