@@ -138,6 +138,7 @@ const LIMITED: &[&str] = &[
     "crates/hbone/src/",
     "crates/identity/src/",
     "crates/model/src/",
+    "crates/proxy/src/",
     "crates/xds/src/",
     "ebpf/src/",
     "waypoint/src/",
@@ -173,7 +174,9 @@ fn every_refusal_code_is_in_the_reference() {
 fn every_metric_is_in_the_reference() {
     let mut violations = Vec::new();
     for (program, page) in REFERENCES {
-        let folders = [format!("{program}/src/"), "crates/daemon/src/".to_owned()];
+        let proxies = (*program == "ztunnel").then(|| "crates/proxy/src/".to_owned());
+        let folders: Vec<_> =
+            [format!("{program}/src/"), "crates/daemon/src/".to_owned()].into_iter().chain(proxies).collect();
         let counts = |source: &&source::Source| folders.iter().any(|folder| source.path.starts_with(folder));
         let metrics = sources().iter().filter(counts).flat_map(docs::metrics).collect();
         let listed = docs::listed_metrics(&document(page));

@@ -11,6 +11,7 @@ use super::Violation;
 const ROWS: &[(&str, &[&str])] = &[
     ("check", &["bench", "integration"]),
     ("compose", &["airglow", "controller", "waypoint", "ztunnel"]),
+    ("join", &["proxy"]),
     ("act", &["apiserver", "daemon", "ebpf", "hbone", "identity", "lab", "xds"]),
     ("speak", &["api"]),
     ("mean", &["model"]),

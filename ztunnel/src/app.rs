@@ -20,22 +20,19 @@ use daemon::metrics::{EXPIRY_PERIOD, Metrics, register_process_metrics};
 use daemon::readiness::Readiness;
 use daemon::signal::Terminate;
 use daemon::tasks::TaskGroup;
-use identity::control::{self, Roots, Target};
-use identity::{CaClient, Certificates, CertificatesConfig, SystemClock, TokenFile, TokenSource};
 use model::store::Mesh;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use proxy::control::Control;
+use proxy::mesh::MeshState;
 use tokio::sync::watch;
-use tonic::metadata::{MetadataMap, MetadataValue};
-use tonic::transport::Channel;
 
 use crate::admin::{self, Sources};
-use crate::config::{Config, ControllerConfig, Uninstall};
+use crate::config::{Config, Uninstall};
 use crate::data::Shared;
 use crate::data::thread::Thread;
 use crate::discovery::{Discovery, Wanted};
 use crate::flow::Flows;
 use crate::memory;
-use crate::mesh::MeshState;
 use crate::node::api::PodStatus;
 use crate::node::cni::{self, Installer};
 use crate::node::manager::{Manager, Parts};
@@ -89,7 +86,7 @@ async fn serve(config: Config, logs: Logs) -> anyhow::Result<()> {
     };
     register_process_metrics(&process.metrics);
     let mut tasks = TaskGroup::new();
-    let control = Control::connect(&config.controller)?;
+    let control = Control::new(&config.controller.reach)?;
     let (shared, wanted) = data_side(&config, &process, &control, &mut tasks)?;
     let manager = node_side(&config, &process, &control, (&shared, wanted), &mut tasks)?;
     outside(&config, &process, &mut tasks)?;
@@ -120,7 +117,7 @@ fn data_side(
     control: &Control,
     tasks: &mut TaskGroup,
 ) -> anyhow::Result<(Arc<Shared>, watch::Receiver<Wanted>)> {
-    let (certificates, driver) = certificates(&config.controller, control)?;
+    let (certificates, driver) = control.certificates(&config.controller.reach)?;
     tasks.spawn_infallible("certificates", driver.run());
     let flows = Flows::new();
     let (mesh, writer) = MeshState::new(Mesh::new(config.controller.root_namespace.clone()));
@@ -130,9 +127,9 @@ fn data_side(
     }
     let latch = |kind| (kind, process.readiness.latch(format!("discovery of {kind}")));
     let latches = kinds.into_iter().map(latch).collect();
-    let (discovery, wanted) = Discovery::new((Arc::clone(&mesh), writer), Arc::clone(&flows), latches);
-    let (client, demand) = control.discovery(config, discovery);
-    let discovery = client.status();
+    let (sink, wanted) = Discovery::new((Arc::clone(&mesh), writer), Arc::clone(&flows), latches);
+    let (client, demand) = discovery(control, config, sink);
+    let session = client.status();
     tasks.spawn_infallible("discovery", client.run());
     let shared = Arc::new(Shared {
         mesh,
@@ -143,7 +140,7 @@ fn data_side(
         demand: config.controller.on_demand.then_some(demand),
         settings: config.data.clone(),
     });
-    vitals::register(&process.metrics, &shared, discovery);
+    vitals::register(&process.metrics, &shared, session);
     tasks.spawn_infallible("metrics of live connections", collect(Arc::clone(&shared)));
     tasks.spawn_infallible("free memory", memory::give_back_forever());
     Ok((shared, wanted))
@@ -227,42 +224,6 @@ fn outside(config: &Config, process: &Process, tasks: &mut TaskGroup) -> anyhow:
     Ok(())
 }
 
-/// The connection to the controller.
-struct Control {
-    channel: Channel,
-    token: Arc<dyn TokenSource>,
-}
-
-impl Control {
-    fn connect(config: &ControllerConfig) -> anyhow::Result<Self> {
-        let target = Target {
-            address: config
-                .address
-                .parse()
-                .with_context(|| format!("AIRGLOW_CONTROLLER={:?}", config.address))?,
-            roots: Roots::File(config.root.clone()),
-            server_name: None,
-        };
-        let channel = control::channel(target, Arc::new(SystemClock))?;
-        Ok(Self { channel, token: Arc::new(TokenFile(config.token.clone())) })
-    }
-}
-
-fn certificates(
-    config: &ControllerConfig,
-    control: &Control,
-) -> anyhow::Result<(Certificates, identity::Driver)> {
-    let ca = CaClient::new(control.channel.clone(), Arc::clone(&control.token), &config.cluster)
-        .context("AIRGLOW_CLUSTER_ID can't be sent in a header")?;
-    let settings = CertificatesConfig {
-        // None: how long a certificate lives is the CA's to say.
-        validity: Duration::ZERO,
-        trust_domain_aliases: config.trust_domain_aliases.clone().into(),
-        ..CertificatesConfig::default()
-    };
-    Ok(Certificates::new(Arc::new(ca), settings, Arc::new(SystemClock)))
-}
-
 /// Serves until the drain begins. The kernel spreads connections over all who listen: from then on only a successor does.
 async fn until_drain(mut drain: daemon::drain::Watch, serving: impl Future<Output = ()>) {
     tokio::select! {
@@ -289,40 +250,21 @@ fn raise_file_limit() {
     }
 }
 
-impl Control {
-    /// The discovery client of this node.
-    fn discovery(
-        &self,
-        config: &Config,
-        sink: Discovery,
-    ) -> (xds::Client<Connector, Discovery>, xds::Demand) {
-        let node = xds::Node {
-            id: format!("ztunnel~127.0.0.1~{}.airglow~cluster.local", config.data.node),
-            metadata: BTreeMap::from([("NODE_NAME".to_owned(), config.data.node.to_string())]),
-        };
-        let addresses = if config.controller.on_demand { xds::Mode::OnDemand } else { xds::Mode::Wildcard };
-        let subscriptions = vec![
-            xds::Subscription { type_url: type_url::ADDRESS, mode: addresses },
-            xds::Subscription { type_url: type_url::AUTHORIZATION, mode: xds::Mode::Wildcard },
-            xds::Subscription { type_url: type_url::POD_ENROLMENT, mode: xds::Mode::Wildcard },
-        ];
-        let connector = Connector { channel: self.channel.clone(), token: Arc::clone(&self.token) };
-        xds::Client::new(xds::client::Config::new(node, subscriptions), connector, sink)
-    }
-}
-
-/// Brings the channel and a token that is read anew for each session.
-struct Connector {
-    channel: Channel,
-    token: Arc<dyn TokenSource>,
-}
-
-impl xds::Connector for Connector {
-    async fn connect(&mut self) -> Result<xds::Connection, Box<dyn std::error::Error + Send + Sync>> {
-        let mut bearer = MetadataValue::try_from(format!("Bearer {}", self.token.token()?))?;
-        bearer.set_sensitive(true);
-        let mut metadata = MetadataMap::new();
-        metadata.insert("authorization", bearer);
-        Ok(xds::Connection { channel: self.channel.clone(), metadata })
-    }
+/// The discovery client of this node.
+fn discovery(
+    control: &Control,
+    config: &Config,
+    sink: Discovery,
+) -> (xds::Client<Control, Discovery>, xds::Demand) {
+    let node = xds::Node {
+        id: format!("ztunnel~127.0.0.1~{}.airglow~cluster.local", config.data.node),
+        metadata: BTreeMap::from([("NODE_NAME".to_owned(), config.data.node.to_string())]),
+    };
+    let addresses = if config.controller.on_demand { xds::Mode::OnDemand } else { xds::Mode::Wildcard };
+    let subscriptions = vec![
+        xds::Subscription { type_url: type_url::ADDRESS, mode: addresses },
+        xds::Subscription { type_url: type_url::AUTHORIZATION, mode: xds::Mode::Wildcard },
+        xds::Subscription { type_url: type_url::POD_ENROLMENT, mode: xds::Mode::Wildcard },
+    ];
+    xds::Client::new(xds::client::Config::new(node, subscriptions), control.clone(), sink)
 }

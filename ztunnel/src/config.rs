@@ -11,6 +11,7 @@ use std::time::Duration;
 use daemon::config::{Mistakes, Parser, Vars};
 use daemon::logs::Format;
 use model::Str;
+use proxy::control::Controller;
 
 use crate::data::Settings;
 
@@ -44,21 +45,13 @@ pub(crate) struct Config {
     pub(crate) access_log: bool,
 }
 
-/// How the controller is reached.
+/// How the controller is reached, and what is asked of it.
 #[derive(Clone, Debug)]
 pub(crate) struct ControllerConfig {
-    /// `https://host:port`.
-    pub(crate) address: String,
-    /// The PEM file of the roots that its certificate must chain to.
-    pub(crate) root: PathBuf,
-    /// The file with this node's token.
-    pub(crate) token: PathBuf,
-    /// The cluster's name.
-    pub(crate) cluster: Str,
+    /// Where it is.
+    pub(crate) reach: Controller,
     /// Ask for addresses as they are needed, instead of holding all of them.
     pub(crate) on_demand: bool,
-    /// Other trust domains that are let in.
-    pub(crate) trust_domain_aliases: Vec<Str>,
     /// The namespace whose policies guard every workload.
     pub(crate) root_namespace: Str,
 }
@@ -181,13 +174,16 @@ fn controller(p: &Parser<'_>) -> Option<ControllerConfig> {
     let mode = p.or_as("AIRGLOW_XDS_MODE", "`wildcard` or `on-demand`", XdsMode::Wildcard);
     let aliases = p.or("AIRGLOW_TRUST_DOMAIN_ALIASES", String::new());
     let root_namespace = p.or("AIRGLOW_ROOT_NAMESPACE", "istio-system".to_owned());
-    Some(ControllerConfig {
+    let reach = Controller {
         address: address?,
         root: root?,
         token: token?,
         cluster: cluster?.into(),
-        on_demand: mode? == XdsMode::OnDemand,
         trust_domain_aliases: aliases?.split(',').filter(|alias| !alias.is_empty()).map(Into::into).collect(),
+    };
+    Some(ControllerConfig {
+        reach,
+        on_demand: mode? == XdsMode::OnDemand,
         root_namespace: root_namespace?.into(),
     })
 }

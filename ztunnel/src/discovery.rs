@@ -9,11 +9,12 @@ use api::{Enrolment, decode, type_url};
 use daemon::readiness::Latch;
 use model::Str;
 use model::store::Update;
+use proxy::feed::{self, Batch};
+use proxy::mesh::{MeshState, MeshWriter};
 use tokio::sync::watch;
 use xds::{Rejection, Resource, Sink};
 
 use crate::flow::Flows;
-use crate::mesh::{MeshState, MeshWriter};
 
 /// The verdict on every pod of this node; `None` until the controller has said everything once. Verdicts alone would not
 /// do: a pod that is served before its policies and its peers are known would let in whom it must not, and send plaintext
@@ -44,34 +45,7 @@ impl Discovery {
         (Self { writer, mesh, flows, enrolments, wanted, latches }, watched)
     }
 
-    fn addresses(&mut self, added: Vec<Resource>, removed: &[String]) -> Vec<Rejection> {
-        let mut rejections = Vec::new();
-        let mut updates: Vec<Update> =
-            removed.iter().flat_map(|name| decode::address_removed(name)).collect();
-        for resource in added {
-            match decode::address(&resource.body) {
-                Ok(update) => updates.push(update),
-                Err(error) => rejections.push(rejection(resource.name, &error)),
-            }
-        }
-        self.publish(updates);
-        rejections
-    }
-
-    fn policies(&mut self, added: Vec<Resource>, removed: &[String]) -> Vec<Rejection> {
-        let mut rejections = Vec::new();
-        let mut updates: Vec<Update> =
-            removed.iter().filter_map(|name| decode::authorization_removed(name)).collect();
-        for resource in added {
-            match decode::authorization(&resource.name, &resource.body) {
-                Ok(update) => updates.push(update),
-                Err(error) => {
-                    // What can't be understood can't be enforced: what it may guard is closed until it is mended.
-                    updates.extend(error.update());
-                    rejections.push(rejection(resource.name, &error));
-                }
-            }
-        }
+    fn take(&mut self, Batch { updates, rejections }: Batch) -> Vec<Rejection> {
         self.publish(updates);
         rejections
     }
@@ -97,7 +71,7 @@ impl Discovery {
         for resource in added {
             match decode::enrolment(&resource.name, &resource.body) {
                 Ok(enrolment) => drop(self.enrolments.insert(enrolment.uid.clone(), enrolment)),
-                Err(error) => rejections.push(rejection(resource.name, &error)),
+                Err(error) => rejections.push(feed::rejection(resource.name, &error)),
             }
         }
         self.publish_verdicts();
@@ -112,21 +86,13 @@ impl Discovery {
     }
 }
 
-fn rejection(name: String, error: &dyn std::error::Error) -> Rejection {
-    tracing::warn!(%name, %error, "a resource from the controller is refused");
-    Rejection { name, reason: error.to_string() }
-}
-
 impl Sink for Discovery {
     fn apply(&mut self, kind: &str, added: Vec<Resource>, removed: Vec<String>) -> Vec<Rejection> {
         match kind {
-            type_url::ADDRESS => self.addresses(added, &removed),
-            type_url::AUTHORIZATION => self.policies(added, &removed),
+            type_url::ADDRESS => self.take(feed::addresses(added, &removed)),
+            type_url::AUTHORIZATION => self.take(feed::policies(added, &removed)),
             type_url::POD_ENROLMENT => self.verdicts(added, &removed),
-            other => {
-                tracing::warn!(kind = other, "the controller sent a kind of resource that was not asked for");
-                Vec::new()
-            }
+            other => feed::unasked(other),
         }
     }
 

@@ -12,11 +12,12 @@ use model::policy::{Denial, Permit};
 use model::store::Mesh;
 use model::workload::WorkloadUid;
 use parking_lot::Mutex;
+use proxy::mesh::MeshState;
+use proxy::series::Series;
 use tokio::sync::Notify;
 
-use crate::mesh::MeshState;
 use crate::refusal::Refusal;
-use crate::telemetry::{Facts, Series};
+use crate::telemetry::Facts;
 
 /// Bytes that a connection has carried. Relaxed: each direction has one writer, readers want a recent value only.
 #[derive(Debug, Default)]

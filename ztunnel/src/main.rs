@@ -4,14 +4,12 @@
 
 mod admin;
 mod app;
-mod baggage;
 mod config;
 mod data;
 mod discovery;
 mod dns;
 mod flow;
 mod memory;
-mod mesh;
 mod node;
 mod pod;
 mod ports;

@@ -93,16 +93,6 @@ pub(crate) enum Refusal {
     /// A connection broke while bytes were copied.
     #[error("the connection broke: {0}")]
     Relay(#[source] io::Error),
-    /// The peer at the end of the tunnel is not one of those expected.
-    #[error("{to} answered as {found}, expected {}", expected.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or "))]
-    Stranger {
-        /// Where the tunnel goes.
-        to: SocketAddr,
-        /// Who should have answered.
-        expected: Vec<Identity>,
-        /// Who did.
-        found: Identity,
-    },
     /// The tunnel could not be made or did not take the connection.
     #[error("no tunnel to {to}: {reason}")]
     Tunnel {
@@ -131,7 +121,7 @@ impl Refusal {
             Self::NoRoute(_) => "no-route",
             Self::Handshakes { .. } | Self::Overload(_) => "too-many-connections",
             Self::OwnPort(_) => "own-port",
-            Self::Peer(_) | Self::Stranger { .. } => "peer-identity",
+            Self::Peer(_) => "peer-identity",
             Self::PodRefused(_) => "pod-refused",
             Self::RefusedByPeer { .. } => "refused-by-peer",
             Self::Relay(_) => "connection-broken",
@@ -146,7 +136,7 @@ impl Refusal {
             Self::Denied(_) | Self::Revoked(_) => "DENY",
             Self::RefusedByPeer { status, .. } if is_denial(*status) => "DENY",
             Self::Connect { .. } | Self::RefusedByPeer { .. } | Self::Tunnel { .. } => "CONNECT",
-            Self::Peer(_) | Self::Stranger { .. } => "TLS_FAILURE",
+            Self::Peer(_) => "TLS_FAILURE",
             Self::Certificate { .. } => "IDENTITY_ERROR",
             Self::Authority(_)
             | Self::ForeignSource(_)
@@ -181,7 +171,6 @@ impl Refusal {
             | Self::PodRefused(_)
             | Self::RefusedByPeer { .. }
             | Self::Relay(_)
-            | Self::Stranger { .. }
             | Self::Tunnel { .. }
             | Self::WorkloadUnknown(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -190,7 +179,7 @@ impl Refusal {
     /// Whether another endpoint may be tried: nothing was sent yet, and the fault is that endpoint's.
     pub(crate) fn is_endpoints_fault(&self) -> bool {
         match self {
-            Self::Connect { .. } | Self::Peer(_) | Self::Stranger { .. } | Self::Tunnel { .. } => true,
+            Self::Connect { .. } | Self::Peer(_) | Self::Tunnel { .. } => true,
             // It could not reach its application. Any other answer is a decision, which others would only repeat.
             Self::RefusedByPeer { status, .. } => *status == StatusCode::SERVICE_UNAVAILABLE,
             Self::Authority(_)

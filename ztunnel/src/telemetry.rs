@@ -4,32 +4,22 @@
 //! taken over from flows at intervals, so that the data path only counts.
 
 use std::fmt::Display;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
 
 use daemon::access::{self, AccessLog, Direction, Entry, Event, TcpFacts};
 use daemon::metrics::{Metrics, Table};
 use model::Str;
 use model::address::{AppAddr, ClientAddr, OriginalDst};
-use model::identity::Identity;
 use model::policy::Connection;
 use model::service::Service;
-use model::workload::Workload;
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
+pub(crate) use proxy::series::Party;
+use proxy::series::{self, About, Labels, Series};
 
 use crate::flow::{Flow, Flows};
 use crate::refusal::Refusal;
-
-/// Who is at one end.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Party {
-    /// What discovery knows of it.
-    pub(crate) workload: Option<Arc<Workload>>,
-    /// What it has proven to be.
-    pub(crate) identity: Option<Identity>,
-}
 
 /// Everything that is said of one connection.
 #[derive(Clone, Debug)]
@@ -116,44 +106,6 @@ impl Transport {
     }
 }
 
-/// The label set of Istio's TCP metrics. What is not known is `unknown`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct Labels {
-    reporter: &'static str,
-    source_workload: Str,
-    source_canonical_service: Str,
-    source_canonical_revision: Str,
-    source_workload_namespace: Str,
-    source_principal: Str,
-    source_app: Str,
-    source_version: Str,
-    source_cluster: Str,
-    destination_service: Str,
-    destination_service_namespace: Str,
-    destination_service_name: Str,
-    destination_workload: Str,
-    destination_canonical_service: Str,
-    destination_canonical_revision: Str,
-    destination_workload_namespace: Str,
-    destination_principal: Str,
-    destination_app: Str,
-    destination_version: Str,
-    destination_cluster: Str,
-    request_protocol: &'static str,
-    response_flags: &'static str,
-    connection_security_policy: &'static str,
-}
-
-/// One series of each traffic metric.
-#[derive(Debug, Default)]
-pub(crate) struct Series {
-    opened: Counter,
-    closed: Counter,
-    failed: Counter,
-    received: Counter,
-    sent: Counter,
-}
-
 /// Where connections are reported.
 #[derive(Debug)]
 pub(crate) struct Telemetry {
@@ -161,31 +113,14 @@ pub(crate) struct Telemetry {
     access: AccessLog,
 }
 
-static UNKNOWN: LazyLock<Str> = LazyLock::new(|| "unknown".into());
-
 impl Telemetry {
     /// Registers the metrics; connections are logged to `access`.
     pub(crate) fn new(metrics: &Metrics, access: AccessLog) -> Self {
-        let series: Table<Labels, Series> = metrics.table();
-        metrics.register_column(&series, "istio_tcp_connections_opened", "TCP connections opened", |s| {
-            &s.opened
-        });
-        metrics.register_column(&series, "istio_tcp_connections_closed", "TCP connections closed", |s| {
-            &s.closed
-        });
-        metrics.register_column(
-            &series,
-            "istio_tcp_connections_failed",
-            "TCP connections refused or cut",
-            |s| &s.failed,
-        );
-        metrics.register_column(&series, "istio_tcp_received_bytes", "Request bytes", |s| &s.received);
-        metrics.register_column(&series, "istio_tcp_sent_bytes", "Response bytes", |s| &s.sent);
         let lost = access.clone();
         metrics.register_counter_fn("airglow_access_log_lost_lines", "Access-log lines lost", move || {
             lost.lost()
         });
-        Self { series, access }
+        Self { series: series::table(metrics), access }
     }
 
     /// A connection was made.
@@ -251,8 +186,8 @@ impl Telemetry {
         self.access.record(&Entry {
             at: SystemTime::now(),
             event,
-            source: party(&facts.source, &facts.client, proven),
-            destination: party(&facts.destination, &facts.app, proven),
+            source: facts.source.shown(Some(&facts.client), proven),
+            destination: facts.destination.shown(Some(&facts.app), proven),
             hbone_address: shown(facts.authority.as_ref()),
             service: shown(facts.service.as_ref().map(|service| &service.id.hostname)),
             direction: facts.reporter.direction(),
@@ -277,77 +212,14 @@ fn shown<T: Display>(value: Option<&T>) -> access::Text<'_> {
     value.map(|value| value as &dyn Display)
 }
 
-fn party<'a>(party: &'a Party, address: &'a dyn Display, proven: bool) -> access::Party<'a> {
-    let workload = party.workload.as_deref();
-    access::Party {
-        address: Some(address),
-        workload: shown(workload.map(|w| &w.name)),
-        namespace: shown(workload.map(Workload::namespace)),
-        identity: shown(party.identity.as_ref().filter(|_| proven)),
-        cluster: shown(workload.map(|w| &w.cluster_id)),
-    }
-}
-
 /// The labels of a connection; `flag` says how it ended.
 fn labels(facts: &Facts, flag: &'static str) -> Labels {
-    let source = End::of(&facts.source);
-    let destination = End::of(&facts.destination);
-    let service = facts.service.as_deref();
-    let or_unknown = |value: Option<&Str>| value.unwrap_or(&UNKNOWN).clone();
-    Labels {
+    Labels::of(&About {
         reporter: facts.reporter.as_str(),
-        source_app: source.canonical_name.clone(),
-        source_version: source.canonical_revision.clone(),
-        source_workload: source.workload,
-        source_canonical_service: source.canonical_name,
-        source_canonical_revision: source.canonical_revision,
-        source_workload_namespace: source.namespace,
-        source_principal: source.principal,
-        source_cluster: source.cluster,
-        destination_service: or_unknown(service.map(|service| &service.id.hostname)),
-        destination_service_namespace: or_unknown(service.map(|service| &service.id.namespace)),
-        destination_service_name: or_unknown(service.map(|service| &service.name)),
-        destination_app: destination.canonical_name.clone(),
-        destination_version: destination.canonical_revision.clone(),
-        destination_workload: destination.workload,
-        destination_canonical_service: destination.canonical_name,
-        destination_canonical_revision: destination.canonical_revision,
-        destination_workload_namespace: destination.namespace,
-        destination_principal: destination.principal,
-        destination_cluster: destination.cluster,
-        request_protocol: "tcp",
-        response_flags: flag,
-        connection_security_policy: match facts.transport {
-            Transport::Hbone => "mutual_tls",
-            Transport::Local | Transport::Plaintext => "unknown",
-        },
-    }
-}
-
-/// The labels of one end.
-struct End {
-    workload: Str,
-    canonical_name: Str,
-    canonical_revision: Str,
-    namespace: Str,
-    principal: Str,
-    cluster: Str,
-}
-
-impl End {
-    fn of(party: &Party) -> Self {
-        let known = |value: Option<&Str>| {
-            let value = value.filter(|value| !value.is_empty());
-            value.unwrap_or(&UNKNOWN).clone()
-        };
-        let workload = party.workload.as_deref();
-        Self {
-            workload: known(workload.map(|w| &w.workload_name)),
-            canonical_name: known(workload.map(|w| &w.canonical_name)),
-            canonical_revision: known(workload.map(|w| &w.canonical_revision)),
-            namespace: known(workload.map(Workload::namespace)),
-            principal: party.identity.as_ref().map_or_else(|| UNKNOWN.clone(), |id| id.to_string().into()),
-            cluster: known(workload.map(|w| &w.cluster_id)),
-        }
-    }
+        source: &facts.source,
+        destination: &facts.destination,
+        service: facts.service.as_deref(),
+        mutual_tls: facts.transport == Transport::Hbone,
+        flag,
+    })
 }

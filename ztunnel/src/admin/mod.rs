@@ -47,9 +47,15 @@ pub(crate) fn routes(sources: &Sources) -> Routes {
     let routes = read(base, "/config_dump", "everything known, in the form that istioctl reads", |s| {
         dump::all(&s.shared, &s.pods.borrow())
     });
-    let routes = read(routes, "/workloads", "workloads known", |s| json!(dump::workloads(&s.shared)));
-    let routes = read(routes, "/services", "services known", |s| json!(dump::services(&s.shared)));
-    let routes = read(routes, "/policies", "policies known", |s| json!(dump::policies(&s.shared)));
+    let routes = read(routes, "/workloads", "workloads known", |s| {
+        json!(proxy::dump::workloads(&s.shared.mesh.snapshot()))
+    });
+    let routes = read(routes, "/services", "services known", |s| {
+        json!(proxy::dump::services(&s.shared.mesh.snapshot()))
+    });
+    let routes = read(routes, "/policies", "policies known", |s| {
+        json!(proxy::dump::policies(&s.shared.mesh.snapshot()))
+    });
     let (asked, admitted, live) = (sources.clone(), sources.clone(), Arc::clone(&sources.shared));
     let routes = routes
         .get("/connections", "live connections", move |_| off_thread(Arc::clone(&live)))
@@ -66,7 +72,9 @@ pub(crate) fn routes(sources: &Sources) -> Routes {
         );
     let routes =
         read(routes, "/pods", "pods of this node and their enrolment", |s| json!(*s.pods.borrow().clone()));
-    let routes = read(routes, "/certificates", "certificates held", |s| json!(dump::certificates(&s.shared)));
+    let routes = read(routes, "/certificates", "certificates held", |s| {
+        json!(proxy::dump::certificates(&s.shared.certificates))
+    });
     let routes = read(routes, "/debug", "a summary", summary);
     let quit = sources.clone();
     routes.post("/quitquitquit", "drain and stop", move |_| {

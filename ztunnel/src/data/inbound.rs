@@ -5,26 +5,21 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::pin;
 use std::sync::Arc;
 
-use hbone::{Incoming, ServerConnection};
-use http::{HeaderMap, HeaderValue};
-use identity::{peer_expiry, peer_identity};
+use hbone::Incoming;
 use model::address::{AppAddr, ClientAddr, NetworkAddress, OriginalDst, canonical};
 use model::identity::Identity;
 use model::route;
 use model::workload::Workload;
+use proxy::accept::{self, Accepted, NotAccepted};
+use proxy::handshakes::MAX_HANDSHAKES;
+use proxy::headers;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
 
-use super::expiry::{GRACE, first_of};
-use super::handshakes::MAX_HANDSHAKES;
 use super::serve::Phase;
 use super::{PodContext, relay, upstream};
-use crate::baggage;
 use crate::flow::{Registered, Traffic};
 use crate::refusal::Refusal;
 use crate::tcp_info;
@@ -59,7 +54,7 @@ pub(crate) async fn handle(
     mut phase: watch::Receiver<Phase>,
 ) {
     let Some(ends) = Ends::of(&tunnel, client) else { return };
-    let (mut connection, peer, expires) = match accept(&context, tunnel, ends).await {
+    let tunnel = match accept(&context, tunnel, ends).await {
         Ok(accepted) => accepted,
         Err(refusal) => {
             let facts = facts(&context, ends, None);
@@ -67,59 +62,19 @@ pub(crate) async fn handle(
             return;
         }
     };
-    let peer = Arc::new(peer);
-    let mut streams = JoinSet::new();
-    let mut over = pin!(sleep_until(expires));
-    loop {
-        tokio::select! {
-            incoming = connection.next() => match incoming {
-                Some(Ok(incoming)) => {
-                    let (context, peer) = (Arc::clone(&context), Arc::clone(&peer));
-                    streams.spawn(async move { serve(&context, incoming, ends, &peer).await });
-                }
-                Some(Err(error)) => {
-                    tracing::debug!(client = %ends.client, %peer, %error, "a tunnel ended");
-                    break;
-                }
-                None => break,
-            },
-            Some(ended) = streams.join_next() => report_panic(ended),
-            Ok(()) = phase.changed() => {
-                // The peer is told, and streams that race with the message are still answered.
-                if matches!(*phase.borrow_and_update(), Phase::Ending | Phase::Leaving) {
-                    connection.drain();
-                }
-            }
-            () = over.as_mut() => {
-                if over.deadline() > expires {
-                    tracing::info!(client = %ends.client, %peer, "a tunnel is cut: its certificates expired a day ago");
-                    break;
-                }
-                connection.drain();
-                over.as_mut().reset(expires + GRACE);
-            }
-        }
-    }
-    drop(connection);
-    while let Some(ended) = streams.join_next().await {
-        report_panic(ended);
-    }
+    let leave = async move {
+        let _ = phase.wait_for(|phase| *phase >= Phase::Ending).await;
+    };
+    let peer = Arc::new(tunnel.peer.clone());
+    accept::serve(tunnel, ends.client.0, leave, |incoming| {
+        let (context, peer) = (Arc::clone(&context), Arc::clone(&peer));
+        async move { serve(&context, incoming, ends, &peer).await }
+    })
+    .await;
 }
 
-fn report_panic(ended: Result<(), tokio::task::JoinError>) {
-    if let Err(error) = ended
-        && error.is_panic()
-    {
-        tracing::error!(%error, "a tunnel's stream ended by a fault of ours; please report it");
-    }
-}
-
-/// The TLS and HTTP/2 handshakes, who the peer is, and until when that is proven.
-async fn accept(
-    context: &PodContext,
-    tunnel: TcpStream,
-    ends: Ends,
-) -> Result<(ServerConnection, Identity, Instant), Refusal> {
+/// The handshakes, and who the peer is.
+async fn accept(context: &PodContext, tunnel: TcpStream, ends: Ends) -> Result<Accepted, Refusal> {
     let pod = &context.pod;
     let from = ends.client.0;
     let Some(_handshake) = context.handshakes.begin(from.ip()) else {
@@ -132,13 +87,10 @@ async fn accept(
     hbone::socket::prepare(&tunnel).map_err(Refusal::Relay)?;
     let certificate = upstream::certificate(context).await?;
     let limits = upstream::server_limits(pod);
-    let accepted = hbone::accept(tunnel, certificate.server_config(), &limits).await;
-    let (connection, chain) =
-        accepted.map_err(|error| Refusal::Tunnel { to: from, reason: error.to_string() })?;
-    let peer = peer_identity(&chain)?;
-    // Ours too: the peer would not believe it any more.
-    let expires = first_of([peer_expiry(&chain)?, certificate.not_after]);
-    Ok((connection, peer, expires))
+    accept::accept(tunnel, &certificate, &limits).await.map_err(|error| match error {
+        NotAccepted::Handshake(error) => Refusal::Tunnel { to: from, reason: error.to_string() },
+        NotAccepted::Peer(error) => error.into(),
+    })
 }
 
 /// One CONNECT, from its authority to its last byte.
@@ -159,7 +111,7 @@ async fn serve(context: &PodContext, incoming: Incoming, ends: Ends, peer: &Iden
     match connect(context, facts.clone()).await {
         Ok((flow, server)) => {
             telemetry.opened(&flow);
-            let stream = match incoming.accept(answer(&flow)) {
+            let stream = match incoming.accept(headers::answer(flow.facts.destination.workload.as_deref())) {
                 Ok(stream) => stream,
                 // The peer gave up while the application was being connected to.
                 Err(error) => {
@@ -209,17 +161,6 @@ async fn connect(context: &PodContext, facts: Facts) -> Result<(Registered, TcpS
     let (flow, verdict) = shared.flows.admit(&shared.mesh, &context.pod.workload, facts, traffic);
     let server = upstream::to_app(context, &context.pod, &verdict?).await?;
     Ok((flow, server))
-}
-
-/// What a 200 says: who answered.
-fn answer(flow: &Registered) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    if let Some(workload) = &flow.facts.destination.workload
-        && let Ok(value) = HeaderValue::from_str(&baggage::of(workload))
-    {
-        headers.insert(baggage::HEADER, value);
-    }
-    headers
 }
 
 fn facts(context: &PodContext, ends: Ends, peer: Option<&Identity>) -> Facts {

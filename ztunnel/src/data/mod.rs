@@ -6,8 +6,6 @@
 pub(crate) mod balance;
 pub(crate) mod dns;
 pub(crate) mod dns_tcp;
-pub(crate) mod expiry;
-pub(crate) mod handshakes;
 pub(crate) mod inbound;
 pub(crate) mod local;
 pub(crate) mod outbound;
@@ -22,9 +20,11 @@ use std::time::Duration;
 
 use identity::Certificates;
 use model::Str;
+use proxy::handshakes::Handshakes;
+use proxy::mesh::MeshState;
+use proxy::tunnels::Tunnels;
 
 use crate::flow::Flows;
-use crate::mesh::MeshState;
 use crate::pod::{Pod, Pods};
 use crate::telemetry::Telemetry;
 
@@ -65,7 +65,7 @@ pub(crate) struct PodContext {
     pub(crate) shared: Arc<Shared>,
     pub(crate) pod: Arc<Pod>,
     pub(crate) balance: balance::Balance,
-    pub(crate) tunnels: upstream::Tunnels,
+    pub(crate) tunnels: Tunnels,
     pub(crate) buffers: relay::Buffers,
-    pub(crate) handshakes: handshakes::Handshakes,
+    pub(crate) handshakes: Handshakes,
 }

@@ -12,6 +12,7 @@ use model::address::{AppAddr, ClientAddr, NetworkAddress, OriginalDst, PROXY_POR
 use model::route::{self, Query, Route, Target};
 use model::workload::{TunnelProtocol, Workload, WorkloadUid};
 use nix::sys::socket::{MsgFlags, recv};
+use proxy::tunnels::Opened;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
@@ -172,9 +173,9 @@ impl Attempt<'_> {
                 if self.early.is_empty() {
                     self.early = said_already(app);
                 }
-                let (stream, found, until) =
+                let Opened { stream, identity, until } =
                     upstream::open(context, &target, &self.facts, self.early.clone()).await?;
-                self.facts.destination.identity = Some(found);
+                self.facts.destination.identity = Some(identity);
                 let flow = self.open(target.app);
                 Ok(Connected::Tunnel(flow, (stream, until), outstanding))
             }

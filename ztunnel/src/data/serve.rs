@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use proxy::tunnels::KEEPALIVE;
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -147,7 +148,7 @@ fn configure(context: &PodContext, listeners: &Listeners) -> io::Result<()> {
         SockRef::from(listener).set_tcp_nodelay(true)?;
     }
     for listener in [&listeners.plaintext, &listeners.hbone] {
-        SockRef::from(listener).set_tcp_keepalive(&upstream::KEEPALIVE)?;
+        SockRef::from(listener).set_tcp_keepalive(&KEEPALIVE)?;
     }
     upstream::unpaced(context, &listeners.outbound);
     Ok(())

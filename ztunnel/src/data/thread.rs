@@ -8,14 +8,15 @@ use std::net::TcpListener as StdListener;
 use std::sync::Arc;
 use std::thread;
 
+use proxy::handshakes::Handshakes;
+use proxy::tunnels::Tunnels;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::balance::Balance;
-use super::handshakes::Handshakes;
 use super::serve::{self, Listeners, Phase};
-use super::{PodContext, Shared, dns, relay, upstream};
+use super::{PodContext, Shared, dns, relay};
 use crate::pod::Pod;
 
 /// Commands under way to one thread: a node's pods all at once.
@@ -144,7 +145,7 @@ async fn run(shared: Arc<Shared>, mut commands: mpsc::Receiver<Command>) {
                         shared: Arc::clone(&shared),
                         pod,
                         balance: balance.clone(),
-                        tunnels: upstream::Tunnels::new(),
+                        tunnels: Tunnels::default(),
                         buffers: relay::Buffers::default(),
                         handshakes: Handshakes::default(),
                     });

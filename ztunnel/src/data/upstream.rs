@@ -3,45 +3,31 @@
 //! Towards the network: in the source pod's namespace, with its address, so that the CNI's routes and NetworkPolicies see
 //! the pod. Towards an application: with the client's address, and only with a permit. Chooses no destination.
 
-use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::sync::LazyLock;
-use std::time::Duration;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use ebpf::socket;
 use hbone::{
-    ClientLimits, ClientTls, Connect, DialError, Driver, OpenError, Opener, Pool, PoolLimits, Progress,
-    RelayError, ServerLimits, Stream, StreamError, TunnelLimits,
+    ClientLimits, Connect, DialError, OpenError, Progress, RelayError, ServerLimits, Stream, StreamError,
+    TunnelLimits,
 };
-use http::{HeaderMap, HeaderName, HeaderValue};
-use identity::{Certificate, peer_expiry, peer_identity};
+use identity::Certificate;
 use model::address::ClientAddr;
-use model::identity::Identity;
 use model::policy::Permit;
 use model::route::Target;
-use model::workload::WorkloadUid;
-use parking_lot::Mutex;
-use socket2::{SockRef, Socket, TcpKeepalive};
-use std::sync::Arc;
+use proxy::headers;
+use proxy::tunnels::{KEEPALIVE, Means, Opened};
+use socket2::{SockRef, Socket};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::time::Instant;
 
-use super::expiry::{GRACE, first_of};
 use super::{CONNECT_TIMEOUT, PodContext};
-use crate::baggage;
 use crate::flow::Traffic;
 use crate::pod::Pod;
 use crate::refusal::Refusal;
 use crate::telemetry::Facts;
-
-/// Noticed within twelve minutes that a peer vanished without a word, which is what Istio's users are used to.
-pub(crate) static KEEPALIVE: LazyLock<TcpKeepalive> = LazyLock::new(|| {
-    let interval = Duration::from_secs(60);
-    TcpKeepalive::new().with_time(Duration::from_secs(180)).with_interval(interval).with_retries(9)
-});
 
 /// The limits of tunnels that a pod accepts. All its tunnels share its budget.
 pub(crate) fn server_limits(pod: &Pod) -> ServerLimits {
@@ -56,89 +42,6 @@ fn tunnel_limits(pod: &Pod) -> TunnelLimits {
     TunnelLimits { budget: pod.budget.clone(), ..TunnelLimits::default() }
 }
 
-const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-
-/// Which tunnel a stream may share: same far end, same expectation of who that is, same proof of who we are, and a proof of
-/// who the other is that has not expired. A pod that has another's address has tunnels of its own: those of the one before,
-/// which vanished without a word, look alive until a PING is not answered. A renewed certificate makes new tunnels; those
-/// made with the old one end when they are idle.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Peer {
-    address: SocketAddr,
-    workload: WorkloadUid,
-    identities: Vec<Identity>,
-    certificate: String,
-    epoch: u64,
-}
-
-/// Who answered at an address, in tunnels of one epoch: until the first of the certificates that they presented expires.
-struct Found {
-    identity: Identity,
-    epoch: u64,
-    expires: Instant,
-}
-
-#[derive(Default)]
-struct Answers {
-    by: HashMap<SocketAddr, Found>,
-    /// The epoch of whoever has not answered yet; beyond those of answers that are forgotten.
-    first_epoch: u64,
-}
-
-/// The tunnels of one pod on one thread.
-pub(crate) struct Tunnels {
-    pool: Pool<Peer>,
-    answers: Mutex<Answers>,
-}
-
-impl std::fmt::Debug for Tunnels {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Tunnels")
-    }
-}
-
-impl Tunnels {
-    pub(crate) fn new() -> Self {
-        Self { pool: Pool::new(&PoolLimits::default()), answers: Mutex::default() }
-    }
-
-    /// Closes the tunnels that no connection uses now.
-    pub(crate) fn close_idle(&self) {
-        self.pool.close_idle();
-    }
-
-    fn epoch(&self, address: SocketAddr, now: Instant) -> u64 {
-        let answers = self.answers.lock();
-        let found = answers.by.get(&address);
-        found.map_or(answers.first_epoch, |found| found.epoch + u64::from(found.expires <= now))
-    }
-
-    fn dialled(&self, peer: &Peer, identity: Identity, expires: Instant, now: Instant) {
-        let mut answers = self.answers.lock();
-        let Answers { by, first_epoch } = &mut *answers;
-        by.retain(|_, found| {
-            let kept = found.expires + GRACE > now;
-            *first_epoch = if kept { *first_epoch } else { (*first_epoch).max(found.epoch + 1) };
-            kept
-        });
-        let others = by.get(&peer.address).filter(|found| found.epoch == peer.epoch);
-        let expires = others.map_or(expires, |found| found.expires.min(expires));
-        by.insert(peer.address, Found { identity, epoch: peer.epoch, expires });
-    }
-
-    /// Who answers, and until when that is proven.
-    fn answered(&self, target: &Target) -> (Identity, Option<Instant>) {
-        let answers = self.answers.lock();
-        let found = answers.by.get(&target.peer.0);
-        let identity = match target.identities.as_slice() {
-            [only] => only,
-            _ => found.map_or(&target.workload.identity, |found| &found.identity),
-        };
-        (identity.clone(), found.map(|found| found.expires))
-    }
-}
-
 /// The certificate of the pod, waiting a bounded time for the CA if there is none yet.
 pub(crate) async fn certificate(context: &PodContext) -> Result<Arc<Certificate>, Refusal> {
     let identity = &context.pod.identity;
@@ -150,7 +53,7 @@ pub(crate) async fn certificate(context: &PodContext) -> Result<Arc<Certificate>
         .map_err(|error| Refusal::Certificate { identity: identity.clone(), reason: error.to_string() })
 }
 
-/// A stream to `target` in a tunnel that it may share, who answers at the tunnel's end, and when the stream must be over.
+/// A stream to `target` in a tunnel that it may share.
 ///
 /// `early` is what the application has said already; it travels with the request and is lost if that is refused, so the
 /// caller keeps it.
@@ -159,72 +62,29 @@ pub(crate) async fn open(
     target: &Target,
     facts: &Facts,
     early: Bytes,
-) -> Result<(Stream, Identity, Instant), Refusal> {
-    let certificate = certificate(context).await?;
+) -> Result<Opened, Refusal> {
+    let means = Means { certificate: certificate(context).await?, limits: client_limits(&context.pod) };
     if context.pod.budget.is_exceeded() {
         return Err(Refusal::Hoarded);
     }
-    let address = target.peer.0;
-    let (identities, serial) = (target.identities.clone(), certificate.serial.clone());
-    let own_expiry = first_of([certificate.not_after]);
-    let epoch = context.tunnels.epoch(address, Instant::now());
-    let workload = target.workload.uid.clone();
-    let peer = Peer { address, workload, identities, certificate: serial, epoch };
-    let connect = Connect { authority: target.authority.clone(), headers: headers(facts), early };
+    let host = facts.service.as_deref().map(|service| &service.id.hostname);
+    let headers = headers::request(facts.source.workload.as_deref(), facts.client, host);
+    let connect = Connect { authority: target.authority.clone(), headers, early };
+    // TCP from the pod's namespace.
     let dial = {
-        let (context, peer, client) = (Arc::clone(context), peer.clone(), facts.client);
-        move || dial(Arc::clone(&context), peer.clone(), client, Arc::clone(&certificate))
+        let (context, client) = (Arc::clone(context), facts.client);
+        move |to| {
+            let context = Arc::clone(&context);
+            async move { plain(&context, client, to).await.map_err(DialError::rejected) }
+        }
     };
-    let opened = context.tunnels.pool.open(&peer, connect, dial).await;
-    let stream = opened.map_err(|error| {
+    let to = target.peer.0;
+    context.tunnels.open(target, means, connect, dial).await.map_err(|error| {
         if let OpenError::Refused(status) = error {
-            return Refusal::RefusedByPeer { to: address, status };
+            return Refusal::RefusedByPeer { to, status };
         }
-        Refusal::Tunnel { to: address, reason: error.to_string() }
-    })?;
-    let (found, expires) = context.tunnels.answered(target);
-    Ok((stream, found, expires.map_or(own_expiry, |expires| expires.min(own_expiry)) + GRACE))
-}
-
-/// A new tunnel: TCP from the pod's namespace, mutual TLS, and a look at who answered.
-async fn dial(
-    context: Arc<PodContext>,
-    peer: Peer,
-    client: ClientAddr,
-    certificate: Arc<Certificate>,
-) -> Result<(Opener, Driver), DialError> {
-    let tcp = plain(&context, client, peer.address).await.map_err(DialError::rejected)?;
-    hbone::socket::prepare(&tcp)?;
-    // The name is not sent and not checked: who may answer is decided by identity, below.
-    let tls = ClientTls { config: certificate.client_config(), server_name: peer.address.ip().into() };
-    let (opener, driver, chain) = hbone::connect(tcp, tls, &client_limits(&context.pod)).await?;
-    let found = peer_identity(&chain).map_err(DialError::rejected)?;
-    let expires = first_of([peer_expiry(&chain).map_err(DialError::rejected)?]);
-    if !peer.identities.contains(&found) {
-        let stranger = Refusal::Stranger { to: peer.address, expected: peer.identities, found };
-        return Err(DialError::rejected(stranger));
-    }
-    context.tunnels.dialled(&peer, found, expires, Instant::now());
-    Ok((opener, driver))
-}
-
-/// What a CONNECT says beside its authority: for the peer's telemetry, never for its decisions.
-fn headers(facts: &Facts) -> HeaderMap {
-    let mut headers = HeaderMap::with_capacity(3);
-    let source = facts.source.workload.as_deref().map(baggage::of).unwrap_or_default();
-    let host = facts.service.as_deref().map(|service| format!(";host={}", service.id.hostname));
-    let forwarded = format!("for=\"{}\"{}", facts.client, host.unwrap_or_default());
-    let trace =
-        format!("00-{:016x}{:016x}-{:016x}-00", fastrand::u64(1..), fastrand::u64(..), fastrand::u64(1..));
-    for (name, value) in
-        [(HeaderName::from_static(baggage::HEADER), source), (FORWARDED, forwarded), (TRACEPARENT, trace)]
-    {
-        // Names from discovery that no header can carry are left out: the peer needs none of this.
-        if let Ok(value) = HeaderValue::from_str(&value) {
-            headers.insert(name, value);
-        }
-    }
-    headers
+        Refusal::Tunnel { to, reason: error.to_string() }
+    })
 }
 
 /// Plain TCP from the pod's namespace to the network.
@@ -322,32 +182,10 @@ impl Progress for ServerEnd<'_> {
 
 #[cfg(test)]
 mod tests {
+    use hbone::PoolLimits;
+
     use super::*;
     use crate::data::serve::MAX_CONNECTIONS;
-
-    #[tokio::test]
-    async fn a_tunnel_is_shared_until_the_first_certificate_of_its_epoch_expires() {
-        let tunnels = Tunnels::new();
-        let start = Instant::now();
-        let at = |hours: u64| start + Duration::from_secs(3600 * hours);
-        let [address, other] = [1, 2].map(|last| SocketAddr::from(([10, 0, 0, last], 15008)));
-        let identity: Identity = "spiffe://cluster.local/ns/a/sa/b".parse().unwrap();
-        let dialled = |address, now, expires| {
-            let epoch = tunnels.epoch(address, now);
-            let workload = WorkloadUid("Kubernetes//Pod/a/b".into());
-            let peer = Peer { address, workload, identities: Vec::new(), certificate: String::new(), epoch };
-            tunnels.dialled(&peer, identity.clone(), expires, now);
-            epoch
-        };
-        assert_eq!([4, 2, 6].map(|hours| dialled(address, at(0), at(hours))), [0, 0, 0]);
-        assert_eq!(tunnels.epoch(address, at(1)), 0, "all are good");
-        assert_eq!(tunnels.epoch(address, at(2)), 1, "one is not");
-        assert_eq!(dialled(address, at(3), at(4)), 1);
-        assert_eq!(tunnels.epoch(address, at(3)), 1, "it has proven itself anew");
-        dialled(other, at(4 + 24), at(48));
-        assert_eq!(tunnels.answers.lock().by.len(), 1, "those that are long expired are forgotten");
-        assert_eq!(tunnels.epoch(address, at(4 + 24)), 2, "and never shared again");
-    }
 
     #[test]
     fn a_pool_carries_as_many_streams_to_one_peer_as_a_pod_may_have_connections() {

@@ -9,10 +9,10 @@ use tokio::time::Instant;
 
 /// How long connections may go on in a tunnel whose certificates have expired: as long again as a certificate lives by
 /// default. Few applications keep a connection for longer, and nobody is believed for ever.
-pub(super) const GRACE: Duration = Duration::from_secs(24 * 3600);
+pub const GRACE: Duration = Duration::from_secs(24 * 3600);
 
 /// The moment at which the first of these expires. A wall clock that is set later does not move it.
-pub(super) fn first_of(expiries: impl IntoIterator<Item = SystemTime>) -> Instant {
+pub fn first_of(expiries: impl IntoIterator<Item = SystemTime>) -> Instant {
     let now = SystemTime::now();
     let left = expiries.into_iter().map(|expiry| expiry.duration_since(now).unwrap_or_default()).min();
     Instant::now() + left.unwrap_or_default()

@@ -11,22 +11,22 @@ use parking_lot::Mutex;
 /// Handshakes that one address may have under way with one pod on one thread: a 64th of what the pod may have in all, so
 /// that dozens of addresses have to conspire. A handshake takes milliseconds, and a client shares few tunnels between its
 /// connections; only a whole cluster behind one address would come near, in the moment after an outage.
-pub(super) const MAX_HANDSHAKES: usize = 256;
+pub const MAX_HANDSHAKES: usize = 256;
 
 /// The count. Each thread has its own, so that nobody ever waits for the lock.
 #[derive(Debug, Default)]
-pub(crate) struct Handshakes(Mutex<HashMap<IpAddr, usize>>);
+pub struct Handshakes(Mutex<HashMap<IpAddr, usize>>);
 
 /// One handshake; it counts until it is dropped.
 #[derive(Debug)]
-pub(super) struct Handshake<'a> {
+pub struct Handshake<'a> {
     all: &'a Handshakes,
     from: IpAddr,
 }
 
 impl Handshakes {
     /// Counts one more; `None` if its source has as many as it may.
-    pub(super) fn begin(&self, from: IpAddr) -> Option<Handshake<'_>> {
+    pub fn begin(&self, from: IpAddr) -> Option<Handshake<'_>> {
         let mut all = self.0.lock();
         let count = all.entry(from).or_default();
         if *count >= MAX_HANDSHAKES {

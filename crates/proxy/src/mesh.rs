@@ -1,4 +1,4 @@
-//! The mesh as this node knows it: the one writer of the snapshot, and what readers wait for.
+//! The mesh as this process knows it: the one writer of the snapshot, and what readers wait for.
 //!
 //! Readers load an immutable snapshot without waiting; the writer (discovery) publishes the next. Converts what discovery
 //! delivers; decides nothing about pods or connections.
@@ -14,24 +14,25 @@ use tokio::sync::watch;
 /// How long a connection waits for discovery to know the pod it belongs to. A new pod's first connection overtakes its own
 /// announcement: kubelet tells the API server a pod's address only after its containers have started, within a second or
 /// two, or ten on a node that starts many pods. Most clients wait half a minute for an answer.
-pub(crate) const WORKLOAD_WAIT: Duration = Duration::from_secs(20);
+pub const WORKLOAD_WAIT: Duration = Duration::from_secs(20);
 
 /// The current snapshot.
 #[derive(Debug)]
-pub(crate) struct MeshState {
+pub struct MeshState {
     current: ArcSwap<Mesh>,
     version: watch::Sender<u64>,
 }
 
 /// The only one who may change it.
 #[derive(Debug)]
-pub(crate) struct MeshWriter {
+pub struct MeshWriter {
     mesh: Mesh,
     state: Arc<MeshState>,
 }
 
 impl MeshState {
-    pub(crate) fn new(mesh: Mesh) -> (Arc<Self>, MeshWriter) {
+    /// The state that begins as `mesh`, and its writer.
+    pub fn new(mesh: Mesh) -> (Arc<Self>, MeshWriter) {
         let state =
             Arc::new(Self { current: ArcSwap::from_pointee(mesh.clone()), version: watch::Sender::new(0) });
         let writer = MeshWriter { mesh, state: Arc::clone(&state) };
@@ -39,17 +40,17 @@ impl MeshState {
     }
 
     /// The mesh as of now.
-    pub(crate) fn snapshot(&self) -> Guard<Arc<Mesh>> {
+    pub fn snapshot(&self) -> Guard<Arc<Mesh>> {
         self.current.load()
     }
 
     /// Told whenever a new snapshot is published.
-    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+    pub fn changes(&self) -> watch::Receiver<u64> {
         self.version.subscribe()
     }
 
-    /// The workload of one of this node's pods, waiting up to [`WORKLOAD_WAIT`] for discovery to know it.
-    pub(crate) async fn local_workload(&self, uid: &WorkloadUid) -> Option<Arc<Workload>> {
+    /// The workload of a pod that this process serves, waiting up to [`WORKLOAD_WAIT`] for discovery to know it.
+    pub async fn local_workload(&self, uid: &WorkloadUid) -> Option<Arc<Workload>> {
         if let Some(workload) = self.snapshot().workload(uid) {
             return Some(workload);
         }
@@ -62,7 +63,7 @@ impl MeshState {
 
 impl MeshWriter {
     /// Applies a batch and publishes the result as one snapshot.
-    pub(crate) fn apply(&mut self, updates: impl IntoIterator<Item = Update>) -> Changes {
+    pub fn apply(&mut self, updates: impl IntoIterator<Item = Update>) -> Changes {
         let changes = self.mesh.apply(updates);
         self.state.current.store(Arc::new(self.mesh.clone()));
         self.state.version.send_modify(|version| *version += 1);
