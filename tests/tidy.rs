@@ -164,17 +164,23 @@ fn every_setting_is_in_the_reference() {
 
 #[test]
 fn every_refusal_code_is_in_the_reference() {
-    let (path, page) = ("ztunnel/src/refusal.rs", "docs/reference/ztunnel.md");
-    let codes = docs::literals_of(file(path), "code");
-    let listed = docs::listed(&document(page), "Refusal codes");
-    none(docs::agree("code", (path, &codes), (page, &listed)));
+    let mut violations = Vec::new();
+    for (path, page) in [
+        ("waypoint/src/refusal.rs", "docs/reference/waypoint.md"),
+        ("ztunnel/src/refusal.rs", "docs/reference/ztunnel.md"),
+    ] {
+        let codes = docs::literals_of(file(path), "code");
+        let listed = docs::listed(&document(page), "Refusal codes");
+        violations.extend(docs::agree("code", (path, &codes), (page, &listed)));
+    }
+    none(violations);
 }
 
 #[test]
 fn every_metric_is_in_the_reference() {
     let mut violations = Vec::new();
     for (program, page) in REFERENCES {
-        let proxies = (*program == "ztunnel").then(|| "crates/proxy/src/".to_owned());
+        let proxies = ["waypoint", "ztunnel"].contains(program).then(|| "crates/proxy/src/".to_owned());
         let folders: Vec<_> =
             [format!("{program}/src/"), "crates/daemon/src/".to_owned()].into_iter().chain(proxies).collect();
         let counts = |source: &&source::Source| folders.iter().any(|folder| source.path.starts_with(folder));

@@ -44,6 +44,7 @@ pub(crate) const CORES: &[Core] = &[
     Core::File("crates/identity/src/rotation.rs"),
     Core::File("crates/hbone/src/pool_core.rs"),
     Core::File("ebpf/src/plan.rs"),
+    Core::Dir("waypoint/src/balance/"),
     Core::File("ztunnel/src/bin/ztunnel-cni/call.rs"),
     Core::File("ztunnel/src/bin/ztunnel-cni/decide.rs"),
     Core::File("ztunnel/src/node/cni/conflist.rs"),

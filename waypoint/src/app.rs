@@ -1,23 +1,39 @@
 //! Puts the parts together and takes them apart again: start, ready, drain, end.
 //!
-//! The control side runs on this thread's runtime. Holds no logic of its own.
+//! The control side runs on this thread's runtime, connections on the data threads. Holds no logic of its own.
 
+use std::collections::BTreeMap;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use api::type_url;
+use daemon::access::AccessLog;
 use daemon::admin::{metrics_routes, readiness_routes};
 use daemon::drain::{Drain, Outcome};
 use daemon::http::{bind_unix, serve_tcp, serve_unix};
 use daemon::logs::{self, Logs};
 use daemon::metrics::{EXPIRY_PERIOD, Metrics, register_process_metrics};
-use daemon::readiness::Readiness;
+use daemon::readiness::{Latch, Readiness};
 use daemon::signal::Terminate;
 use daemon::tasks::TaskGroup;
+use identity::Certificates;
+use model::identity::Identity;
+use model::store::Mesh;
+use proxy::control::Control;
+use proxy::mesh::MeshState;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::time::Instant;
 
-use crate::admin;
+use crate::admin::{self, Sources};
+use crate::balance::Registry;
 use crate::config::Config;
+use crate::data::Shared;
+use crate::data::thread::{self, Thread};
+use crate::discovery::Discovery;
+use crate::telemetry::Telemetry;
 
 /// How long logs may take to be written at the end.
 const FLUSH: Duration = Duration::from_secs(2);
@@ -38,38 +54,107 @@ pub fn run(config: Config) -> anyhow::Result<()> {
 }
 
 async fn serve(config: Config, logs: Logs) -> anyhow::Result<()> {
-    let process = Process { logs, metrics: Metrics::new(), readiness: Readiness::new(), drain: Drain::new() };
+    let access =
+        if config.access_log { AccessLog::start(config.log.0, io::stdout())? } else { AccessLog::off() };
+    let process = Process {
+        logs,
+        metrics: Metrics::new(),
+        readiness: Readiness::new(),
+        drain: Drain::new(),
+        access: access.clone(),
+    };
     register_process_metrics(&process.metrics);
     let mut tasks = TaskGroup::new();
-    outside(&config, &process, &mut tasks).await?;
-    tracing::info!("waypoint has started");
+    let shared = control_side(&config, &process, &mut tasks)?;
+    data_side(&config, &shared, &mut tasks).await?;
+    outside(&config, &process, &shared, &mut tasks).await?;
+    tracing::info!(identity = %config.own.identity, threads = config.threads, "waypoint has started");
     tokio::select! {
         outcome = process.drain.finished() => {
             if let Outcome::Cut { left } = outcome {
-                tracing::warn!(left, "connections were cut: they did not end within AIRGLOW_DRAIN_DEADLINE");
+                tracing::warn!(left, "tunnels were cut: they did not end within AIRGLOW_DRAIN_DEADLINE");
             }
         }
         Some(ended) = tasks.next() => ended.outcome.with_context(|| format!("the task {:?} ended", ended.name))?,
     }
+    access.flush(FLUSH);
     tracing::info!("waypoint has stopped");
     Ok(())
 }
 
 /// What makes this a process.
-pub(crate) struct Process {
-    pub(crate) logs: Logs,
-    pub(crate) metrics: Metrics,
-    pub(crate) readiness: Readiness,
-    pub(crate) drain: Drain,
+struct Process {
+    logs: Logs,
+    metrics: Metrics,
+    readiness: Readiness,
+    drain: Drain,
+    access: AccessLog,
+}
+
+/// What discovery and the CA feed.
+fn control_side(config: &Config, process: &Process, tasks: &mut TaskGroup) -> anyhow::Result<Arc<Shared>> {
+    let control = Control::new(&config.controller)?;
+    let (certificates, driver) = control.certificates(&config.controller)?;
+    certificates.want(config.own.identity.clone());
+    tasks.spawn_infallible("certificates", driver.run());
+    let latch = process.readiness.latch("this waypoint's certificate");
+    tasks.spawn_infallible(
+        "first certificate",
+        first(certificates.clone(), config.own.identity.clone(), latch),
+    );
+
+    let (mesh, writer) = MeshState::new(Mesh::new(config.root_namespace.clone()));
+    let kinds = [type_url::ADDRESS, type_url::AUTHORIZATION];
+    let latches = kinds.map(|kind| (kind, process.readiness.latch(format!("discovery of {kind}"))));
+    let (moved, policies) = watch::channel(0);
+    let sink = Discovery::new(writer, moved, BTreeMap::from(latches));
+    let node = xds::Node {
+        id: format!("waypoint~127.0.0.1~{}~cluster.local", config.own.workload),
+        metadata: BTreeMap::new(),
+    };
+    let wanted = kinds.map(|type_url| xds::Subscription { type_url, mode: xds::Mode::Wildcard });
+    let (client, _) = xds::Client::new(xds::client::Config::new(node, wanted.to_vec()), control, sink);
+    tasks.spawn_infallible("discovery", client.run());
+
+    Ok(Arc::new(Shared {
+        own: config.own.clone(),
+        mesh,
+        certificates,
+        telemetry: Telemetry::new(&process.metrics, process.access.clone()),
+        policies,
+        endpoints: Registry::default(),
+        drain: process.drain.watch(),
+        epoch: Instant::now(),
+    }))
+}
+
+/// Releases `latch` when there is a certificate. Nobody could be served before.
+async fn first(certificates: Certificates, identity: Identity, latch: Latch) {
+    while let Err(error) = certificates.get(&identity).await {
+        tracing::warn!(%error, "there is no certificate yet");
+    }
+    drop(latch);
+    std::future::pending().await
+}
+
+/// The data threads, and who hands them connections.
+async fn data_side(config: &Config, shared: &Arc<Shared>, tasks: &mut TaskGroup) -> anyhow::Result<()> {
+    let threads = (0..config.threads).map(|index| Thread::start(index, Arc::clone(shared)));
+    let threads = threads.collect::<io::Result<Vec<_>>>().context("can't start the data threads")?;
+    let listener = listen(config.listen).await?;
+    tasks.spawn_infallible("tunnels", thread::accept(listener, threads, Arc::clone(shared)));
+    Ok(())
 }
 
 /// What others can ask this process, and the signals that end it.
-async fn outside(config: &Config, process: &Process, tasks: &mut TaskGroup) -> anyhow::Result<()> {
+async fn outside(
+    config: &Config,
+    process: &Process,
+    shared: &Arc<Shared>,
+    tasks: &mut TaskGroup,
+) -> anyhow::Result<()> {
     let terminate = Terminate::listen().context("can't listen for signals")?;
     tasks.spawn_infallible("signals", terminate.drive(process.drain.clone(), config.drain_deadline));
-    let listen = async |address| {
-        TcpListener::bind(address).await.with_context(|| format!("can't listen on {address}"))
-    };
     let metrics = listen(config.metrics).await?;
     tasks.spawn_infallible("metrics", serve_tcp(metrics, metrics_routes(&process.metrics)));
     let readiness = listen(config.readiness).await?;
@@ -78,6 +163,18 @@ async fn outside(config: &Config, process: &Process, tasks: &mut TaskGroup) -> a
     std::fs::create_dir_all(&config.run_dir)
         .with_context(|| format!("can't make {}", config.run_dir.display()))?;
     let socket = bind_unix(&config.run_dir.join("admin.sock"))?;
-    tasks.spawn_infallible("admin", serve_unix(socket, admin::routes(process, config.drain_deadline)));
+    let sources = Sources {
+        shared: Arc::clone(shared),
+        metrics: process.metrics.clone(),
+        readiness: process.readiness.clone(),
+        logs: process.logs.clone(),
+        drain: process.drain.clone(),
+        patience: config.drain_deadline,
+    };
+    tasks.spawn_infallible("admin", serve_unix(socket, admin::routes(&sources)));
     Ok(())
+}
+
+async fn listen(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("can't listen on {address}"))
 }

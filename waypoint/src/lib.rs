@@ -4,4 +4,11 @@
 
 mod admin;
 pub mod app;
+pub mod balance;
 pub mod config;
+mod data;
+mod discovery;
+#[cfg(test)]
+mod made;
+mod refusal;
+mod telemetry;

@@ -1,0 +1,54 @@
+//! Tunnels of clients: TLS, who the peer is, and a task per stream.
+//!
+//! What becomes of a stream is `stream`'s.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use hbone::ServerLimits;
+use model::address::canonical;
+use model::identity::Identity;
+use proxy::accept::{self, Accepted, NotAccepted};
+use proxy::handshakes::MAX_HANDSHAKES;
+use tokio::net::TcpStream;
+
+use super::{Context, stream};
+use crate::refusal::Refusal;
+
+/// Who opened a tunnel.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    /// What it has proven to be.
+    pub(crate) identity: Identity,
+    /// Where the tunnel comes from: the client's pod, though not the port of its connection.
+    pub(crate) address: SocketAddr,
+}
+
+/// Serves one tunnel until it ends. When the drain begins its peer is told to go.
+pub(crate) async fn handle(context: Arc<Context>, tcp: TcpStream, client: SocketAddr) {
+    let _hold = context.shared.drain.hold();
+    let address = canonical(client);
+    let tunnel = match accept(&context, tcp, address).await {
+        Ok(tunnel) => tunnel,
+        Err(refusal) => return context.shared.telemetry.turned_away(address, &refusal),
+    };
+    let client = Arc::new(Client { identity: tunnel.peer.clone(), address });
+    let mut drain = context.shared.drain.clone();
+    let leave = async move { drain.begun().await };
+    accept::serve(tunnel, address, leave, |incoming| {
+        let (context, client) = (Arc::clone(&context), Arc::clone(&client));
+        async move { stream::serve(&context, incoming, &client).await }
+    })
+    .await;
+}
+
+async fn accept(context: &Context, tcp: TcpStream, from: SocketAddr) -> Result<Accepted, Refusal> {
+    let handshake = context.handshakes.begin(from.ip());
+    let _handshake = handshake.ok_or(Refusal::Handshakes { from: from.ip(), most: MAX_HANDSHAKES })?;
+    hbone::socket::prepare(&tcp).map_err(Refusal::Broken)?;
+    let certificate = context.shared.certificate().await?;
+    accept::accept(tcp, &certificate, &ServerLimits::default()).await.map_err(|error| match error {
+        NotAccepted::Handshake(error) => Refusal::Tunnel { with: from, reason: error.to_string() },
+        NotAccepted::Peer(error) => error.into(),
+    })
+}

@@ -1,0 +1,71 @@
+//! The data plane: threads that carry bytes.
+//!
+//! Each thread is a runtime of its own; a client's tunnel, its streams and the tunnels to endpoints live on one thread. Reads
+//! immutable snapshots only and waits for no lock of the control side.
+
+pub(crate) mod endpoints;
+pub(crate) mod inbound;
+pub(crate) mod opaque;
+pub(crate) mod stream;
+#[cfg(test)]
+mod tests;
+pub(crate) mod thread;
+pub(crate) mod upstream;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use daemon::drain;
+use identity::{Certificate, Certificates};
+use proxy::handshakes::Handshakes;
+use proxy::mesh::MeshState;
+use proxy::tunnels::Tunnels;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::balance::Registry;
+use crate::config::Own;
+use crate::refusal::Refusal;
+use crate::telemetry::Telemetry;
+
+/// What every thread shares: snapshots and handles, no locks that anyone waits for.
+pub(crate) struct Shared {
+    pub(crate) own: Own,
+    pub(crate) mesh: Arc<MeshState>,
+    pub(crate) certificates: Certificates,
+    pub(crate) telemetry: Telemetry,
+    /// Moves when policies have changed.
+    pub(crate) policies: watch::Receiver<u64>,
+    pub(crate) endpoints: Registry,
+    pub(crate) drain: drain::Watch,
+    /// What balancing counts time from.
+    pub(crate) epoch: Instant,
+}
+
+impl Shared {
+    /// The time as balancing counts it.
+    pub(crate) fn now(&self) -> u64 {
+        u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Our certificate, waiting a bounded time for the CA if there is none yet.
+    pub(crate) async fn certificate(&self) -> Result<Arc<Certificate>, Refusal> {
+        let identity = &self.own.identity;
+        if let Some(certificate) = self.certificates.current(identity) {
+            return Ok(certificate);
+        }
+        let certificate = self.certificates.get(identity).await;
+        certificate.map_err(|error| Refusal::Certificate(error.to_string()))
+    }
+}
+
+/// What a connection on one thread works with.
+pub(crate) struct Context {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) tunnels: Tunnels,
+    pub(crate) handshakes: Handshakes,
+    pub(crate) endpoints: endpoints::Cache,
+}
+
+/// How long one TCP connect may take before another endpoint is tried: three SYNs (1 + 2 + 4 s) and their answers.
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);

@@ -1,0 +1,168 @@
+//! Streams whose bytes are nobody's business but their ends': an endpoint, and the bytes both ways.
+//!
+//! A connect that fails before a byte was sent is tried again on another endpoint. What is allowed is decided at the endpoint,
+//! apart from what it could not: see [`denied`].
+
+use std::io;
+use std::sync::Arc;
+
+use hbone::{Incoming, RelayError};
+use model::policy::{Connection, Denial};
+use model::route::{self, Behind, NoRoute, Target};
+use model::service::Affinity;
+use model::workload::WorkloadUid;
+use proxy::headers;
+use proxy::tunnels::Opened;
+use tokio::sync::watch;
+use tokio::time::sleep_until;
+use twox_hash::XxHash64;
+
+use super::Context;
+use super::stream::Asked;
+use super::upstream::{self, Upstream};
+use crate::balance::{Ask, Endpoint, Lease, Outcome, Set, Strategy};
+use crate::refusal::Refusal;
+use crate::telemetry::{Facts, Live};
+
+/// Endpoints tried for one connection: two that fail are bad luck, three are an outage that a fourth won't mend.
+const ATTEMPTS: usize = 3;
+
+/// Carries one stream to its end and reports it.
+pub(crate) async fn serve(context: &Arc<Context>, incoming: Incoming, asked: &Asked, mut facts: Facts) {
+    let telemetry = &context.shared.telemetry;
+    // Watched from before the first look at them, so that no change falls between.
+    let mut policies = context.shared.policies.clone();
+    policies.borrow_and_update();
+    let (upstream, target, _lease) = match reach(context, asked, &mut facts).await {
+        Ok(reached) => reached,
+        Err(refusal) => {
+            telemetry.refused(&facts, &refusal);
+            return incoming.refuse(refusal.status());
+        }
+    };
+    let stream = match incoming.accept(headers::answer(Some(&asked.local))) {
+        Ok(stream) => stream,
+        // The client gave up while the endpoint was being connected to.
+        Err(error) => return telemetry.refused(&facts, &error.into()),
+    };
+    let live = telemetry.opened(facts);
+    let carried = async {
+        match upstream {
+            Upstream::Tunnel(opened) => {
+                let Opened { stream: second, until, .. } = *opened;
+                tokio::select! {
+                    outcome = hbone::splice(stream, second, Vec::new(), &live) => Ok(outcome?),
+                    () = sleep_until(until) => {
+                        let why = "the certificates of its tunnel expired a day ago";
+                        Err(Refusal::Broken(io::Error::other(why)))
+                    }
+                }
+            }
+            Upstream::Tcp(tcp) => hbone::relay(&tcp, stream, &live).await.map_err(|error| match error {
+                RelayError::Stream(error) => error.into(),
+                RelayError::Tcp(error) => Refusal::Broken(error),
+            }),
+        }
+    };
+    let outcome = tokio::select! {
+        biased;
+        denial = revoked(context, &target, &live, &mut policies) => Err(denial.into()),
+        outcome = carried => outcome,
+    };
+    telemetry.closed(&live, outcome);
+}
+
+/// A connection to an endpoint of what is asked for.
+async fn reach(
+    context: &Arc<Context>,
+    asked: &Asked,
+    facts: &mut Facts,
+) -> Result<(Upstream, Target, Option<Lease>), Refusal> {
+    let (service, port, dialled) = match &asked.behind {
+        Behind::Workload(workload, app) => {
+            let target = route::direct(workload, *app);
+            return Ok((attempt(context, &target, facts).await?, target, None));
+        }
+        Behind::Service(service, port, dialled) => (service, *port, *dialled),
+    };
+    let (strategy, hash) = match service.load_balancing.affinity {
+        Affinity::Client => (Strategy::Hash, Some(XxHash64::oneshot(0, client(facts).as_bytes()))),
+        Affinity::None => (Strategy::LeastRequest, None),
+    };
+    let shared = &context.shared;
+    let mut tried: Vec<WorkloadUid> = Vec::new();
+    loop {
+        let mesh = Arc::clone(&shared.mesh.snapshot());
+        let known = (&mesh, &shared.endpoints);
+        let set = context.endpoints.get(known, &asked.local, service, (port, dialled))?;
+        let endpoint = choose(&set, strategy, hash, (&tried, shared.now()));
+        let endpoint = endpoint.ok_or_else(|| NoRoute::NoHealthyEndpoint(service.id.clone()))?;
+        let lease = endpoint.state.begin();
+        match attempt(context, &endpoint.target, facts).await {
+            Ok(upstream) => return Ok((upstream, endpoint.target.clone(), Some(lease))),
+            Err(refusal) if refusal.is_endpoints_fault() => {
+                lease.ended(Outcome::Unreachable, shared.now());
+                tried.push(endpoint.target.workload.uid.clone());
+                if tried.len() == ATTEMPTS || set.iter().count() <= tried.len() {
+                    return Err(refusal);
+                }
+                tracing::debug!(endpoint = %endpoint.target.workload.uid, %refusal, "trying another endpoint");
+            }
+            Err(refusal) => return Err(refusal),
+        }
+    }
+}
+
+fn choose<'a>(
+    set: &'a Set,
+    strategy: Strategy,
+    hash: Option<u64>,
+    (tried, now): (&[WorkloadUid], u64),
+) -> Option<&'a Endpoint> {
+    let random = &mut |below| fastrand::usize(..below);
+    set.choose(strategy, &mut Ask { now, hash, tried, random })
+}
+
+async fn attempt(context: &Arc<Context>, target: &Target, facts: &mut Facts) -> Result<Upstream, Refusal> {
+    facts.destination.workload = Some(Arc::clone(&target.workload));
+    facts.app = Some(target.app);
+    if let Some(denial) = denied(context, target, facts) {
+        return Err(denial.into());
+    }
+    let upstream = upstream::connect(context, target, facts).await?;
+    if let Upstream::Tunnel(opened) = &upstream {
+        facts.destination.identity = Some(opened.identity.clone());
+    }
+    Ok(upstream)
+}
+
+/// Whether a policy of the endpoint denies the client. The endpoint's own node sees this waypoint as its peer, so it enforces
+/// what is allowed to waypoints, and a DENY of the client would pass it by: that is kept here. An ALLOW is not asked for here,
+/// because it may name the waypoint alone.
+fn denied(context: &Context, target: &Target, facts: &Facts) -> Option<Denial> {
+    let connection =
+        Connection { peer: facts.source.identity.clone(), client: facts.client, app: target.app };
+    let verdict = context.shared.mesh.snapshot().authorize(&target.workload, connection);
+    verdict.enforced.err().filter(|denial| !matches!(denial, Denial::NotAllowed(_)))
+}
+
+/// Resolves when policies have changed so that the client is denied what it has.
+async fn revoked(
+    context: &Context,
+    target: &Target,
+    live: &Live,
+    policies: &mut watch::Receiver<u64>,
+) -> Denial {
+    while policies.changed().await.is_ok() {
+        if let Some(denial) = denied(context, target, &live.facts) {
+            return denial;
+        }
+    }
+    // Nobody tells any more: the process is about to end.
+    std::future::pending().await
+}
+
+/// What a client is known by, from whichever port it connects.
+fn client(facts: &Facts) -> String {
+    facts.source.workload.as_ref().map_or_else(|| facts.client.0.ip().to_string(), |w| w.uid.to_string())
+}

@@ -1,0 +1,74 @@
+//! One stream of a client's tunnel: what it asks for, and whether this waypoint guards that.
+//!
+//! Decides nothing about endpoints: that is for whoever speaks the stream's protocol.
+
+use hbone::Incoming;
+use model::address::{ClientAddr, NetworkAddress};
+use model::route::{self, Behind};
+use model::workload::Workload;
+use proxy::headers;
+use proxy::series::Party;
+use std::sync::Arc;
+
+use super::inbound::Client;
+use super::{Context, opaque};
+use crate::refusal::Refusal;
+use crate::telemetry::Facts;
+
+/// A stream that asks for something that we guard.
+pub(crate) struct Asked {
+    /// Our own workload.
+    pub(crate) local: Arc<Workload>,
+    /// What is asked for.
+    pub(crate) behind: Behind,
+}
+
+/// Serves one stream, from its authority to its last byte.
+pub(crate) async fn serve(context: &Arc<Context>, incoming: Incoming, client: &Client) {
+    let mut facts = facts(context, &incoming, client);
+    match asked(context, &incoming, client, &mut facts).await {
+        Ok(asked) => opaque::serve(context, incoming, &asked, facts).await,
+        Err(refusal) => {
+            context.shared.telemetry.refused(&facts, &refusal);
+            incoming.refuse(refusal.status());
+        }
+    }
+}
+
+async fn asked(
+    context: &Context,
+    incoming: &Incoming,
+    client: &Client,
+    facts: &mut Facts,
+) -> Result<Asked, Refusal> {
+    let authority = incoming.authority.as_str().parse()?;
+    let mesh = &context.shared.mesh;
+    let own = &context.shared.own.workload;
+    let local = mesh.local_workload(own).await.ok_or_else(|| Refusal::Unknown(own.clone()))?;
+    let behind = route::guarded(&mesh.snapshot(), &local, &client.identity.namespace, &authority)?;
+    if let Behind::Service(service, ..) = &behind {
+        facts.service = Some(service.clone());
+    }
+    Ok(Asked { local, behind })
+}
+
+/// What is said of a stream before it is understood.
+fn facts(context: &Context, incoming: &Incoming, client: &Client) -> Facts {
+    let mesh = context.shared.mesh.snapshot();
+    // The client's own port, if its node says it; its address is the tunnel's, which nobody can forge.
+    let said = headers::forwarded_for(&incoming.headers).map(|ClientAddr(said)| said);
+    let address = said.filter(|said| said.ip() == client.address.ip()).unwrap_or(client.address);
+    let own = mesh.workload(&context.shared.own.workload);
+    let network = own.map(|own| own.network.clone()).unwrap_or_default();
+    let workload = mesh.workload_by_address(&NetworkAddress { network, ip: address.ip() });
+    // A workload that is not who the peer has proven to be is another one that had the address before or after.
+    let workload = workload.filter(|workload| workload.identity == client.identity);
+    Facts {
+        client: ClientAddr(address),
+        source: Party { workload, identity: Some(client.identity.clone()) },
+        destination: Party::default(),
+        service: None,
+        authority: incoming.authority.as_str().into(),
+        app: None,
+    }
+}

@@ -1,0 +1,77 @@
+//! Connections to endpoints: in a tunnel to the endpoint's node, or plainly where the endpoint is in no mesh.
+//!
+//! Chooses no endpoint.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use hbone::{ClientLimits, Connect, DialError, OpenError};
+use model::address::PROXY_PORTS;
+use model::route::Target;
+use model::workload::TunnelProtocol;
+use proxy::headers;
+use proxy::tunnels::{KEEPALIVE, Means, Opened};
+use socket2::SockRef;
+use tokio::net::TcpStream;
+
+use super::{CONNECT_TIMEOUT, Context};
+use crate::refusal::Refusal;
+use crate::telemetry::Facts;
+
+/// A connection to an endpoint.
+pub(crate) enum Upstream {
+    /// Plain TCP.
+    Tcp(TcpStream),
+    /// A stream in mutual TLS.
+    Tunnel(Box<Opened>),
+}
+
+/// Connects to `target` on behalf of the client that `facts` are of.
+pub(crate) async fn connect(
+    context: &Arc<Context>,
+    target: &Target,
+    facts: &Facts,
+) -> Result<Upstream, Refusal> {
+    let app = target.app.0;
+    if PROXY_PORTS.contains(&app.port()) {
+        return Err(Refusal::OwnPort(app));
+    }
+    match target.tunnel {
+        TunnelProtocol::Hbone => {
+            tunnel(context, target, facts).await.map(|opened| Upstream::Tunnel(Box::new(opened)))
+        }
+        TunnelProtocol::None => {
+            let plain = dial(app).await;
+            plain.map(Upstream::Tcp).map_err(|error| Refusal::Connect { to: app, error })
+        }
+    }
+}
+
+async fn tunnel(context: &Context, target: &Target, facts: &Facts) -> Result<Opened, Refusal> {
+    let certificate = context.shared.certificate().await?;
+    let means = Means { certificate, limits: ClientLimits::default() };
+    // The endpoint's node learns who the client is, beside us.
+    let host = facts.service.as_deref().map(|service| &service.id.hostname);
+    let headers = headers::request(facts.source.workload.as_deref(), facts.client, host);
+    let connect = Connect { authority: target.authority.clone(), headers, ..Connect::default() };
+    let dial = |to| async move { dial(to).await.map_err(DialError::from) };
+    let with = target.peer.0;
+    context.tunnels.open(target, means, connect, dial).await.map_err(|error| {
+        if let OpenError::Refused(status) = error {
+            return Refusal::RefusedByPeer { to: with, status };
+        }
+        Refusal::Tunnel { with, reason: error.to_string() }
+    })
+}
+
+async fn dial(to: SocketAddr) -> io::Result<TcpStream> {
+    let dialled = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(to)).await;
+    let tcp = dialled.unwrap_or_else(|_| {
+        let text = format!("no answer within {} s; does a NetworkPolicy drop it?", CONNECT_TIMEOUT.as_secs());
+        Err(io::Error::new(io::ErrorKind::TimedOut, text))
+    })?;
+    tcp.set_nodelay(true)?;
+    SockRef::from(&tcp).set_tcp_keepalive(&KEEPALIVE)?;
+    Ok(tcp)
+}

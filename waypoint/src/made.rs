@@ -1,0 +1,69 @@
+//! Workloads and services for tests. Decides nothing about what is right.
+
+use std::collections::BTreeMap;
+
+use model::identity::Identity;
+use model::service::{
+    AppProtocol, GatewayAddress, GatewayDestination, LoadBalancing, PortMapping, Service, ServiceName,
+    ServicePort, Vip,
+};
+use model::workload::{TunnelProtocol, Workload, WorkloadUid};
+
+/// `spiffe://cluster.local/ns/shop/sa/<account>`.
+pub(crate) fn identity(account: &str) -> Identity {
+    Identity::new("cluster.local", "shop", account).expect("tests name valid accounts")
+}
+
+/// `shop/<name>.shop.svc.cluster.local`.
+pub(crate) fn service_name(name: &str) -> ServiceName {
+    ServiceName { namespace: "shop".into(), hostname: format!("{name}.shop.svc.cluster.local").into() }
+}
+
+/// A pod of the mesh in `shop`, which runs as `account`, has this address and backs this service.
+pub(crate) fn pod(name: &str, account: &str, address: &str, service: &str) -> Workload {
+    let none = || "".into();
+    Workload {
+        uid: WorkloadUid(format!("Kubernetes//Pod/shop/{name}").into()),
+        name: name.into(),
+        identity: identity(account),
+        addresses: vec![address.parse().expect("tests name valid addresses")],
+        network: none(),
+        tunnel: TunnelProtocol::Hbone,
+        native_tunnel: false,
+        node: none(),
+        canonical_name: name.into(),
+        canonical_revision: "latest".into(),
+        workload_type: Default::default(),
+        workload_name: name.into(),
+        cluster_id: "Kubernetes".into(),
+        hostname: none(),
+        services: BTreeMap::from([(service_name(service), Vec::<PortMapping>::new())]),
+        authorization_policies: Vec::new(),
+        health: Default::default(),
+        locality: Default::default(),
+        network_mode: Default::default(),
+        waypoint: None,
+        network_gateway: None,
+        application_tunnel: None,
+        capacity: 1,
+    }
+}
+
+/// A service of `shop` at this address that serves port 80 at its endpoints' 8080, behind the waypoint `waypoint` if it is `guarded`.
+pub(crate) fn service(name: &str, vip: &str, guarded: bool) -> Service {
+    let destination = GatewayDestination::Service(service_name("waypoint"));
+    Service {
+        id: service_name(name),
+        name: name.into(),
+        vips: vec![Vip { network: "".into(), block: format!("{vip}/32").parse().expect("an address") }],
+        ports: vec![ServicePort { port: 80, target_port: Some(8080), protocol: AppProtocol::Unknown }],
+        subject_alt_names: Vec::new(),
+        waypoint: guarded.then_some(GatewayAddress { destination, hbone_port: 15008 }),
+        weighted_waypoints: Vec::new(),
+        load_balancing: LoadBalancing::default(),
+        ip_families: Default::default(),
+        canonical: true,
+        ingress_use_waypoint: false,
+        visibility: Default::default(),
+    }
+}
