@@ -76,10 +76,12 @@ impl Controller {
         let routes = metrics_routes(&metrics).merge(readiness_routes(&readiness));
         tasks.spawn_infallible("metrics", serve_tcp(scraped, routes));
 
-        let backend = Backend::open(&config, &readiness, &metrics, clock.clone()).await?;
+        let (publisher, published) = Publisher::new();
+        let opened = Backend::open(&config, &readiness, &metrics, published.clone(), clock.clone());
+        let backend = opened.await?;
         let (stop, stopped) = watch::channel(false);
-        let Started { hub, ready, published, nodes, root } =
-            start_hub(&config, backend, stopped.clone(), &mut tasks)?;
+        let Started { hub, ready, nodes, root } =
+            start_hub(&config, backend, publisher, stopped.clone(), &mut tasks)?;
         ready.await.context("the source ended before it was read")?;
         drop(source_read);
 
@@ -175,7 +177,6 @@ struct Started {
     hub: Handle,
     /// Hears when the source was read once.
     ready: oneshot::Receiver<()>,
-    published: Published,
     nodes: Box<dyn Authenticator>,
     root: Root,
 }
@@ -183,6 +184,7 @@ struct Started {
 fn start_hub(
     config: &Config,
     backend: Backend,
+    publisher: Publisher,
     stopped: watch::Receiver<bool>,
     tasks: &mut TaskGroup,
 ) -> anyhow::Result<Started> {
@@ -190,13 +192,12 @@ fn start_hub(
     let proofs = (!config.index.proofs_on_pods).then(|| Proofs::new(&config.state_dir));
     let proven = proofs.as_ref().map(Proofs::load).transpose()?.unwrap_or_default();
     let index = Index::new(config.index.clone(), proven);
-    let (publisher, published) = Publisher::new();
     let (writer, hub, ready) = Hub::new(index, proofs, publisher);
     tasks.spawn_infallible("hub", writer.run());
     let (batches, received) = mpsc::channel(BATCHES);
     let (nodes, root) = backend.start(config, &hub, Wires { batches, stopped }, tasks);
     tasks.spawn("source events", forward(received, hub.clone()));
-    Ok(Started { hub, ready, published, nodes, root })
+    Ok(Started { hub, ready, nodes, root })
 }
 
 /// Resolves when the controller is to end.

@@ -66,6 +66,8 @@ pub enum Source {
         kubeconfig: Option<PathBuf>,
         /// Which service account tokens are believed.
         accepted: Accepted,
+        /// The template of waypoints' pods; without one, none are made.
+        waypoint_template: Option<PathBuf>,
     },
 }
 
@@ -111,6 +113,7 @@ fn source(p: &Parser<'_>, root_namespace: String) -> Option<Source> {
     let kubeconfig = p.optional::<PathBuf>("AIRGLOW_KUBECONFIG");
     let audience = p.optional::<String>("AIRGLOW_TOKEN_AUDIENCE");
     let accounts = p.optional::<String>("AIRGLOW_NODE_ACCOUNTS");
+    let waypoint_template = p.optional::<PathBuf>("AIRGLOW_WAYPOINT_TEMPLATE");
     let of_no_use = |variable: &str, source: &str| {
         p.conflict(variable, format!("only AIRGLOW_SOURCE={source} has a use for it"));
     };
@@ -123,7 +126,8 @@ fn source(p: &Parser<'_>, root_namespace: String) -> Option<Source> {
             let accounts = accounts?.unwrap_or_else(|| format!("{root_namespace}/ztunnel"));
             let accounts = listed(&accounts).map(str::to_owned).collect();
             check_accounts(p, &accounts);
-            Some(Source::Kube { kubeconfig: kubeconfig?, accepted: Accepted { audience, accounts } })
+            let accepted = Accepted { audience, accounts };
+            Some(Source::Kube { kubeconfig: kubeconfig?, accepted, waypoint_template: waypoint_template? })
         }
         directory => {
             let join_tokens = p.required("AIRGLOW_JOIN_TOKENS");
@@ -131,6 +135,7 @@ fn source(p: &Parser<'_>, root_namespace: String) -> Option<Source> {
                 ("AIRGLOW_KUBECONFIG", kubeconfig?.is_some()),
                 ("AIRGLOW_TOKEN_AUDIENCE", audience?.is_some()),
                 ("AIRGLOW_NODE_ACCOUNTS", accounts?.is_some()),
+                ("AIRGLOW_WAYPOINT_TEMPLATE", waypoint_template?.is_some()),
             ] {
                 if is_set {
                     of_no_use(variable, "kube");
@@ -247,6 +252,7 @@ mod tests {
                 audience: audience.into(),
                 accounts: accounts.iter().map(|account| (*account).to_owned()).collect(),
             },
+            waypoint_template: None,
         };
         let inside = source(&[("AIRGLOW_SOURCE", "kube"), ("AIRGLOW_ROOT_NAMESPACE", "mesh")]);
         assert_eq!(inside.expect("valid"), kube(None, "istio-ca", &["mesh/ztunnel"]));

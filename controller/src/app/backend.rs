@@ -21,10 +21,13 @@ use super::told_to_stop;
 use crate::config::{Config, Source};
 use crate::hub::Handle;
 use crate::root::Root;
+use crate::serve::published::Published;
 use crate::serve::{Authenticator, JoinTokens, TokenReviews};
 use crate::source::kube::Kube;
 use crate::source::{Batch, directory};
-use crate::writes::{SecretError, SharedAuthority, lead, mark_pods, publish_roots, say_events, say_statuses};
+use crate::writes::{
+    SecretError, SharedAuthority, lead, make_waypoints, mark_pods, publish_roots, say_events, say_statuses,
+};
 
 /// How often the authority of a directory does what time has made due.
 const MAINTENANCE: Duration = Duration::from_secs(3600);
@@ -55,7 +58,7 @@ pub(super) struct Backend {
 /// What objects are read from.
 enum Input {
     Directory { path: PathBuf, copies: PathBuf },
-    Kube { source: Kube, client: Client },
+    Kube { source: Kube, client: Client, waypoint_template: Option<PathBuf> },
 }
 
 impl Backend {
@@ -64,6 +67,7 @@ impl Backend {
         config: &Config,
         readiness: &Readiness,
         metrics: &Metrics,
+        published: Published,
         clock: Arc<dyn Clock>,
     ) -> anyhow::Result<Self> {
         let granted =
@@ -78,11 +82,11 @@ impl Backend {
                         path: path.clone(),
                         copies: config.state_dir.join("last-good"),
                     },
-                    nodes: Box::new(JoinTokens::new(join_tokens.clone())),
+                    nodes: Box::new(JoinTokens::new(join_tokens.clone(), published)),
                     root: Root::Directory(Arc::new(authority)),
                 })
             }
-            Source::Kube { kubeconfig, accepted } => {
+            Source::Kube { kubeconfig, accepted, waypoint_template } => {
                 let state = &config.state_dir;
                 let made = DirBuilder::new().recursive(true).mode(0o700).create(state);
                 made.with_context(|| format!("can't make the directory {}", state.display()))?;
@@ -95,9 +99,9 @@ impl Backend {
                 let help = "Kinds of objects that can't be watched at present";
                 metrics.register_gauge_fn("airglow_source_kinds_failing", help, move || failing.count());
                 Ok(Self {
-                    nodes: Box::new(TokenReviews::new(client.clone(), accepted.clone(), clock)),
+                    nodes: Box::new(TokenReviews::new(client.clone(), accepted.clone(), published, clock)),
                     root: Root::Secret(Arc::new(shared)),
-                    input: Input::Kube { source, client },
+                    input: Input::Kube { source, client, waypoint_template: waypoint_template.clone() },
                 })
             }
         }
@@ -118,13 +122,17 @@ impl Backend {
                 tasks.spawn_infallible("root maintenance", maintain(root.authority().clone()));
                 tasks.spawn_infallible("source", directory::run(path, copies, batches));
             }
-            Input::Kube { source, client } => {
+            Input::Kube { source, client, waypoint_template } => {
                 tasks.spawn_infallible("source", source.run(batches));
                 let namespace = &config.index.root_namespace;
                 let (leader, election) = lead(client.clone(), namespace, replica(), told_to_stop(stopped));
                 tasks.spawn_infallible(ELECTION, election);
                 tasks.spawn_infallible("marks", mark_pods(client.clone(), hub.clone(), leader.clone()));
                 tasks.spawn_infallible("statuses", say_statuses(client.clone(), hub.clone(), leader.clone()));
+                if let Some(template) = waypoint_template {
+                    let made = make_waypoints(client.clone(), hub.clone(), template, leader.clone());
+                    tasks.spawn_infallible("waypoints", made);
+                }
                 if let Root::Secret(shared) = &root {
                     let events = say_events(client.clone(), hub.clone(), shared.clone(), leader.clone());
                     tasks.spawn_infallible("events", events);

@@ -6,9 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::waypoint;
 use crate::source::objects::{
-    AuthorizationPolicy, EndpointSlice, Event, Key, Kind, Labels, Metadata, Namespace, Node, Object,
-    PeerAuthentication, Pod, Service, ServiceEntry, WorkloadEntry,
+    AuthorizationPolicy, EndpointSlice, Event, Gateway, GatewayClass, Key, Kind, Labels, Metadata, Namespace,
+    Node, Object, PeerAuthentication, Pod, Service, ServiceEntry, WorkloadEntry,
 };
 
 /// The label by which a slice names its service.
@@ -52,6 +53,8 @@ pub(crate) struct Cluster {
     pub(crate) entries: BTreeMap<Name, Arc<ServiceEntry>>,
     pub(crate) machines: BTreeMap<Name, Arc<WorkloadEntry>>,
     pub(crate) slices: BTreeMap<Name, Arc<EndpointSlice>>,
+    classes: BTreeMap<String, Arc<GatewayClass>>,
+    pub(crate) gateways: BTreeMap<Name, Arc<Gateway>>,
     namespaces: BTreeMap<String, Arc<Namespace>>,
     nodes: BTreeMap<String, Arc<Node>>,
     pub(crate) peers: BTreeMap<Name, Arc<PeerAuthentication>>,
@@ -60,6 +63,7 @@ pub(crate) struct Cluster {
     accounts: BTreeSet<Name>,
     cluster_ips: BTreeSet<(IpAddr, Name)>,
     entries_with: BTreeSet<(String, Name)>,
+    gateways_for: BTreeSet<(Name, Name)>,
     pods_on: BTreeSet<(String, Name)>,
     pods_by_uid: BTreeSet<(String, Name)>,
     slices_for: BTreeSet<(Name, Name)>,
@@ -94,6 +98,14 @@ impl Cluster {
                 }
                 Some(Object::EndpointSlice(slice))
             }
+            Kind::Gateway => {
+                let gateway = self.gateways.remove(&name)?;
+                if let Some(account) = account_of(&gateway) {
+                    self.gateways_for.remove(&(account, name));
+                }
+                Some(Object::Gateway(gateway))
+            }
+            Kind::GatewayClass => self.classes.remove(&key.name).map(Object::GatewayClass),
             Kind::Namespace => self.namespaces.remove(&key.name).map(Object::Namespace),
             Kind::Node => self.nodes.remove(&key.name).map(Object::Node),
             Kind::PeerAuthentication => self.peers.remove(&name).map(Object::PeerAuthentication),
@@ -137,6 +149,11 @@ impl Cluster {
                 self.slices_naming.extend(pods_of(&slice).map(|pod| (pod, name.clone())));
                 self.slices.insert(name, slice);
             }
+            Object::Gateway(gateway) => {
+                self.gateways_for.extend(account_of(&gateway).map(|account| (account, name.clone())));
+                self.gateways.insert(name, gateway);
+            }
+            Object::GatewayClass(class) => drop(self.classes.insert(name.1, class)),
             Object::Namespace(namespace) => drop(self.namespaces.insert(name.1, namespace)),
             Object::Node(node) => drop(self.nodes.insert(name.1, node)),
             Object::PeerAuthentication(peer) => drop(self.peers.insert(name, peer)),
@@ -163,6 +180,7 @@ impl Cluster {
         let mut keys = Vec::new();
         keys.extend(self.authorizations.keys().map(|name| key_of(Kind::AuthorizationPolicy, name)));
         keys.extend(self.slices.keys().map(|name| key_of(Kind::EndpointSlice, name)));
+        keys.extend(self.gateways.keys().map(|name| key_of(Kind::Gateway, name)));
         keys.extend(self.peers.keys().map(|name| key_of(Kind::PeerAuthentication, name)));
         keys.extend(self.pods.keys().map(|name| key_of(Kind::Pod, name)));
         keys.extend(self.services.keys().map(|name| key_of(Kind::Service, name)));
@@ -175,6 +193,7 @@ impl Cluster {
     pub(crate) fn all_keys(&self) -> Vec<Key> {
         let mut keys = self.keys();
         let of_cluster = |kind, name: &String| Key { kind, namespace: String::new(), name: name.clone() };
+        keys.extend(self.classes.keys().map(|name| of_cluster(Kind::GatewayClass, name)));
         keys.extend(self.namespaces.keys().map(|name| of_cluster(Kind::Namespace, name)));
         keys.extend(self.nodes.keys().map(|name| of_cluster(Kind::Node, name)));
         keys.extend(self.accounts.iter().map(|name| key_of(Kind::ServiceAccount, name)));
@@ -187,6 +206,8 @@ impl Cluster {
         BTreeMap::from([
             (Kind::AuthorizationPolicy, self.authorizations.len()),
             (Kind::EndpointSlice, self.slices.len()),
+            (Kind::Gateway, self.gateways.len()),
+            (Kind::GatewayClass, self.classes.len()),
             (Kind::Namespace, self.namespaces.len()),
             (Kind::Node, self.nodes.len()),
             (Kind::PeerAuthentication, self.peers.len()),
@@ -196,6 +217,41 @@ impl Cluster {
             (Kind::ServiceEntry, self.entries.len()),
             (Kind::WorkloadEntry, self.machines.len()),
         ])
+    }
+
+    /// The oldest Gateway of a namespace that guards one of these accounts' workloads.
+    pub(crate) fn gateway_for<'a>(
+        &self,
+        accounts: impl IntoIterator<Item = &'a str>,
+        namespace: &str,
+    ) -> Option<&Gateway> {
+        let of = |account: &str| related(&self.gateways_for, &(namespace.to_owned(), account.to_owned()));
+        let named = accounts.into_iter().flat_map(of);
+        named
+            .filter_map(|name| self.gateways.get(name))
+            .min_by_key(|gateway| age(&gateway.metadata))
+            .map(|it| &**it)
+    }
+
+    /// Whether a Gateway of a namespace guards the workloads of an account.
+    pub(crate) fn has_gateways_for_accounts(&self, namespace: &str) -> bool {
+        let first = ((namespace.to_owned(), String::new()), (String::new(), String::new()));
+        self.gateways_for.range(first..).next().is_some_and(|((of, _), _)| of == namespace)
+    }
+
+    /// Every class of gateways.
+    pub(crate) fn classes(&self) -> impl Iterator<Item = &Arc<GatewayClass>> {
+        self.classes.values()
+    }
+
+    /// Every namespace.
+    pub(crate) fn namespaces(&self) -> impl Iterator<Item = &Metadata> {
+        self.namespaces.values().map(|namespace| &namespace.metadata)
+    }
+
+    /// A class of gateways; `None` when the source does not name it.
+    pub(crate) fn class(&self, name: &str) -> Option<&GatewayClass> {
+        self.classes.get(name).map(|class| &**class)
     }
 
     /// A namespace's metadata; `None` when the source does not name it.
@@ -237,6 +293,19 @@ impl Cluster {
     pub(crate) fn slices_naming(&self, pod: &Name) -> impl Iterator<Item = &Arc<EndpointSlice>> {
         related(&self.slices_naming, pod).filter_map(|slice| self.slices.get(slice))
     }
+}
+
+/// The account whose workloads a Gateway guards, with its namespace.
+fn account_of(gateway: &Gateway) -> Option<Name> {
+    let account = waypoint::account(&gateway.metadata)?;
+    Some((gateway.metadata.namespace.clone(), account.to_owned()))
+}
+
+/// By which the older of two objects counts. Without a timestamp, one counts as the newest: the API server always sets one, a
+/// directory may not.
+pub(crate) fn age(metadata: &Metadata) -> (bool, Option<String>, Name) {
+    let created = &metadata.creation_timestamp;
+    (created.is_none(), created.clone(), name_of(metadata))
 }
 
 /// The virtual addresses of a service.

@@ -11,6 +11,7 @@ use model::workload::WorkloadUid;
 use super::Config;
 use super::cluster::{Cluster, name_of};
 use super::finding::{Finding, Reason};
+use super::waypoint::{self, GATEWAY_NAME};
 use super::workload::{account, addresses, is_terminal, uid};
 use crate::source::objects::{Labels, Pod};
 
@@ -35,6 +36,8 @@ pub struct Enrolment {
     pub workload: WorkloadUid,
     /// Whether its traffic is to be captured.
     pub verdict: Verdict,
+    /// Whether it is a waypoint's, and so has a proof of its own rather than its node's.
+    pub is_waypoint: bool,
 }
 
 /// Whether a pod is to be enrolled, with the reason for a person to read.
@@ -82,6 +85,7 @@ pub(crate) fn of(config: &Config, cluster: &Cluster, pod: &Pod) -> (Option<Enrol
         addresses: addresses(pod).0,
         workload: uid(config, &name),
         verdict,
+        is_waypoint: waypoint::is_instance(cluster, metadata),
     };
     (Some(enrolment), Vec::new())
 }
@@ -107,6 +111,9 @@ pub(crate) fn verdict(config: &Config, cluster: &Cluster, pod: &Pod) -> Verdict 
     }
     if is_native(&metadata.labels) {
         return no(format!("the pod speaks HBONE itself (label {TUNNEL}=http)"));
+    }
+    if waypoint::is_instance(cluster, metadata) {
+        return no(format!("the pod is a waypoint's (label {GATEWAY_NAME})"));
     }
     match metadata.labels.get(DATAPLANE_MODE).map(String::as_str) {
         Some("ambient") => return yes(format!("label {DATAPLANE_MODE}=ambient on the pod")),

@@ -1,35 +1,48 @@
-//! What there is to say about each policy and entry, for its status: taken or not, and why.
+//! What there is to say about each policy, entry and service, for its status: taken or not, guarded or not, and why.
 //!
 //! Owns no writing, and nothing that is enforced depends on what was said.
 
 use std::collections::BTreeMap;
 
+use super::cluster::{key_of, name_of};
 use super::{Finding, Index, Outcome};
 use crate::source::Misunderstood;
 use crate::source::objects::{Generation, Key, Kind, Metadata, PolicyStatus};
 
-/// The type of the condition, as Istio has it: what became of a policy in node proxies.
+/// The type of a condition, as Istio has it: what became of a policy in node proxies.
 pub const CONDITION: &str = "ZtunnelAccepted";
 
-/// What is to be said about a policy.
+/// The type of a condition, as Istio has it: what became of the wish to be guarded by a waypoint.
+pub const WAYPOINT_BOUND: &str = "istio.io/WaypointBound";
+
+/// What is to be said about an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Judgement {
-    /// Which policy.
+    /// Which object.
     pub key: Key,
+    /// The type of the condition.
+    pub condition: &'static str,
     /// Which change of its spec.
     pub generation: Option<i64>,
-    /// Whether it is in force, at least in part.
+    /// What was found; `None` when what was said before does not matter any more.
+    pub verdict: Option<Ruling>,
+}
+
+/// What was found about an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ruling {
+    /// Whether it is as its author wants it, at least in part.
     pub accepted: bool,
     /// Why, in a word.
     pub reason: String,
     /// Why, for people.
     pub message: String,
-    /// Since when it has been accepted, or not, if that is no news.
+    /// Since when it has been so, if that is no news.
     pub since: Option<String>,
 }
 
 impl Index {
-    /// What is to be said about policies and was not said yet.
+    /// What is to be said about objects and was not said yet.
     #[must_use]
     pub fn judgements(&self, misunderstood: &[Misunderstood]) -> Vec<Judgement> {
         let mut findings: BTreeMap<&Key, Vec<&Finding>> = BTreeMap::new();
@@ -37,14 +50,31 @@ impl Index {
             findings.entry(key).or_default().push(finding);
         }
         let judged = self.policies().filter_map(|(kind, metadata, status)| {
-            let key = Key { kind, namespace: metadata.namespace.clone(), name: metadata.name.clone() };
-            let (accepted, reason, message) = match misunderstood.iter().find(|object| object.key == key) {
+            let key = key_of(kind, &name_of(metadata));
+            let found = match misunderstood.iter().find(|object| object.key == key) {
                 Some(object) => (false, "Invalid".to_owned(), object.message.clone()),
                 None => worst(findings.get(&key)?)?,
             };
-            said(key, metadata, status, (accepted, reason, message))
+            said((key, CONDITION), metadata, status, Some(found))
         });
-        judged.collect()
+        judged.chain(self.bound()).collect()
+    }
+
+    /// What is to be said about wishes to be guarded by a waypoint.
+    fn bound(&self) -> impl Iterator<Item = Judgement> {
+        self.guarded().filter_map(|(kind, metadata, status)| {
+            let key = key_of(kind, &name_of(metadata));
+            let bound = self.products.get(&key).and_then(|products| products.bound.as_ref());
+            let found = bound.map(|bound| (bound.is_met, bound.reason.to_owned(), bound.message.clone()));
+            said((key, WAYPOINT_BOUND), metadata, status, found)
+        })
+    }
+
+    /// Everything that can be guarded and has a status of its own to say so.
+    fn guarded(&self) -> impl Iterator<Item = (Kind, &Metadata, &PolicyStatus)> {
+        let services = self.cluster.services.values();
+        let services = services.map(|service| (Kind::Service, &service.metadata, &service.status));
+        services.chain(self.entries())
     }
 
     fn policies(&self) -> impl Iterator<Item = (Kind, &Metadata, &PolicyStatus)> {
@@ -55,11 +85,15 @@ impl Index {
             .peers
             .values()
             .map(|policy| (Kind::PeerAuthentication, &policy.metadata, &policy.status));
+        authorizations.chain(peers).chain(self.entries())
+    }
+
+    fn entries(&self) -> impl Iterator<Item = (Kind, &Metadata, &PolicyStatus)> {
         let entries =
             (self.cluster.entries.values()).map(|entry| (Kind::ServiceEntry, &entry.metadata, &entry.status));
         let machines = (self.cluster.machines.values())
             .map(|entry| (Kind::WorkloadEntry, &entry.metadata, &entry.status));
-        authorizations.chain(peers).chain(entries).chain(machines)
+        entries.chain(machines)
     }
 }
 
@@ -73,21 +107,24 @@ fn worst(findings: &[&Finding]) -> Option<(bool, String, String)> {
 
 /// `None` when that was said already.
 fn said(
-    key: Key,
+    (key, condition): (Key, &'static str),
     metadata: &Metadata,
     status: &PolicyStatus,
-    (accepted, reason, message): (bool, String, String),
+    found: Option<(bool, String, String)>,
 ) -> Option<Judgement> {
+    let generation = metadata.generation;
+    let before = status.conditions.iter().find(|before| before.kind == condition);
+    let Some((accepted, reason, message)) = found else {
+        return before.map(|_| Judgement { key, condition, generation, verdict: None });
+    };
     let word = if accepted { "True" } else { "False" };
-    let before = status.conditions.iter().find(|condition| condition.kind == CONDITION);
     let same = before.filter(|before| before.status == word);
     let is_said = same.is_some_and(|before| {
         let observed = before.observed_generation.as_ref().and_then(Generation::number);
         // A definition of the policies may be older than that field.
-        before.reason == reason
-            && before.message == message
-            && (observed.is_none() || observed == metadata.generation)
+        before.reason == reason && before.message == message && (observed.is_none() || observed == generation)
     });
     let since = same.and_then(|before| before.last_transition_time.clone());
-    (!is_said).then_some(Judgement { key, generation: metadata.generation, accepted, reason, message, since })
+    let verdict = Some(Ruling { accepted, reason, message, since });
+    (!is_said).then_some(Judgement { key, condition, generation, verdict })
 }

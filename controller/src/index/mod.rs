@@ -4,12 +4,14 @@
 //! enrolment, findings), each a function of the cluster alone. An event recomputes the products of the objects that it
 //! touches; that this equals computing all of them is a property test. Owns no persistence and no delivery.
 
+mod attachment;
 mod authorization;
 mod cluster;
 mod complaints;
 mod endpoints;
 mod enrolment;
 mod finding;
+mod gateways;
 mod judgements;
 mod marks;
 mod peer_authentication;
@@ -18,6 +20,7 @@ mod proven;
 mod service;
 mod service_entry;
 mod touch;
+mod waypoint;
 mod workload;
 mod workload_entry;
 
@@ -30,13 +33,16 @@ use crate::source::objects::{Event, Key, Kind};
 use cluster::{Cluster, Name, key_of};
 use products::{Products, difference};
 
+pub use attachment::Bound;
 pub use complaints::Complaint;
 pub use enrolment::{Enrolment, Verdict};
 pub use finding::{Finding, Outcome, Reason};
-pub use judgements::{CONDITION, Judgement};
+pub use gateways::{Said, Wanted};
+pub use judgements::{CONDITION, Judgement, Ruling, WAYPOINT_BOUND};
 pub use marks::{Mark, REDIRECTION, Remark};
 pub use products::Change;
 pub use proven::{PodState, Progress, Proven};
+pub use waypoint::{CLASSES, CONTROLLER, GATEWAY_NAME, MANAGED};
 
 /// What the derivation is told about the mesh.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -316,28 +322,33 @@ impl Index {
             Kind::Pod => self.products_of_pod(&name, &mut products),
             Kind::Service => {
                 if let Some(object) = cluster.services.get(&name) {
-                    let (service, findings) = service::convert(config, cluster, object);
+                    let service::Converted { service, findings, bound } =
+                        service::convert(config, cluster, object);
                     products.services = service.into_iter().collect();
                     products.findings = findings;
+                    products.bound = bound;
                 }
             }
             Kind::ServiceEntry => {
                 if let Some(object) = cluster.entries.get(&name) {
-                    let service_entry::Converted { services, workloads, findings } =
+                    let service_entry::Converted { services, workloads, findings, bound } =
                         service_entry::convert(config, cluster, object);
                     products.services = services;
                     products.workloads = workloads;
                     products.findings = findings;
+                    products.bound = bound;
                 }
             }
             Kind::WorkloadEntry => {
                 if let Some(object) = cluster.machines.get(&name) {
-                    let (workload, findings) = workload_entry::convert(config, cluster, object);
+                    let workload_entry::Converted { workload, findings, bound } =
+                        workload_entry::convert(config, cluster, object);
                     products.workloads = workload.into_iter().collect();
                     products.findings = findings;
+                    products.bound = bound;
                 }
             }
-            Kind::Namespace | Kind::Node | Kind::ServiceAccount => {}
+            Kind::Gateway | Kind::GatewayClass | Kind::Namespace | Kind::Node | Kind::ServiceAccount => {}
         }
         products
     }

@@ -6,6 +6,7 @@ use model::service::Service;
 use model::store::Update;
 use model::workload::Workload;
 
+use super::attachment::Bound;
 use super::enrolment::Enrolment;
 use super::finding::Finding;
 
@@ -44,6 +45,8 @@ pub(super) struct Products {
     pub(super) policy: Option<Policy>,
     pub(super) enrolment: Option<Enrolment>,
     pub(super) findings: Vec<Finding>,
+    /// What became of the wish for a waypoint, where an object's status says so.
+    pub(super) bound: Option<Bound>,
 }
 
 /// What a proxy must be told to get from `before` to `after`: what is gone first, then what is.

@@ -9,8 +9,10 @@ use model::service::{
 };
 
 use super::Config;
-use super::cluster::{Cluster, Name};
+use super::attachment::{self, Attachment, Bound};
+use super::cluster::{Cluster, Name, pods_of};
 use super::finding::{Finding, Reason};
+use super::workload;
 use crate::source::objects::{self, Metadata, PortRef};
 
 const TRAFFIC_DISTRIBUTION: &str = "networking.istio.io/traffic-distribution";
@@ -33,14 +35,18 @@ pub(crate) fn is_tcp(protocol: Option<&str>) -> bool {
     protocol.is_none_or(|protocol| protocol.eq_ignore_ascii_case("TCP"))
 }
 
+/// What a Service becomes.
+#[derive(Default)]
+pub(crate) struct Converted {
+    pub(crate) service: Option<Service>,
+    pub(crate) findings: Vec<Finding>,
+    pub(crate) bound: Option<Bound>,
+}
+
 /// The mesh service, unless the object names something outside the cluster.
-pub(crate) fn convert(
-    config: &Config,
-    cluster: &Cluster,
-    object: &objects::Service,
-) -> (Option<Service>, Vec<Finding>) {
+pub(crate) fn convert(config: &Config, cluster: &Cluster, object: &objects::Service) -> Converted {
     if !has_endpoints(object) {
-        return (None, Vec::new());
+        return Converted::default();
     }
     let spec = &object.spec;
     let (vips, mut findings) = vips(config, cluster, object);
@@ -49,21 +55,34 @@ pub(crate) fn convert(
             .push(Finding::partial(Reason::UnsupportedValue, "the mesh carries TCP; other ports bypass it"));
     }
     let name = super::cluster::name_of(&object.metadata);
+    let mut accounts = attachment::accounts(cluster, &name.0, &spec.selector);
+    accounts.extend(referred_accounts(cluster, &name));
+    let Attachment { waypoint, weighted, bound } =
+        attachment::of_service(config, cluster, &object.metadata, accounts);
     let service = Service {
         id: service_name(config, &name),
         name: object.metadata.name.as_str().into(),
         vips,
         ports: spec.ports.iter().filter(|port| is_tcp(port.protocol.as_deref())).map(port).collect(),
         subject_alt_names: Vec::new(),
-        waypoint: None,
-        weighted_waypoints: Vec::new(),
+        waypoint,
+        weighted_waypoints: weighted,
         load_balancing: load_balancing(cluster, object),
         ip_families: families(&spec.ip_families),
         canonical: true,
-        ingress_use_waypoint: false,
+        ingress_use_waypoint: attachment::ingress_uses_waypoint(cluster, &object.metadata),
         visibility: Visibility::Public,
     };
-    (Some(service), findings)
+    Converted { service: Some(service), findings, bound }
+}
+
+/// What the pods run as to which the slices of a service without a selector refer.
+fn referred_accounts<'a>(cluster: &'a Cluster, name: &Name) -> Vec<&'a str> {
+    if !cluster.has_gateways_for_accounts(&name.0) {
+        return Vec::new();
+    }
+    let referred = cluster.slices_for(name).flat_map(|slice| pods_of(slice));
+    referred.filter_map(|pod| cluster.pods.get(&pod)).map(|pod| workload::account(pod)).collect()
 }
 
 fn vips(config: &Config, cluster: &Cluster, object: &objects::Service) -> (Vec<Vip>, Vec<Finding>) {

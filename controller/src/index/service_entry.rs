@@ -13,10 +13,11 @@ use model::service::{
 use model::workload::{Workload, WorkloadUid};
 
 use super::Config;
-use super::cluster::{Cluster, Name, name_of, selects, within};
+use super::attachment::{self, Bound};
+use super::cluster::{Cluster, Name, age, name_of, selects, within};
 use super::finding::{Finding, Reason};
 use super::service::{balancing, has_endpoints, protocol_of};
-use super::workload_entry::{Machine, machine};
+use super::workload_entry::{self, Machine, machine};
 use crate::source::objects::{EntryPort, Labels, Metadata, Resolution, ServiceEntry, WorkloadEntrySpec};
 
 /// What a ServiceEntry becomes.
@@ -25,6 +26,7 @@ pub(crate) struct Converted {
     pub(crate) services: Vec<Service>,
     pub(crate) workloads: Vec<Workload>,
     pub(crate) findings: Vec<Finding>,
+    pub(crate) bound: Option<Bound>,
 }
 
 /// The services and workloads of an entry, and what there is to say about it.
@@ -38,8 +40,18 @@ pub(crate) fn convert(config: &Config, cluster: &Cluster, entry: &ServiceEntry) 
     let hosts = hosts(config, cluster, entry);
     if !hosts.is_empty() {
         let vips = vips(config, cluster, entry, &mut findings);
-        converted.services =
-            hosts.iter().map(|host| service(config, cluster, entry, host, vips.clone())).collect();
+        let selector = entry.spec.workload_selector.as_ref();
+        let accounts = selector.map_or_else(Vec::new, |selector| {
+            attachment::accounts(cluster, &entry.metadata.namespace, &selector.labels)
+        });
+        let attachment = attachment::of_service(config, cluster, &entry.metadata, accounts);
+        let service = |host: &&str| Service {
+            waypoint: attachment.waypoint.clone(),
+            weighted_waypoints: attachment.weighted.clone(),
+            ..service(config, cluster, entry, host, vips.clone())
+        };
+        converted.services = hosts.iter().map(service).collect();
+        converted.bound = attachment.bound;
         converted.workloads = endpoints(config, cluster, entry, &hosts, &mut findings);
     }
     if entry.spec.ports.iter().any(|port| !is_tcp(port)) {
@@ -212,12 +224,6 @@ fn is_canonical(config: &Config, cluster: &Cluster, entry: &ServiceEntry, host: 
     first.is_some_and(|first| name_of(&first.metadata) == name_of(&entry.metadata))
 }
 
-/// Without a timestamp, an object counts as the newest: the API server always sets one, a directory may not.
-fn age(metadata: &Metadata) -> (bool, Option<String>, Name) {
-    let created = &metadata.creation_timestamp;
-    (created.is_none(), created.clone(), name_of(metadata))
-}
-
 fn service(config: &Config, cluster: &Cluster, entry: &ServiceEntry, host: &str, vips: Vec<Vip>) -> Service {
     let spec = &entry.spec;
     let port = |port: &EntryPort| ServicePort {
@@ -246,7 +252,7 @@ fn service(config: &Config, cluster: &Cluster, entry: &ServiceEntry, host: &str,
         load_balancing,
         ip_families: IpFamilies::Automatic,
         canonical: is_canonical(config, cluster, entry, host),
-        ingress_use_waypoint: false,
+        ingress_use_waypoint: attachment::ingress_uses_waypoint(cluster, &entry.metadata),
         visibility: visibility(entry).unwrap_or(Visibility::Namespace),
     }
 }
@@ -290,6 +296,8 @@ fn endpoints(
     findings: &mut Vec<Finding>,
 ) -> Vec<Workload> {
     let Metadata { namespace, name, .. } = &entry.metadata;
+    // The entry's own labels are about its services.
+    let plain = Metadata { namespace: namespace.clone(), ..Metadata::default() };
     let mut workloads: Vec<Workload> = Vec::new();
     for endpoint in &entry.spec.endpoints {
         let of = format!("{}/networking.istio.io/ServiceEntry/{namespace}/{name}", config.cluster_id);
@@ -304,7 +312,11 @@ fn endpoints(
         };
         match machine(config, cluster, described) {
             Ok(workload) if workloads.iter().any(|other| other.uid == workload.uid) => {}
-            Ok(workload) => workloads.push(workload),
+            Ok(workload) => {
+                let account = workload_entry::account(endpoint);
+                let waypoint = attachment::of_workload(config, cluster, &plain, account).waypoint;
+                workloads.push(Workload { waypoint, ..workload });
+            }
             Err((reason, why)) => {
                 findings.push(Finding::partial(reason, format!("endpoint {:?}: {why}", endpoint.address)));
             }

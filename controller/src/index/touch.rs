@@ -5,9 +5,10 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::cluster::{Name, cluster_ips, key_of, name_of, pods_of, selects, within};
+use super::attachment::names_waypoint_in;
+use super::cluster::{Name, cluster_ips, key_of, name_of, pods_of, selects, service_of, within};
 use super::{Index, authorization, service, service_entry, workload_entry};
-use crate::source::objects::{Key, Kind, Labels, Object, Service, ServiceEntry};
+use crate::source::objects::{Key, Kind, Labels, Metadata, Object, Service, ServiceEntry};
 
 impl Index {
     /// Marks the objects whose products may depend on `object`, by what the cluster holds right now.
@@ -21,17 +22,22 @@ impl Index {
                     touched.extend(self.selected(&key.namespace, selector).map(pod));
                 }
             }
-            Object::EndpointSlice(slice) => touched.extend(pods_of(slice).map(|name| pod(&name))),
-            Object::Namespace(_) if key.name == config.root_namespace => touched.extend(cluster.keys()),
-            Object::Namespace(_) => {
-                touched.extend(within(&cluster.pods, &key.name).map(|(name, _)| pod(name)));
-                touched.extend(
-                    within(&cluster.services, &key.name).map(|(name, _)| key_of(Kind::Service, name)),
-                );
-                touched.extend(
-                    within(&cluster.entries, &key.name).map(|(name, _)| key_of(Kind::ServiceEntry, name)),
-                );
+            Object::EndpointSlice(slice) => {
+                touched.extend(pods_of(slice).map(|name| pod(&name)));
+                // Whose account matters to it.
+                touched.extend(service_of(slice).map(|name| key_of(Kind::Service, &name)));
             }
+            Object::Gateway(_) => self.touch_guarded(&key.namespace, touched),
+            Object::GatewayClass(_) => {
+                for (name, gateway) in &cluster.gateways {
+                    if gateway.spec.gateway_class_name == key.name {
+                        touched.insert(key_of(Kind::Gateway, name));
+                        self.touch_guarded(&name.0, touched);
+                    }
+                }
+            }
+            Object::Namespace(_) if key.name == config.root_namespace => touched.extend(cluster.keys()),
+            Object::Namespace(_) => self.touch_within(&key.name, touched),
             Object::Node(_) => touched.extend(cluster.pods_on(&key.name).map(pod)),
             Object::PeerAuthentication(_) if key.namespace == config.root_namespace => {
                 touched.extend(cluster.pods.keys().map(pod));
@@ -42,9 +48,12 @@ impl Index {
                 let peers = within(&cluster.peers, &key.namespace);
                 touched.extend(peers.map(|(name, _)| key_of(Kind::PeerAuthentication, name)));
             }
-            Object::Pod(object) => touched.extend(cluster.pods_with_uid(&object.metadata.uid).map(pod)),
+            Object::Pod(object) => {
+                touched.extend(cluster.pods_with_uid(&object.metadata.uid).map(pod));
+                self.touch_services_of(&object.metadata, &object.metadata.labels, touched);
+            }
             Object::Service(service) => self.touch_service(service, touched),
-            Object::ServiceAccount(_) | Object::WorkloadEntry(_) => {}
+            Object::ServiceAccount(_) => {}
             Object::ServiceEntry(entry) => {
                 self.touch_entry(entry, touched);
                 // The one whose host it is may be another one now.
@@ -52,8 +61,62 @@ impl Index {
                     self.touch_host(host, touched);
                 }
             }
+            Object::WorkloadEntry(entry) => {
+                self.touch_services_of(&entry.metadata, &workload_entry::labels(entry), touched);
+            }
         }
         touched.insert(key);
+    }
+
+    /// What a waypoint of a namespace may guard: everything there, and elsewhere what names one of there.
+    fn touch_guarded(&self, namespace: &str, touched: &mut BTreeSet<Key>) {
+        let cluster = &self.cluster;
+        self.touch_within(namespace, touched);
+        let elsewhere = |metadata: &Metadata| {
+            metadata.namespace != namespace
+                && names_waypoint_in(&metadata.labels, &metadata.namespace, namespace)
+        };
+        let names =
+            cluster.namespaces().filter(|other| names_waypoint_in(&other.labels, &other.name, namespace));
+        for other in names {
+            self.touch_within(&other.name, touched);
+        }
+        let pods = cluster.pods.iter().filter(|(_, pod)| elsewhere(&pod.metadata));
+        touched.extend(pods.map(|(name, _)| key_of(Kind::Pod, name)));
+        let services = cluster.services.iter().filter(|(_, service)| elsewhere(&service.metadata));
+        touched.extend(services.map(|(name, _)| key_of(Kind::Service, name)));
+        let entries = cluster.entries.iter().filter(|(_, entry)| elsewhere(&entry.metadata));
+        touched.extend(entries.map(|(name, _)| key_of(Kind::ServiceEntry, name)));
+        let machines = cluster.machines.iter().filter(|(_, entry)| elsewhere(&entry.metadata));
+        touched.extend(machines.map(|(name, _)| key_of(Kind::WorkloadEntry, name)));
+    }
+
+    /// Everything in a namespace to which the namespace's labels or a waypoint may matter.
+    fn touch_within(&self, namespace: &str, touched: &mut BTreeSet<Key>) {
+        let cluster = &self.cluster;
+        touched.extend(within(&cluster.pods, namespace).map(|(name, _)| key_of(Kind::Pod, name)));
+        touched.extend(within(&cluster.services, namespace).map(|(name, _)| key_of(Kind::Service, name)));
+        touched.extend(within(&cluster.entries, namespace).map(|(name, _)| key_of(Kind::ServiceEntry, name)));
+        touched
+            .extend(within(&cluster.machines, namespace).map(|(name, _)| key_of(Kind::WorkloadEntry, name)));
+    }
+
+    /// The services of a workload, where the account that it runs as matters to them.
+    fn touch_services_of(&self, metadata: &Metadata, labels: &Labels, touched: &mut BTreeSet<Key>) {
+        let cluster = &self.cluster;
+        let namespace = &metadata.namespace;
+        if !cluster.has_gateways_for_accounts(namespace) {
+            return;
+        }
+        let services = within(&cluster.services, namespace);
+        let services = services.filter(|(_, service)| selects(&service.spec.selector, labels));
+        touched.extend(services.map(|(name, _)| key_of(Kind::Service, name)));
+        let name = name_of(metadata);
+        let referring = cluster.slices_naming(&name).filter_map(|slice| service_of(slice));
+        touched.extend(referring.map(|name| key_of(Kind::Service, &name)));
+        let entries = within(&cluster.entries, namespace)
+            .filter(|(_, entry)| service_entry::selector(entry).is_some_and(|of| selects(of, labels)));
+        touched.extend(entries.map(|(name, _)| key_of(Kind::ServiceEntry, name)));
     }
 
     fn touch_service(&self, service: &Service, touched: &mut BTreeSet<Key>) {

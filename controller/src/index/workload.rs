@@ -16,7 +16,7 @@ use super::cluster::{Cluster, Name, name_of, selects, service_of, within};
 use super::enrolment::is_native;
 use super::finding::{Finding, Reason};
 use super::service::{has_endpoints, is_tcp, service_name};
-use super::{authorization, peer_authentication, service_entry, workload_entry};
+use super::{attachment, authorization, peer_authentication, service_entry, waypoint, workload_entry};
 use crate::source::objects::{EndpointSlice, Labels, Metadata, Pod, PortRef, Service, ServicePort};
 
 const NETWORK: &str = "topology.istio.io/network";
@@ -87,7 +87,7 @@ pub(crate) fn convert(
         }
     };
     let owner = Owner::of(metadata);
-    let native_tunnel = is_native(&metadata.labels);
+    let native_tunnel = is_native(&metadata.labels) || waypoint::is_instance(cluster, metadata);
     let host_network = pod.spec.host_network;
     let workload = Workload {
         uid: uid(config, &name_of(metadata)),
@@ -109,7 +109,7 @@ pub(crate) fn convert(
         health: if is_ready(pod) { Health::Healthy } else { Health::Unhealthy },
         locality: locality(cluster, pod),
         network_mode: if host_network { NetworkMode::HostNetwork } else { NetworkMode::Standard },
-        waypoint: None,
+        waypoint: attachment::of_workload(config, cluster, metadata, account(pod)).waypoint,
         network_gateway: None,
         application_tunnel: None,
         capacity: 1,
@@ -133,7 +133,8 @@ pub(crate) fn first<'a>(labels: &'a Labels, keys: &[&str]) -> Option<&'a str> {
     keys.iter().find_map(|key| labels.get(*key)).map(String::as_str)
 }
 
-fn is_ready(pod: &Pod) -> bool {
+/// Whether a pod takes connections.
+pub(crate) fn is_ready(pod: &Pod) -> bool {
     let ready =
         pod.status.conditions.iter().any(|condition| condition.kind == "Ready" && condition.status == "True");
     ready && pod.metadata.deletion_timestamp.is_none()

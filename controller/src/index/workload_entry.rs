@@ -12,6 +12,7 @@ use model::service::{PortMapping, ServiceName};
 use model::workload::{Health, Locality, NetworkMode, TunnelProtocol, Workload, WorkloadType, WorkloadUid};
 
 use super::Config;
+use super::attachment::{self, Attachment, Bound};
 use super::cluster::{Cluster, name_of, selects, within};
 use super::enrolment::is_native;
 use super::finding::{Finding, Reason};
@@ -30,12 +31,16 @@ pub(crate) struct Machine<'a> {
     pub(crate) services: BTreeMap<ServiceName, Vec<PortMapping>>,
 }
 
+/// What a WorkloadEntry becomes.
+#[derive(Default)]
+pub(crate) struct Converted {
+    pub(crate) workload: Option<Workload>,
+    pub(crate) findings: Vec<Finding>,
+    pub(crate) bound: Option<Bound>,
+}
+
 /// The workload of an entry, and what there is to say about it.
-pub(crate) fn convert(
-    config: &Config,
-    cluster: &Cluster,
-    entry: &WorkloadEntry,
-) -> (Option<Workload>, Vec<Finding>) {
+pub(crate) fn convert(config: &Config, cluster: &Cluster, entry: &WorkloadEntry) -> Converted {
     let Metadata { namespace, name, .. } = &entry.metadata;
     let labels = labels(entry);
     let described = Machine {
@@ -48,8 +53,15 @@ pub(crate) fn convert(
         services: services(config, cluster, entry, &labels),
     };
     match machine(config, cluster, described) {
-        Ok(workload) => (Some(workload), vec![Finding::accepted("known to node proxies")]),
-        Err((reason, why)) => (None, vec![Finding::refused(reason, why)]),
+        Ok(workload) => {
+            let Attachment { waypoint, bound, .. } =
+                attachment::of_workload(config, cluster, &entry.metadata, account(&entry.spec));
+            let findings = vec![Finding::accepted("known to node proxies")];
+            Converted { workload: Some(Workload { waypoint, ..workload }), findings, bound }
+        }
+        Err((reason, why)) => {
+            Converted { findings: vec![Finding::refused(reason, why)], ..Converted::default() }
+        }
     }
 }
 
@@ -58,6 +70,14 @@ pub(crate) fn labels(entry: &WorkloadEntry) -> Labels {
     let mut labels = entry.metadata.labels.clone();
     labels.extend(entry.spec.labels.clone());
     labels
+}
+
+/// The service account that it runs as.
+pub(crate) fn account(spec: &WorkloadEntrySpec) -> &str {
+    match spec.service_account.as_str() {
+        "" => "default",
+        named => named,
+    }
 }
 
 fn services(
@@ -97,8 +117,7 @@ pub(crate) fn machine(
             return Err((Reason::UnsupportedValue, why.to_owned()));
         }
     };
-    let account = if spec.service_account.is_empty() { "default" } else { spec.service_account.as_str() };
-    let identity = Identity::new(config.trust_domain.clone(), metadata.namespace.as_str(), account)
+    let identity = Identity::new(config.trust_domain.clone(), metadata.namespace.as_str(), account(spec))
         .map_err(|error| (Reason::Invalid, format!("it can't have an identity: {error}")))?;
     let network = match spec.network.as_str() {
         "" => config.network_of_mesh(cluster).into(),

@@ -1,4 +1,5 @@
-//! The certificate service: a node asks for the certificates of the workloads that it runs, and of no others.
+//! The certificate service: a node asks for the certificates of the workloads whose traffic it carries, a waypoint for its own;
+//! neither for any other.
 //!
 //! Owns no key: a [`Signer`] does. A refused caller learns nothing; the log learns why.
 
@@ -16,7 +17,7 @@ use tonic::{Request, Response, Status};
 
 use super::gate::Gate;
 use super::published::Published;
-use super::tokens::Caller;
+use super::tokens::{Caller, Role};
 
 /// The key of the request's metadata that names the workload.
 const IMPERSONATED_IDENTITY: &str = "ImpersonatedIdentity";
@@ -44,15 +45,20 @@ impl CertificateService {
     fn granted(&self, caller: &Caller, request: &IstioCertificateRequest) -> Result<Identity, String> {
         let named = request.metadata.as_ref().and_then(|metadata| metadata.fields.get(IMPERSONATED_IDENTITY));
         let Some(Kind::StringValue(named)) = named.and_then(|value| value.kind.as_ref()) else {
-            return Err(format!(
-                "the request names no {IMPERSONATED_IDENTITY}, and a node has no identity of its own"
-            ));
+            return match &caller.role {
+                Role::Waypoint(own) => Ok(own.clone()),
+                Role::Node => Err(format!(
+                    "the request names no {IMPERSONATED_IDENTITY}, and a node has no identity of its own"
+                )),
+            };
         };
         let identity: Identity = named.parse().map_err(|error| format!("it asks for {named:?}: {error}"))?;
-        if !self.published.now().hosts(&caller.node, &identity) {
-            return Err(format!("it asks for {identity}, of which no live pod is on its node"));
+        match &caller.role {
+            Role::Waypoint(own) if *own == identity => Ok(identity),
+            Role::Waypoint(own) => Err(format!("it asks for {identity}, and is the waypoint {own}")),
+            Role::Node if self.published.now().hosts(&caller.node, &identity) => Ok(identity),
+            Role::Node => Err(format!("it asks for {identity}, of which no live pod is on its node")),
         }
-        Ok(identity)
     }
 }
 

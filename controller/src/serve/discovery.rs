@@ -1,4 +1,4 @@
-//! Discovery: which resources a node may see. Workloads, services and policies are everyone's; enrolments are a node's own.
+//! Discovery: which resources a caller may see. Workloads, services and policies are everyone's; enrolments are a node's own.
 //!
 //! Owns no session protocol (`xds`) and no resources (`published`).
 
@@ -10,14 +10,13 @@ use api::discovery::aggregated_discovery_service_server::{
 };
 use api::type_url;
 use futures_util::StreamExt as _;
-use model::Str;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
 use xds::{Provider, Resource, Resources, Server};
 
 use super::gate::Gate;
 use super::published::Published;
-use super::tokens::Caller;
+use super::tokens::{Caller, Role};
 
 /// The order in which changes are sent: a policy before the workloads that name it, because a workload that names a policy
 /// which is not known is refused everything.
@@ -29,14 +28,14 @@ const MAX_REQUEST_BYTES: usize = 64 << 20;
 /// The key under which a client says which node it is on.
 const NODE_NAME: &str = "NODE_NAME";
 
-/// What nodes may see.
+/// What callers may see.
 pub struct Nodes(Published);
 
 impl Provider for Nodes {
-    /// The node's name, proven.
-    type Session = Str;
+    /// Who it is, proven.
+    type Session = Caller;
 
-    fn open(&self, node: &xds::Node, call: &xds::server::Caller) -> Result<Str, Status> {
+    fn open(&self, node: &xds::Node, call: &xds::server::Caller) -> Result<Caller, Status> {
         let caller =
             call.extensions.get::<Caller>().ok_or_else(|| Status::unauthenticated("not authenticated"))?;
         let claimed = node.metadata.get(NODE_NAME);
@@ -44,23 +43,23 @@ impl Provider for Nodes {
             tracing::warn!(node = %caller.node, claimed, "a node says that it is another one");
             return Err(Status::permission_denied("not permitted"));
         }
-        Ok(caller.node.clone())
+        Ok(caller.clone())
     }
 
-    fn snapshot(&self, node: &Str, type_url: &str) -> Resources {
+    fn snapshot(&self, caller: &Caller, type_url: &str) -> Resources {
         let now = self.0.now();
         match type_url {
             type_url::ADDRESS => now.addresses.clone(),
             type_url::AUTHORIZATION => now.authorizations.clone(),
-            type_url::POD_ENROLMENT => now.enrolments(node),
+            type_url::POD_ENROLMENT if caller.role == Role::Node => now.enrolments(&caller.node),
             _ => Resources::default(),
         }
     }
 
-    fn lookup(&self, node: &Str, type_url: &str, key: &str) -> Vec<Arc<Resource>> {
+    fn lookup(&self, caller: &Caller, type_url: &str, key: &str) -> Vec<Arc<Resource>> {
         match type_url {
             type_url::ADDRESS => self.0.now().find_addresses(key),
-            _ => self.snapshot(node, type_url).get(key).cloned().into_iter().collect(),
+            _ => self.snapshot(caller, type_url).get(key).cloned().into_iter().collect(),
         }
     }
 
@@ -128,12 +127,20 @@ impl AggregatedDiscoveryService for Discovery {
     }
 }
 
-/// Resolves when the pod that a caller's proof is bound to has lived on its node, as far as we know, and does so no more.
+/// Resolves when the pod that a caller's proof is bound to has lived on its node as what the caller is, as far as we know, and does
+/// so no more.
 async fn pod_gone(published: Published, caller: Caller) {
     if let Some(pod) = caller.pod {
         let mut changes = published.watch();
         for lives in [true, false] {
-            let is_so = |_: &u64| published.now().has_pod(&caller.node, &pod) == lives;
+            let is_so = |_: &u64| {
+                let now = published.now();
+                let is_there = match caller.role {
+                    Role::Node => now.has_pod(&caller.node, &pod),
+                    Role::Waypoint(_) => now.waypoint(&pod).is_some(),
+                };
+                is_there == lives
+            };
             if changes.wait_for(is_so).await.is_err() {
                 // Nothing is published any more: the process is about to end.
                 break;

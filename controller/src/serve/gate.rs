@@ -17,9 +17,9 @@ use tonic::metadata::MetadataMap;
 use super::rate::{Allowance, Rates};
 use super::tokens::{Authenticator, Caller};
 
-/// Calls of one node. A node that starts asks for a certificate per service account, of which it has at most some
+/// Calls of one node, or of one waypoint. A node that starts asks for a certificate per service account, of which it has at most some
 /// hundreds; after that a few calls a minute are usual.
-const OF_NODE: Allowance = Allowance { burst: 1000, every: Duration::from_millis(20) };
+const OF_CALLER: Allowance = Allowance { burst: 1000, every: Duration::from_millis(20) };
 
 /// Log lines about refusals, from whomever: enough to see what happens, and no way to fill a disk.
 const OF_LOG: Allowance = Allowance { burst: 10, every: Duration::from_secs(6) };
@@ -35,7 +35,7 @@ struct Inner {
 }
 
 struct State {
-    nodes: Rates<Str>,
+    callers: Rates<Str>,
     log: Rates<()>,
     unlogged: u64,
     refused: u64,
@@ -49,7 +49,7 @@ impl Gate {
             authenticator,
             epoch: Instant::now(),
             state: Mutex::new(State {
-                nodes: Rates::new(OF_NODE),
+                callers: Rates::new(OF_CALLER),
                 log: Rates::new(OF_LOG),
                 unlogged: 0,
                 refused: 0,
@@ -64,7 +64,7 @@ impl Gate {
     pub async fn admit<T>(&self, request: &tonic::Request<T>) -> Result<Caller, Status> {
         let peer = request.extensions().get::<ControlPeer>().map(|peer| peer.address);
         match self.0.authenticator.authenticate(bearer(request.metadata())).await {
-            Ok(caller) => match self.with(|state, now| state.nodes.allow(&caller.node, now)) {
+            Ok(caller) => match self.with(|state, now| state.callers.allow(caller.counted(), now)) {
                 true => Ok(caller),
                 false => {
                     self.refused(peer, Some(&caller), "it calls too often");

@@ -30,7 +30,7 @@ use published::Published;
 pub use discovery::Discovery;
 pub use gate::Gate;
 pub use token_review::{Accepted, NotReviewed, TokenReviews};
-pub use tokens::{Authenticator, Caller, JoinTokens, NotProven};
+pub use tokens::{Authenticator, Caller, JoinTokens, NotProven, Role};
 
 /// Streams of one connection. A node has one session, and certificate requests in a burst when it starts.
 const MAX_STREAMS: u32 = 256;

@@ -6,6 +6,7 @@ use identity::control::ControlPeer;
 use tonic::{Request, Response, Status};
 
 use super::gate::Gate;
+use super::tokens::Role;
 use crate::hub::{Handle, Stopped};
 use crate::index::{PodState, Progress};
 
@@ -41,7 +42,7 @@ impl NodeService for NodeReports {
         let caller = self.gate.admit(&request).await?;
         let peer = request.extensions().get::<ControlPeer>().map(|peer| peer.address);
         let EnrolmentReport { node, pods } = request.into_inner();
-        if node != *caller.node {
+        if node != *caller.node || caller.role != Role::Node {
             self.gate.refused(peer, Some(&caller), &format!("it reports for node {node:?}"));
             return Err(Status::permission_denied("not permitted"));
         }

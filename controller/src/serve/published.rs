@@ -31,6 +31,8 @@ pub struct Snapshot {
     /// Policies.
     pub authorizations: Resources,
     nodes: OrdMap<Str, Node>,
+    /// Pods of waypoints, by their uids.
+    waypoints: OrdMap<Str, Arc<Enrolment>>,
     /// Alias to the names of what has it.
     aliases: OrdMap<String, OrdSet<String>>,
     /// Service to the workloads that back it.
@@ -57,10 +59,22 @@ impl Snapshot {
         self.nodes.get(node).is_some_and(|node| node.pods.contains_key(uid))
     }
 
-    /// Whether a pod of that identity lives on the node.
+    /// Whether a pod of that identity lives on the node whose traffic is the node's to carry: a waypoint carries its own.
     #[must_use]
     pub fn hosts(&self, node: &str, identity: &Identity) -> bool {
-        self.nodes.get(node).is_some_and(|node| node.pods.values().any(|pod| pod.identity == *identity))
+        let carried = |pod: &Arc<Enrolment>| pod.identity == *identity && !pod.is_waypoint;
+        self.nodes.get(node).is_some_and(|node| node.pods.values().any(carried))
+    }
+
+    /// The waypoint's pod of that uid, if it lives.
+    #[must_use]
+    pub fn waypoint(&self, uid: &str) -> Option<&Arc<Enrolment>> {
+        self.waypoints.get(uid)
+    }
+
+    /// All pods of waypoints that live.
+    pub fn waypoints(&self) -> impl Iterator<Item = &Arc<Enrolment>> {
+        self.waypoints.values()
     }
 
     /// What is called `key`, by name or alias; with a service, also its workloads.
@@ -92,13 +106,22 @@ impl Snapshot {
     fn enrol(&mut self, enrolment: &Enrolment) {
         let node = self.nodes.entry(enrolment.node.clone()).or_default();
         node.enrolments.insert(Resource::from(encode::enrolment(&wire(enrolment))));
-        node.pods.insert(enrolment.uid.clone(), Arc::new(enrolment.clone()));
+        let enrolment = Arc::new(enrolment.clone());
+        node.pods.insert(enrolment.uid.clone(), enrolment.clone());
+        match enrolment.is_waypoint {
+            true => drop(self.waypoints.insert(enrolment.uid.clone(), enrolment)),
+            false => drop(self.waypoints.remove(&enrolment.uid)),
+        }
     }
 
     fn forget(&mut self, name: &str, uid: &str) {
         let Some(node) = self.nodes.get_mut(name) else { return };
         node.enrolments.remove(uid);
         node.pods.remove(uid);
+        // It may be on another node by now.
+        if self.waypoints.get(uid).is_some_and(|pod| *pod.node == *name) {
+            self.waypoints.remove(uid);
+        }
         if node.pods.is_empty() {
             self.nodes.remove(name);
         }
@@ -114,7 +137,8 @@ fn remove_from(sets: &mut OrdMap<String, OrdSet<String>>, key: &str, value: &str
 }
 
 fn wire(enrolment: &Enrolment) -> api::Enrolment {
-    let Enrolment { uid, node: _, name, identity, addresses, workload, verdict } = enrolment.clone();
+    let Enrolment { uid, node: _, name, identity, addresses, workload, verdict, is_waypoint: _ } =
+        enrolment.clone();
     api::Enrolment { uid, name, identity, addresses, enrol: verdict.enrol, reason: verdict.reason, workload }
 }
 

@@ -1,5 +1,5 @@
 //! Service account tokens as the proof on Kubernetes: the API server says whose a token is and which pod it is bound to, and
-//! so which node presents it.
+//! so which node presents it, or which waypoint.
 //!
 //! What a token says of itself is believed only to refuse it. Owns no right: what a node may do is decided by each service.
 
@@ -19,7 +19,8 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
-use super::tokens::{Authenticator, Caller, MAX_TOKEN_BYTES, NotProven};
+use super::published::Published;
+use super::tokens::{Authenticator, Caller, MAX_TOKEN_BYTES, NotProven, Role};
 
 /// How long an answer is relied upon, and so for how long the token of a deleted pod is still accepted. A node that starts
 /// makes all its calls within that time.
@@ -54,8 +55,8 @@ pub enum NotReviewed {
     /// Not of the form of a service account token.
     #[error("the token is no service account token")]
     NotAToken,
-    /// Another account than those of nodes.
-    #[error("the token is {0}'s, which is not among AIRGLOW_NODE_ACCOUNTS")]
+    /// Another account than those of nodes and waypoints.
+    #[error("the token is {0}'s, which is not among AIRGLOW_NODE_ACCOUNTS and not that of a waypoint's pod")]
     OtherAccount(String),
     /// For somebody else.
     #[error("the token is not for the audience {0}; set `audience` of the projected volume")]
@@ -87,17 +88,18 @@ pub struct Accepted {
 pub struct TokenReviews {
     client: Client,
     accepted: Accepted,
+    published: Published,
     clock: Arc<dyn Clock>,
     questions: Semaphore,
     remembered: Mutex<HashMap<[u8; 32], (Caller, Instant)>>,
 }
 
 impl TokenReviews {
-    /// Asks by `client`.
+    /// Asks by `client`. `published` says which pods are waypoints'.
     #[must_use]
-    pub fn new(client: Client, accepted: Accepted, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(client: Client, accepted: Accepted, published: Published, clock: Arc<dyn Clock>) -> Self {
         let questions = Semaphore::new(MAX_QUESTIONS);
-        Self { client, accepted, clock, questions, remembered: Mutex::default() }
+        Self { client, accepted, published, clock, questions, remembered: Mutex::default() }
     }
 
     async fn review(&self, token: &str) -> Result<Caller, NotReviewed> {
@@ -127,7 +129,7 @@ impl TokenReviews {
         let payload = payload.and_then(|payload| URL_SAFE_NO_PAD.decode(payload).ok());
         let claims: Option<Claims> = payload.and_then(|json| serde_json::from_slice(&json).ok());
         let Claims { exp, aud, sub } = claims.ok_or(NotReviewed::NotAToken)?;
-        self.account(&sub)?;
+        self.role(&sub, None)?;
         if !aud.has(&self.accepted.audience) {
             return Err(NotReviewed::OtherAudience(self.accepted.audience.clone()));
         }
@@ -136,12 +138,21 @@ impl TokenReviews {
         until.duration_since(self.clock.now()).map_err(|_| NotReviewed::Expired)
     }
 
-    fn account(&self, user: &str) -> Result<(), NotReviewed> {
-        let account = user.strip_prefix(ACCOUNT_PREFIX).map(|account| account.replacen(':', "/", 1));
-        match account {
-            Some(account) if self.accepted.accounts.contains(&account) => Ok(()),
-            _ => Err(NotReviewed::OtherAccount(user.to_owned())),
+    /// Refuses an account that is neither a node's nor that of a waypoint. `pod`: the one that the token is bound to, if that
+    /// is known already.
+    fn role(&self, user: &str, pod: Option<&str>) -> Result<Role, NotReviewed> {
+        let account = user.strip_prefix(ACCOUNT_PREFIX).and_then(|account| account.split_once(':'));
+        let other = || NotReviewed::OtherAccount(user.to_owned());
+        let (namespace, name) = account.ok_or_else(other)?;
+        if self.accepted.accounts.contains(&format!("{namespace}/{name}")) {
+            return Ok(Role::Node);
         }
+        let now = self.published.now();
+        let is_bound = |uid: &str| pod.is_none_or(|pod| pod == uid);
+        let mut waypoints = now.waypoints().filter(|waypoint| is_bound(&waypoint.uid));
+        let found = waypoints
+            .find(|it| *it.identity.namespace == *namespace && *it.identity.service_account == *name);
+        found.map(|waypoint| Role::Waypoint(waypoint.identity.clone())).ok_or_else(other)
     }
 
     async fn ask(&self, token: &str) -> Result<Caller, NotReviewed> {
@@ -163,14 +174,14 @@ impl TokenReviews {
         if !audiences.iter().any(|audience| **audience == *self.accepted.audience) {
             return Err(NotReviewed::OtherAudience(self.accepted.audience.clone()));
         }
-        self.account(&user.username)?;
         let claim = |name: &'static str| {
             let value = user.extra.get(name).and_then(|values| values.first());
             value.filter(|value| !value.is_empty()).ok_or(NotReviewed::Unbound(name))
         };
         let (node, pod, uid) = (claim(NODE_NAME)?, claim(POD_NAME)?, claim(POD_UID)?);
-        tracing::debug!(node, pod, uid, account = user.username, "a node has proven itself");
-        Ok(Caller { node: node.as_str().into(), pod: Some(uid.as_str().into()) })
+        let role = self.role(&user.username, Some(uid))?;
+        tracing::debug!(node, pod, uid, account = user.username, "a caller has proven itself");
+        Ok(Caller { node: node.as_str().into(), pod: Some(uid.as_str().into()), role })
     }
 
     fn remembered(&self, key: &[u8; 32]) -> Option<Caller> {
@@ -256,6 +267,7 @@ struct User {
 
 #[cfg(test)]
 mod tests {
+    use super::super::published::Publisher;
     use super::*;
     use identity::SystemClock;
     use kube::client::Body;
@@ -292,7 +304,7 @@ mod tests {
 
     fn reviews(client: Client) -> TokenReviews {
         let accepted = Accepted { audience: "mesh".into(), accounts: ["mesh/ztunnel".to_owned()].into() };
-        TokenReviews::new(client, accepted, Arc::new(SystemClock))
+        TokenReviews::new(client, accepted, Publisher::new().1, Arc::new(SystemClock))
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,6 +1,6 @@
-//! Who calls: the proof that a node presents, and join tokens as the proof outside Kubernetes.
+//! Who calls: the proof that a node or a waypoint presents, and join tokens as the proof outside Kubernetes.
 //!
-//! The node's name comes from the proof alone; what a request says about itself counts for nothing.
+//! Who it is comes from the proof alone; what a request says about itself counts for nothing.
 
 use std::fs;
 use std::io::{self, Read as _};
@@ -12,9 +12,11 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{Digest, SHA256, digest};
 use identity::BoxFuture;
 use model::Str;
+use model::identity::Identity;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use super::published::Published;
 use super::token_review::NotReviewed;
 
 /// Fewer bytes can be guessed.
@@ -32,13 +34,35 @@ const REREAD: Duration = Duration::from_secs(1);
 /// Between two looks at whether the token of an open session is still there: what taking it away ends ends within this time.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 
-/// A node that proved who it is.
+/// A program that proved who it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
-    /// Its name, as in `spec.nodeName` of its pods.
+    /// The name of the node that it runs on, as in `spec.nodeName` of its pods.
     pub node: Str,
     /// The uid of the pod that the proof is bound to, where it is bound to one.
     pub pod: Option<Str>,
+    /// What it is.
+    pub role: Role,
+}
+
+/// What a caller is, and so what it may have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The node's proxy: it speaks for every pod of the node whose traffic it carries.
+    Node,
+    /// A waypoint: it speaks for itself.
+    Waypoint(Identity),
+}
+
+impl Caller {
+    /// What its calls are counted under: a waypoint can't use its node's allowance up.
+    #[must_use]
+    pub fn counted(&self) -> &Str {
+        match (&self.role, &self.pod) {
+            (Role::Waypoint(_), Some(pod)) => pod,
+            (Role::Node | Role::Waypoint(_), _) => &self.node,
+        }
+    }
 }
 
 /// Why a caller is not believed. For the log; the caller is told nothing.
@@ -53,6 +77,11 @@ pub enum NotProven {
     /// It was presented and is not one of ours.
     #[error("the token is not one of those in {0}; is the node's token file up to date?")]
     UnknownToken(PathBuf),
+    /// It is one of ours, and of no waypoint's pod that lives.
+    #[error(
+        "the token is that of {0}, and no pod of that name is a waypoint's; see docs/reference/controller.md"
+    )]
+    NoWaypoint(Str),
     /// Nothing can be compared with.
     #[error("the join tokens in {path} can't be read: {error}")]
     Unreadable {
@@ -73,7 +102,7 @@ impl NotProven {
 
 /// Checks a caller's proof.
 pub trait Authenticator: Send + Sync + 'static {
-    /// The node that presents `bearer`, the value of its authorization header without the scheme.
+    /// Who presents `bearer`, the value of its authorization header without the scheme.
     fn authenticate<'a>(&'a self, bearer: Option<&'a str>) -> BoxFuture<'a, Result<Caller, NotProven>>;
 
     /// Resolves when a proof that was believed is known to have been taken back, which ends what it opened. One that has
@@ -84,10 +113,12 @@ pub trait Authenticator: Send + Sync + 'static {
     }
 }
 
-/// Join tokens: a directory with one file per node, named like the node and holding its token.
+/// Join tokens: a directory with one file for each node, named like the node and holding its token; for a pod of a waypoint
+/// named `<namespace>:<pod>`, which is no node's name.
 #[derive(Debug)]
 pub struct JoinTokens {
     directory: PathBuf,
+    published: Published,
     read: Mutex<Option<(Instant, Arc<Tokens>)>>,
 }
 
@@ -95,10 +126,23 @@ pub struct JoinTokens {
 type Tokens = Vec<(Str, Digest)>;
 
 impl JoinTokens {
-    /// The tokens of `directory`, which is read when someone calls.
+    /// The tokens of `directory`, which is read when someone calls. `published` says which pods are waypoints'.
     #[must_use]
-    pub fn new(directory: PathBuf) -> Self {
-        Self { directory, read: Mutex::new(None) }
+    pub fn new(directory: PathBuf, published: Published) -> Self {
+        Self { directory, published, read: Mutex::new(None) }
+    }
+
+    /// Whom the token of that file is for.
+    fn caller(&self, name: Str) -> Result<Caller, NotProven> {
+        let Some((namespace, pod)) = name.split_once(':') else {
+            return Ok(Caller { node: name, pod: None, role: Role::Node });
+        };
+        let now = self.published.now();
+        let mut waypoints = now.waypoints();
+        let found = waypoints.find(|it| *it.identity.namespace == *namespace && *it.name == *pod);
+        let found = found.ok_or_else(|| NotProven::NoWaypoint(name.clone()))?;
+        let role = Role::Waypoint(found.identity.clone());
+        Ok(Caller { node: found.node.clone(), pod: Some(found.uid.clone()), role })
     }
 
     async fn tokens(&self) -> io::Result<Arc<Tokens>> {
@@ -129,7 +173,7 @@ impl Authenticator for JoinTokens {
                 if equal { Some(node.clone()) } else { found }
             });
             let unknown = || NotProven::UnknownToken(self.directory.clone());
-            matching.map(|node| Caller { node, pod: None }).ok_or_else(unknown)
+            self.caller(matching.ok_or_else(unknown)?)
         })
     }
 
@@ -188,6 +232,7 @@ fn without_twins(tokens: Tokens) -> Tokens {
 
 #[cfg(test)]
 mod tests {
+    use super::super::published::Publisher;
     use super::*;
 
     const ONE: &str = "0123456789abcdef-one";
@@ -195,6 +240,10 @@ mod tests {
 
     async fn node(tokens: &JoinTokens, bearer: Option<&str>) -> Option<String> {
         tokens.authenticate(bearer).await.ok().map(|caller| caller.node.to_string())
+    }
+
+    fn tokens_of(directory: &tempfile::TempDir) -> JoinTokens {
+        JoinTokens::new(directory.path().to_owned(), Publisher::new().1)
     }
 
     fn directory(files: &[(&str, &str)]) -> tempfile::TempDir {
@@ -213,7 +262,7 @@ mod tests {
             (".hidden", "0123456789abcdef-hid"),
             ("weak", "x"),
         ]);
-        let tokens = JoinTokens::new(directory.path().to_owned());
+        let tokens = tokens_of(&directory);
         assert_eq!(node(&tokens, Some(ONE)).await.as_deref(), Some("n1"));
         assert_eq!(node(&tokens, Some(TWO)).await.as_deref(), Some("n2"));
         for bad in ["", "x", "0123456789abcdef-hid", "0123456789abcdef-on", "0123456789abcdef-one "] {
@@ -225,7 +274,7 @@ mod tests {
     #[tokio::test]
     async fn a_shared_token_names_nobody() {
         let directory = directory(&[("n1", ONE), ("n2", ONE), ("n3", TWO)]);
-        let tokens = JoinTokens::new(directory.path().to_owned());
+        let tokens = tokens_of(&directory);
         assert_eq!(node(&tokens, Some(ONE)).await, None);
         assert_eq!(node(&tokens, Some(TWO)).await.as_deref(), Some("n3"));
     }
@@ -233,7 +282,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn tokens_are_read_again() {
         let directory = directory(&[("n1", ONE)]);
-        let tokens = JoinTokens::new(directory.path().to_owned());
+        let tokens = tokens_of(&directory);
         assert_eq!(node(&tokens, Some(ONE)).await.as_deref(), Some("n1"));
         fs::write(directory.path().join("n1"), TWO).expect("writable");
         tokio::time::advance(REREAD).await;
@@ -247,7 +296,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_token_is_taken_back_by_removing_it_and_not_by_failing_to_read_it() {
         let directory = directory(&[("n1", ONE), ("n2", TWO)]);
-        let tokens = JoinTokens::new(directory.path().to_owned());
+        let tokens = tokens_of(&directory);
         let mut taken_back = tokens.taken_back(ONE);
         let for_a_while = Duration::from_secs(60);
         assert!(tokio::time::timeout(for_a_while, &mut taken_back).await.is_err(), "it is there");

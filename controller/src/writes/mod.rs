@@ -12,6 +12,7 @@ mod plugged;
 mod root_maps;
 mod secret;
 mod statuses;
+mod waypoints;
 
 pub use events::say_events;
 pub use lease::{Leader, lead};
@@ -19,6 +20,7 @@ pub use marks::mark_pods;
 pub use root_maps::publish_roots;
 pub use secret::{SecretError, SharedAuthority, Trouble};
 pub use statuses::say_statuses;
+pub use waypoints::make_waypoints;
 
 /// Who we are to the API server: the manager of the fields that we write.
 const FIELD_MANAGER: &str = "airglow-controller";

@@ -1,8 +1,8 @@
-//! What became of each policy, in its status: once per change, by the replica that leads.
+//! What became of each policy and of each wish for a waypoint, in the object's status: once per change, by the replica that leads.
 //!
 //! Decides nothing: `index` says what is to be said.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
 use apiserver::{call, explain};
@@ -14,8 +14,11 @@ use tokio::time::sleep;
 use super::FIELD_MANAGER;
 use super::lease::{Leader, timestamp};
 use crate::hub::Handle;
-use crate::index::{CONDITION, Judgement};
+use crate::index::{Judgement, Ruling, WAYPOINT_BOUND};
 use crate::source::objects::Key;
+
+/// The manager of the condition about waypoints.
+const WAYPOINT_MANAGER: &str = "airglow-controller-waypoints";
 
 /// How long to wait after a failure.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -23,11 +26,11 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// Changes come in groups, and people read statuses: nobody misses what was true in between.
 const GATHER: Duration = Duration::from_millis(200);
 
-/// Says what `hub` has to say about policies, while `leader` says so. Ends with the hub.
+/// Says what `hub` has to say about objects, while `leader` says so. Ends with the hub.
 pub async fn say_statuses(client: Client, hub: Handle, mut leader: Leader) {
     let mut changes = hub.changes();
     // What was said already, for definitions of policies that keep no status or only a part of it.
-    let mut said: BTreeMap<Key, Judgement> = BTreeMap::new();
+    let mut said: BTreeMap<(Key, &str), Judgement> = BTreeMap::new();
     let mut failing = false;
     loop {
         leader.leading().await;
@@ -35,14 +38,15 @@ pub async fn say_statuses(client: Client, hub: Handle, mut leader: Leader) {
         let Ok(judgements) = hub.inspect(|view| view.index.judgements(view.misunderstood)).await else {
             return;
         };
-        said.retain(|key, _| judgements.iter().any(|judgement| judgement.key == *key));
+        let open: BTreeSet<_> = judgements.iter().map(place).collect();
+        said.retain(|place, _| open.contains(place));
         let mut failed = None;
         for judgement in judgements {
-            if said.get(&judgement.key) == Some(&judgement) {
+            if said.get(&place(&judgement)) == Some(&judgement) {
                 continue;
             }
             match say(&client, &judgement).await {
-                Ok(()) => drop(said.insert(judgement.key.clone(), judgement)),
+                Ok(()) => drop(said.insert(place(&judgement), judgement)),
                 Err(error) => failed = Some(error),
             }
         }
@@ -56,7 +60,7 @@ pub async fn say_statuses(client: Client, hub: Handle, mut leader: Leader) {
             }
             Some(error) => {
                 if !std::mem::replace(&mut failing, true) {
-                    tracing::warn!(error = explain(&error), "statuses of policies can't be written");
+                    tracing::warn!(error = explain(&error), "statuses can't be written");
                 }
                 sleep(AGAIN).await;
             }
@@ -66,16 +70,19 @@ pub async fn say_statuses(client: Client, hub: Handle, mut leader: Leader) {
 
 /// A definition without statuses says that there is nothing of that name, which is no failure.
 async fn say(client: &Client, judgement: &Judgement) -> Result<(), kube::Error> {
-    let Judgement { key: Key { kind, namespace, name }, .. } = judgement;
+    let Judgement { key: Key { kind, namespace, name }, condition: of, .. } = judgement;
+    // What a manager does not say any more is removed, so that each condition has its own.
+    let manager = if *of == WAYPOINT_BOUND { WAYPOINT_MANAGER } else { FIELD_MANAGER };
     for version in kind.versions() {
         let path = format!(
-            "/apis/{version}/namespaces/{namespace}/{plural}/{name}/status?fieldManager={FIELD_MANAGER}&force=true",
+            "/{root}/{version}/namespaces/{namespace}/{plural}/{name}/status?fieldManager={manager}&force=true",
+            root = if version.contains('/') { "apis" } else { "api" },
             plural = kind.plural()
         );
         let status = json!({
             "apiVersion": version, "kind": kind.to_string(),
             "metadata": { "name": name, "namespace": namespace },
-            "status": { "conditions": [condition(judgement)] },
+            "status": { "conditions": condition(judgement).as_slice() },
         });
         // Not there in this version: the definition may be older than we are.
         if call(client, Method::PATCH, &path, Some(&status)).await?.is_some() {
@@ -85,11 +92,20 @@ async fn say(client: &Client, judgement: &Judgement) -> Result<(), kube::Error> 
     Ok(())
 }
 
-fn condition(judgement: &Judgement) -> Value {
-    let Judgement { generation, accepted, reason, message, since, .. } = judgement;
-    json!({
-        "type": CONDITION, "status": if *accepted { "True" } else { "False" }, "reason": reason, "message": message,
-        "observedGeneration": generation,
+fn place(judgement: &Judgement) -> (Key, &'static str) {
+    (judgement.key.clone(), judgement.condition)
+}
+
+fn condition(judgement: &Judgement) -> Option<Value> {
+    let Judgement { condition, generation, verdict, .. } = judgement;
+    let Ruling { accepted, reason, message, since } = verdict.as_ref()?;
+    let mut condition = json!({
+        "type": condition, "status": if *accepted { "True" } else { "False" }, "reason": reason, "message": message,
         "lastTransitionTime": since.clone().unwrap_or_else(|| timestamp(SystemTime::now())),
-    })
+    });
+    // Objects of Kubernetes' own are not counted.
+    if let Some(generation) = generation {
+        condition["observedGeneration"] = json!(generation);
+    }
+    Some(condition)
 }

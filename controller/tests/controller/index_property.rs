@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use controller::index::{Finding, Progress};
 use controller::source::objects::{
-    AuthorizationPolicy, Container, ContainerPort, Endpoint, EndpointPort, EndpointSlice, EntryPort,
-    EntrySelector, Event, Key, Labels, Metadata, MutualTls, MutualTlsMode, Namespace, Node, Object,
-    PeerAuthentication, Pod, PodStatus, PolicyAction, PolicyRule, PolicyTarget, PortRef, Resolution, Service,
-    ServiceEntry, ServicePort, TargetRef, WorkloadEntry, WorkloadEntrySpec, WorkloadSelector,
+    AllowedRoutes, AuthorizationPolicy, Container, ContainerPort, Endpoint, EndpointPort, EndpointSlice,
+    EntryPort, EntrySelector, Event, Gateway, GatewayClass, Key, LabelSelector, Labels, Listener, Metadata,
+    MutualTls, MutualTlsMode, Namespace, Node, Object, PeerAuthentication, Pod, PodStatus, PolicyAction,
+    PolicyRule, PolicyTarget, PortRef, Reach, Resolution, RouteNamespaces, Service, ServiceEntry,
+    ServicePort, StatusAddress, TargetRef, WorkloadEntry, WorkloadEntrySpec, WorkloadSelector,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -39,9 +40,17 @@ fn labels() -> impl Strategy<Value = Labels> {
         ("networking.istio.io/tunnel", "http"),
         ("kubernetes.io/service-name", "a"),
         ("kubernetes.io/service-name", "b"),
+        ("istio.io/use-waypoint", "a"),
+        ("istio.io/use-waypoint", "b"),
+        ("istio.io/use-waypoint", "none"),
+        ("istio.io/use-waypoint-namespace", "away"),
+        ("istio.io/use-waypoint-canary", "c"),
+        ("istio.io/waypoint-for", "all"),
+        ("istio.io/waypoint-for", "workload"),
+        ("gateway.networking.k8s.io/gateway-name", "c"),
     ]);
     let text = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
-    prop::collection::vec(pair, 0..4).prop_map(move |pairs| pairs.into_iter().map(text).collect())
+    prop::collection::vec(pair, 0..5).prop_map(move |pairs| pairs.into_iter().map(text).collect())
 }
 
 fn metadata() -> impl Strategy<Value = Metadata> {
@@ -72,6 +81,7 @@ fn pod() -> impl Strategy<Value = Object> {
             let mut pod = Pod { metadata, ..Pod::default() };
             pod.spec.node_name = node.into();
             pod.spec.host_network = host_network;
+            pod.spec.service_account_name = pod.metadata.name.clone();
             let web = |container_port| ContainerPort { name: "web".into(), container_port, protocol: None };
             pod.spec.containers =
                 vec![Container { ports: port.map(web).into_iter().collect(), restart_policy: None }];
@@ -175,6 +185,37 @@ fn workload_entry() -> impl Strategy<Value = Object> {
     })
 }
 
+fn gateway() -> impl Strategy<Value = Object> {
+    let reaches = select(vec![Reach::All, Reach::Same, Reach::Selector]);
+    let account = prop::option::of(select(NAMES));
+    (metadata(), reaches, labels(), account, any::<[bool; 2]>()).prop_map(
+        |(metadata, from, match_labels, account, [ready, hbone])| {
+            let mut gateway = Gateway { metadata, ..Gateway::default() };
+            let account =
+                account.map(|account| ("istio.io/for-service-account".to_owned(), account.to_owned()));
+            gateway.metadata.annotations.extend(account);
+            gateway.spec.gateway_class_name = "a".into();
+            let selector = Some(LabelSelector { match_labels, match_expressions: Vec::new() });
+            gateway.spec.listeners = vec![Listener {
+                port: 15008,
+                protocol: if hbone { "HBONE" } else { "HTTP" }.into(),
+                allowed_routes: AllowedRoutes { namespaces: RouteNamespaces { from, selector } },
+                ..Listener::default()
+            }];
+            let address = StatusAddress { kind: "IPAddress".into(), value: "10.1.0.1".into() };
+            gateway.status.addresses = ready.then_some(address).into_iter().collect();
+            Object::Gateway(Arc::new(gateway))
+        },
+    )
+}
+
+fn class() -> impl Strategy<Value = Object> {
+    metadata().prop_map(|metadata| {
+        let class = GatewayClass { metadata: of_cluster(metadata, "a"), ..GatewayClass::default() };
+        Object::GatewayClass(Arc::new(class))
+    })
+}
+
 fn object() -> impl Strategy<Value = Object> {
     let namespace = (metadata(), select(NAMESPACES)).prop_map(|(metadata, name)| {
         Object::Namespace(Arc::new(Namespace { metadata: of_cluster(metadata, name) }))
@@ -182,7 +223,7 @@ fn object() -> impl Strategy<Value = Object> {
     let node = (metadata(), select(NODES))
         .prop_map(|(metadata, name)| Object::Node(Arc::new(Node { metadata: of_cluster(metadata, name) })));
     prop_oneof![4 => pod(), 2 => service(), 2 => slice(), 1 => namespace, 1 => node, 1 => authorization(), 1 => peer(),
-        2 => service_entry(), 1 => workload_entry()]
+        2 => service_entry(), 1 => workload_entry(), 2 => gateway(), 1 => class()]
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -228,6 +269,7 @@ proptest! {
         fresh.apply(objects.into_values().map(Event::Upsert));
         prop_assert_eq!(&mesh.seen, &fresh.seen);
         prop_assert_eq!(findings(&mesh), findings(&fresh));
+        prop_assert_eq!(mesh.index.judgements(&[]), fresh.index.judgements(&[]));
         prop_assert_eq!(mesh.index.proven(), fresh.index.proven());
         prop_assert_eq!(mesh.index.enrolments().count(), mesh.seen.enrolments.len());
         let mut late = Mesh::new(Default::default());

@@ -10,5 +10,6 @@ mod policies;
 mod serve;
 mod services;
 mod support;
+mod waypoints;
 mod workloads;
 mod yaml;

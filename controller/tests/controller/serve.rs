@@ -33,6 +33,19 @@ const DEADLINE: Duration = Duration::from_secs(30);
 /// Between two looks at something that has a deadline; a node that calls without a pause is turned away.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
 
+const WAYPOINT: &str = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {namespace: shop, name: wp}
+spec: {gatewayClassName: airglow-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {namespace: shop, name: wp-1, uid: uid-wp, labels: {gateway.networking.k8s.io/gateway-name: wp}}
+spec: {nodeName: n1, serviceAccountName: wp}
+status: {phase: Running, podIP: 10.0.1.9}
+";
+
 const SHOP: &str = "
 apiVersion: v1
 kind: Namespace
@@ -351,6 +364,42 @@ async fn certificates_only_for_identities_that_live_on_the_node() {
     };
     timeout(DEADLINE, moved).await.expect("the new node may soon");
     assert!(site.certify("tokens/n2", payer, hour).await.is_err(), "the old one no more");
+}
+
+#[tokio::test]
+async fn a_waypoint_speaks_for_itself_and_for_nobody_else() {
+    let site = Site::new().await;
+    let (token, hour) = ("tokens/shop:wp-1", Duration::from_secs(3600));
+    let own = "spiffe://cluster.local/ns/shop/sa/wp";
+    let carter = "spiffe://cluster.local/ns/shop/sa/carter";
+    site.write(token, "a long and random token of the waypoint");
+    let stranger = site.certify(token, own, hour).await;
+    assert!(matches!(stranger, Err(CaError::Refused { code: Code::Unauthenticated, .. })), "{stranger:?}");
+    site.write("manifests/waypoint.yaml", WAYPOINT);
+    let known = async {
+        while site.certify(token, own, hour).await.is_err() {
+            sleep(BETWEEN_LOOKS).await;
+        }
+    };
+    timeout(DEADLINE, known).await.expect("the pod is a waypoint's now");
+    // Nor does its node speak for it.
+    for (token, identity) in [(token, carter), ("tokens/n1", own)] {
+        let refused = site.certify(token, identity, hour).await;
+        let is_denied = matches!(refused, Err(CaError::Refused { code: Code::PermissionDenied, .. }));
+        assert!(is_denied, "{token} {identity}: {refused:?}");
+    }
+    assert_eq!(site.report(token, "n1", &[]).await, Err(Code::PermissionDenied));
+    let mut seen = site.discover(token, "n1", Mode::Wildcard);
+    seen.until("the mesh", |seen| seen.synced.len() == 3 && seen.tunnel("pay").is_some()).await;
+    assert_eq!(seen.seen.borrow().names(POD_ENROLMENT), [""; 0], "those are the node's");
+    // Its session ends with its being a waypoint.
+    fs::remove_file(site.path("manifests/waypoint.yaml")).expect("removable");
+    let refused = async {
+        while site.certify(token, own, hour).await.is_ok() {
+            sleep(BETWEEN_LOOKS).await;
+        }
+    };
+    timeout(DEADLINE, refused).await.expect("the pod is gone");
 }
 
 #[tokio::test]

@@ -7,4 +7,5 @@ mod nodes;
 mod objects;
 mod server;
 mod source;
+mod waypoints;
 mod writes;

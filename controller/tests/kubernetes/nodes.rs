@@ -13,6 +13,7 @@ use api::node::pod_state::State;
 use api::node::{EnrolmentReport, PodState};
 use controller::app::Controller;
 use controller::config;
+use controller::serve::published::Publisher;
 use controller::serve::{Accepted, Authenticator as _, TokenReviews};
 use futures_util::StreamExt as _;
 use identity::control::{Roots, Target, channel};
@@ -95,7 +96,7 @@ impl Clock for Ahead {
 fn reviews(client: &Client, ahead: Duration) -> TokenReviews {
     let accepted =
         Accepted { audience: AUDIENCE.into(), accounts: ["istio-system/ztunnel".to_owned()].into() };
-    TokenReviews::new(client.clone(), accepted, Arc::new(Ahead(ahead)))
+    TokenReviews::new(client.clone(), accepted, Publisher::new().1, Arc::new(Ahead(ahead)))
 }
 
 /// The node that `token` proves, or why it proves none.
@@ -172,6 +173,11 @@ impl Site {
 
     /// A controller that is to the API server whoever `kubeconfig` says.
     pub(crate) async fn start_as(api: &ApiServer, kubeconfig: PathBuf) -> Self {
+        Self::start_with(api, kubeconfig, &[]).await
+    }
+
+    /// The same with more settings.
+    pub(crate) async fn start_with(api: &ApiServer, kubeconfig: PathBuf, more: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let state = directory.path().join("state").display().to_string();
         let kubeconfig = kubeconfig.display().to_string();
@@ -182,7 +188,9 @@ impl Site {
             ("AIRGLOW_LISTEN", "127.0.0.1:0"),
             ("AIRGLOW_METRICS", "127.0.0.1:0"),
         ]
-        .into();
+        .into_iter()
+        .chain(more.iter().copied())
+        .collect();
         let config = config::load(&vars).expect("the test's own settings");
         let started = timeout(PATIENCE, Controller::start(config, None)).await.expect("in time");
         let roots = published_roots(&api.client().await, "istio-system").await;

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use super::read::Form;
 use super::{
-    AuthorizationPolicy, EndpointSlice, Metadata, Namespace, Node, PeerAuthentication, Pod, Service,
-    ServiceAccount, ServiceEntry, WorkloadEntry,
+    AuthorizationPolicy, EndpointSlice, Gateway, GatewayClass, Metadata, Namespace, Node, PeerAuthentication,
+    Pod, Service, ServiceAccount, ServiceEntry, WorkloadEntry,
 };
 
 /// Versions are listed newest first, and differ in nothing that is read.
@@ -82,6 +82,9 @@ macro_rules! kinds {
 kinds! {
     AuthorizationPolicy "authorizationpolicies" Namespaced Defined ["security.istio.io/v1", "security.istio.io/v1beta1"];
     EndpointSlice "endpointslices" Namespaced BuiltIn ["discovery.k8s.io/v1"];
+    Gateway "gateways" Namespaced Defined ["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"];
+    GatewayClass "gatewayclasses" OfCluster Defined
+        ["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"];
     Namespace "namespaces" OfCluster BuiltIn ["v1"];
     Node "nodes" OfCluster BuiltIn ["v1"];
     PeerAuthentication "peerauthentications" Namespaced Defined ["security.istio.io/v1", "security.istio.io/v1beta1"];

@@ -5,6 +5,7 @@
 //! Owns no rules: what an object means is decided in `index`.
 
 mod entries;
+mod gateways;
 mod kinds;
 mod pods;
 mod policies;
@@ -18,6 +19,10 @@ use serde::{Deserialize, Deserializer};
 pub use entries::{
     EntryPort, EntrySelector, Location, Resolution, ServiceEntry, ServiceEntrySpec, WorkloadEntry,
     WorkloadEntrySpec,
+};
+pub use gateways::{
+    AllowedRoutes, Expression, Gateway, GatewayClass, GatewayClassSpec, GatewaySpec, GatewayStatus,
+    Infrastructure, LabelSelector, Listener, ListenerStatus, Reach, RouteNamespaces, StatusAddress,
 };
 pub use kinds::{Event, Key, Kind, Object};
 pub use pods::{

@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use super::policies::{PolicyStatus, lenient};
 use super::{Labels, Metadata, nullable};
 
 /// A service.
@@ -13,6 +14,9 @@ pub struct Service {
     /// What was asked for.
     #[serde(default)]
     pub spec: ServiceSpec,
+    /// What was said about it.
+    #[serde(default, deserialize_with = "lenient")]
+    pub status: PolicyStatus,
 }
 
 /// What was asked for.

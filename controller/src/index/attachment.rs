@@ -1,0 +1,254 @@
+//! Who is guarded by which waypoint: labels of the object, the account that it runs as, labels of its namespace, in that order.
+//!
+//! What names a waypoint is never reached without one: where the waypoint is absent or may not be used, the way leads
+//! nowhere and is refused. Owns no waypoint; that is in `waypoint`.
+
+use model::service::{GatewayAddress, WeightedWaypoint};
+
+use super::Config;
+use super::cluster::{Cluster, Name, name_of, selects, within};
+use super::waypoint::{self, Guards};
+use super::{gateways, workload, workload_entry};
+use crate::source::objects::{Gateway, Labels, Metadata};
+
+const USE: &str = "istio.io/use-waypoint";
+const USE_NAMESPACE: &str = "istio.io/use-waypoint-namespace";
+const CANARY: &str = "istio.io/use-waypoint-canary";
+const CANARY_NAMESPACE: &str = "istio.io/use-waypoint-canary-namespace";
+const CANARY_WEIGHT: &str = "istio.io/use-waypoint-canary-weight";
+const INGRESS: &str = "istio.io/ingress-use-waypoint";
+
+/// The name that stands for no waypoint.
+const NONE: &str = "none";
+
+/// What guards something.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Attachment {
+    /// The waypoint.
+    pub(crate) waypoint: Option<GatewayAddress>,
+    /// The waypoint and its canary, with their shares.
+    pub(crate) weighted: Vec<WeightedWaypoint>,
+    /// What there is to say about it, if it was asked for.
+    pub(crate) bound: Option<Bound>,
+}
+
+/// What became of the wish to be guarded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bound {
+    /// Whether it is met.
+    pub is_met: bool,
+    /// Why, in a word of Istio's.
+    pub reason: &'static str,
+    /// Why, for people.
+    pub message: String,
+}
+
+/// What is guarded.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Target {
+    Service,
+    Workload,
+}
+
+/// Where a wish comes from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Level {
+    /// The object itself: it is to have what it names.
+    Own,
+    /// Its namespace, or a waypoint that is for its account: for some of what is there.
+    Wider,
+}
+
+/// Why a waypoint does not guard what it should.
+struct Fault {
+    reason: &'static str,
+    message: String,
+    /// Where the way leads instead; `None`: straight on.
+    instead: Option<GatewayAddress>,
+}
+
+struct Attacher<'a> {
+    config: &'a Config,
+    cluster: &'a Cluster,
+    /// Of what is to be guarded.
+    namespace: &'a str,
+    target: Target,
+}
+
+/// What guards a service. `accounts`: what the pods behind it run as.
+pub(crate) fn of_service<'a>(
+    config: &Config,
+    cluster: &Cluster,
+    metadata: &Metadata,
+    accounts: impl IntoIterator<Item = &'a str>,
+) -> Attachment {
+    let attacher = Attacher { config, cluster, namespace: &metadata.namespace, target: Target::Service };
+    let own = cluster.gateway_for(accounts, &metadata.namespace);
+    attacher.attach(metadata, own)
+}
+
+/// What guards a workload that runs as `account`.
+pub(crate) fn of_workload(
+    config: &Config,
+    cluster: &Cluster,
+    metadata: &Metadata,
+    account: &str,
+) -> Attachment {
+    let attacher = Attacher { config, cluster, namespace: &metadata.namespace, target: Target::Workload };
+    let own = cluster.gateway_for([account], &metadata.namespace);
+    attacher.attach(metadata, own)
+}
+
+/// What the workloads of these labels run as, as far as it matters to a service of theirs.
+pub(crate) fn accounts<'a>(cluster: &'a Cluster, namespace: &str, selector: &'a Labels) -> Vec<&'a str> {
+    if selector.is_empty() || !cluster.has_gateways_for_accounts(namespace) {
+        return Vec::new();
+    }
+    let pods = within(&cluster.pods, namespace).filter(|(_, pod)| selects(selector, &pod.metadata.labels));
+    let machines = within(&cluster.machines, namespace)
+        .filter(|(_, entry)| selects(selector, &workload_entry::labels(entry)));
+    let of_machines = machines.map(|(_, entry)| workload_entry::account(&entry.spec));
+    pods.map(|(_, pod)| workload::account(pod)).chain(of_machines).collect()
+}
+
+/// Whether what comes in from outside the mesh passes the waypoint of a service too.
+pub(crate) fn ingress_uses_waypoint(cluster: &Cluster, metadata: &Metadata) -> bool {
+    let namespace = cluster.namespace(&metadata.namespace);
+    let said = metadata.labels.get(INGRESS).or_else(|| namespace.and_then(|of| of.labels.get(INGRESS)));
+    said.is_some_and(|said| matches!(said.as_str(), "1" | "t" | "T" | "true" | "TRUE" | "True"))
+}
+
+/// Whether an object of `namespace` names a waypoint of the namespace `of`.
+pub(crate) fn names_waypoint_in(labels: &Labels, namespace: &str, of: &str) -> bool {
+    let names = |label, place| {
+        labels.contains_key(label) && labels.get(place).map_or(namespace, String::as_str) == of
+    };
+    names(USE, USE_NAMESPACE) || names(CANARY, CANARY_NAMESPACE)
+}
+
+impl Attacher<'_> {
+    fn attach(&self, metadata: &Metadata, account: Option<&Gateway>) -> Attachment {
+        if waypoint::is_instance(self.cluster, metadata) {
+            return Attachment::default();
+        }
+        if metadata.labels.contains_key(USE) {
+            return self.named_by(metadata, Level::Own);
+        }
+        if let Some(gateway) = account {
+            return self.to(&name_of(&gateway.metadata), Level::Wider);
+        }
+        match self.cluster.namespace(self.namespace) {
+            Some(namespace) => self.named_by(namespace, Level::Wider),
+            None => Attachment::default(),
+        }
+    }
+
+    /// The waypoint, and its canary, that the labels of `metadata` name.
+    fn named_by(&self, metadata: &Metadata, level: Level) -> Attachment {
+        let named = |label, place| {
+            let name = metadata.labels.get(label).filter(|name| !name.is_empty())?;
+            let namespace = metadata.labels.get(place).map_or(self.namespace, String::as_str);
+            Some((namespace.to_owned(), name.clone()))
+        };
+        let Some(primary) = named(USE, USE_NAMESPACE).filter(|name| name.1 != NONE) else {
+            return Attachment::default();
+        };
+        let mut attachment = self.to(&primary, level);
+        let canary = named(CANARY, CANARY_NAMESPACE).filter(|_| self.target == Target::Service);
+        if let (Some(canary), Some(address)) = (canary, attachment.waypoint.clone())
+            && let Some(bound) = attachment.bound.as_mut().filter(|bound| bound.is_met)
+        {
+            match self.canary(&primary, &canary, metadata) {
+                Ok((destination, weight)) => {
+                    let primary = WeightedWaypoint { destination: address, weight: 100 - weight };
+                    attachment.weighted = vec![primary, WeightedWaypoint { destination, weight }];
+                }
+                Err(why) => bound.message.push_str(&format!(". Canary waypoint not attached: {why}")),
+            }
+        }
+        attachment
+    }
+
+    /// Where the canary is, and its share of a hundred. Without one that can be used, the primary has all.
+    fn canary(
+        &self,
+        primary: &Name,
+        canary: &Name,
+        metadata: &Metadata,
+    ) -> Result<(GatewayAddress, u32), String> {
+        if primary == canary {
+            return Err("it is the waypoint itself".to_owned());
+        }
+        let weight = metadata.annotations.get(CANARY_WEIGHT).map_or("0", String::as_str);
+        let weight = weight.parse().ok().filter(|weight| (0..=100).contains(weight));
+        let weight = weight.ok_or(format!("annotation {CANARY_WEIGHT} is no number from 0 to 100"))?;
+        match self.usable(canary, Level::Own) {
+            Ok((address, true)) => Ok((address, weight)),
+            Ok((_, false)) => Err(format!("waypoint {:?} is not ready", spelt(canary))),
+            Err(fault) => Err(fault.message),
+        }
+    }
+
+    /// Guarded by that waypoint, or by what stands in for it.
+    fn to(&self, name: &Name, level: Level) -> Attachment {
+        let (waypoint, bound) = match self.usable(name, level) {
+            Ok((address, true)) => {
+                let message = format!("Successfully attached to waypoint {}", spelt(name));
+                (Some(address), Bound { is_met: true, reason: "WaypointAccepted", message })
+            }
+            Ok((address, false)) => (Some(address), not_ready(name)),
+            Err(Fault { reason, message, instead }) => (instead, Bound { is_met: false, reason, message }),
+        };
+        // A waypoint that is not for workloads is no news to each of them.
+        let is_said = self.target == Target::Service || level == Level::Own || waypoint.is_some();
+        Attachment { waypoint, weighted: Vec::new(), bound: Some(bound).filter(|_| is_said) }
+    }
+
+    /// Where a waypoint is that may be used, and whether it is ready as far as anyone has said.
+    fn usable(&self, name: &Name, level: Level) -> Result<(GatewayAddress, bool), Fault> {
+        let found = self.cluster.gateways.get(name);
+        let guards = found.map_or(Guards { services: true, workloads: level == Level::Own }, |gateway| {
+            waypoint::guards(self.cluster, gateway)
+        });
+        let (is_guarded, kind) = match self.target {
+            Target::Service => (guards.services, "service"),
+            Target::Workload => (guards.workloads, "workload"),
+        };
+        if !is_guarded {
+            let message = format!(
+                "attempting to bind to traffic type {kind:?} which the waypoint {:?} does not support; see its label \
+                 istio.io/waypoint-for",
+                spelt(name)
+            );
+            // A wider wish is for what the waypoint is for; what names one itself has to get it.
+            let instead = (level == Level::Own).then(|| waypoint::nowhere(name));
+            return Err(Fault { reason: "UnsupportedTrafficType", message, instead });
+        }
+        let Some(gateway) = found.filter(|gateway| waypoint::listener(gateway).is_some()) else {
+            let Bound { reason, message, .. } = not_ready(name);
+            return Err(Fault { reason, message, instead: Some(waypoint::expected(self.config, name)) });
+        };
+        if !waypoint::admits(self.cluster, gateway, self.namespace) {
+            let message = format!(
+                "we are not permitted to attach to waypoint {:?} (missing allowedRoutes?); until we are, connections are refused",
+                spelt(name)
+            );
+            return Err(Fault {
+                reason: "AttachmentDenied",
+                message,
+                instead: Some(waypoint::nowhere(name)),
+            });
+        }
+        let address = waypoint::location(self.config, self.cluster, gateway);
+        Ok((address, gateways::is_ready(&gateway.status)))
+    }
+}
+
+fn not_ready(name: &Name) -> Bound {
+    let message = format!("waypoint {:?} is not ready; until it is, connections are refused", spelt(name));
+    Bound { is_met: false, reason: "WaypointIsNotReady", message }
+}
+
+fn spelt((namespace, name): &Name) -> String {
+    format!("{namespace}/{name}")
+}
