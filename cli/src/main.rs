@@ -19,6 +19,7 @@ mod show;
 mod term;
 mod top;
 mod uninstall;
+mod waypoint;
 mod why;
 
 use std::io::{self, IsTerminal};
@@ -58,6 +59,8 @@ enum Command {
     Top(top::Top),
     /// Why a pod can or can't connect somewhere: the decision on both nodes, and the object to edit. Exit code 1: it can't.
     Why(why::Why),
+    /// Waypoints, which do for a namespace, a service or a service account what needs to know HTTP: ask for them, see how they are.
+    Waypoint(waypoint::Waypoint),
     /// Workloads that the mesh knows.
     Workloads(Where),
     /// Services that the mesh knows.
@@ -126,6 +129,7 @@ fn run(command: &Command, stdout: Terminal, stderr: Terminal, vars: &dyn Vars) -
         Command::Uninstall(args) => uninstall::run(args, stdout, vars, &Interrupt::listen()?),
         Command::Top(args) => top::run(args, stdout, vars, &Interrupt::listen()?).map(|()| ExitCode::SUCCESS),
         Command::Why(args) => why::run(args, stdout, vars),
+        Command::Waypoint(args) => waypoint::run(args, stdout, vars, &Interrupt::listen()?),
         Command::Workloads(at) => show(What::Workloads, at),
         Command::Services(at) => show(What::Services, at),
         Command::Policies(at) => show(What::Policies, at),
@@ -169,6 +173,8 @@ mod tests {
         {
             assert!(check.contains(part), "{check}");
         }
+        let waypoint = parse("airglow waypoint apply -n shop --for-service-account reviews").unwrap();
+        assert!(waypoint.contains("for_service_account: Some(\"reviews\")"), "{waypoint}");
         assert!(parse("airglow certs").unwrap().contains("Certs("));
         let why = parse("airglow why shop/web pay:80 --context c -o yaml").unwrap();
         for part in ["pod: \"shop/web\"", "to: \"pay:80\"", "form: Yaml"] {
@@ -184,6 +190,9 @@ mod tests {
             "airglow pods -n shop -A",
             "airglow top --run-dir /x --context c",
             "airglow why shop/web",
+            "airglow waypoint",
+            "airglow waypoint delete",
+            "airglow waypoint list -n shop -A",
         ] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }

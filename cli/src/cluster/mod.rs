@@ -68,6 +68,11 @@ impl Cluster {
         Ok(Self { runtime, client })
     }
 
+    /// The namespace that is meant where none is named.
+    pub(crate) fn default_namespace(&self) -> &str {
+        self.client.default_namespace()
+    }
+
     /// Whether anything says which cluster is meant.
     pub(crate) fn is_known(at: &At, vars: &dyn Vars) -> bool {
         let files = kubeconfigs(at.kubeconfig.as_deref(), vars, &|path| path.exists());
