@@ -2,11 +2,12 @@
 
 use std::error::Error;
 
-const PROTOS: [&str; 6] = [
+const PROTOS: [&str; 7] = [
     "proto/authorization.proto",
     "proto/ca.proto",
     "proto/cri.proto",
     "proto/discovery.proto",
+    "proto/l7.proto",
     "proto/node.proto",
     "proto/workload.proto",
 ];

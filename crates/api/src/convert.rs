@@ -4,6 +4,7 @@
 
 pub(crate) mod enrolment;
 mod gateway;
+pub(crate) mod l7;
 mod policy;
 mod service;
 mod workload;

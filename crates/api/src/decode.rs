@@ -1,5 +1,6 @@
 //! From what a discovery response carries to updates of the store. Owns no session and no store.
 
+use model::l7::{RouteKind, RuleKey};
 use model::policy::{Policy, PolicyName};
 use model::service::{Service, ServiceName};
 use model::store::Update;
@@ -8,10 +9,11 @@ use prost::Message;
 use prost_types::Any;
 
 use crate::convert::enrolment::Enrolment;
-use crate::convert::halves;
-use crate::invalid::{Invalid, InvalidPolicy};
+use crate::convert::l7::ReceivedRule;
+use crate::convert::{self, halves};
+use crate::invalid::{Invalid, InvalidPolicy, InvalidRule};
 use crate::workload::address;
-use crate::{node, security, type_url, unknown, workload};
+use crate::{l7, node, security, type_url, unknown, workload};
 
 /// Reads a resource of type [`type_url::ADDRESS`].
 ///
@@ -90,6 +92,42 @@ pub fn enrolment(name: &str, body: &Any) -> Result<Enrolment, Invalid> {
         return Err(Invalid::Name { sent: name.to_owned(), own: enrolment.uid.to_string() });
     }
     Ok(enrolment)
+}
+
+/// Reads a resource of type [`type_url::L7_RULE`] that was sent under `name`.
+///
+/// # Errors
+/// When it does not say which rule it is, or whom it is about. The caller rejects this one resource, and refuses what the
+/// rule of that key matched until now, if there is one.
+pub fn rule(name: &str, body: &Any) -> Result<ReceivedRule, InvalidRule> {
+    let read = || {
+        let wire: l7::Rule = message(body, type_url::L7_RULE, "airglow.l7.v1.Rule")?;
+        let received = convert::l7::rule(wire, &body.value)?;
+        let own = received.rule.key.to_string();
+        if own == name { Ok(received) } else { Err(Invalid::Name { sent: name.to_owned(), own }) }
+    };
+    read().map_err(|why| InvalidRule { key: rule_removed(name), why })
+}
+
+/// What the removal of the [`type_url::L7_RULE`] resource `name` is about; `None` for a name that no rule has.
+#[must_use]
+pub fn rule_removed(name: &str) -> Option<RuleKey> {
+    let parts: Vec<&str> = name.split('/').collect();
+    let [kind, namespace, name, index] = parts[..] else { return None };
+    let kinds = [RouteKind::Grpc, RouteKind::Http, RouteKind::Tls, RouteKind::Tcp];
+    let kind = kinds.into_iter().find(|known| known.to_string() == kind)?;
+    Some(RuleKey { kind, namespace: namespace.into(), name: name.into(), index: index.parse().ok()? })
+}
+
+/// Reads a resource of type [`type_url::L7_POLICY`] that was sent under `name`. Its removal comes under the same name.
+///
+/// # Errors
+/// When it can't be carried out as it is meant. The caller rejects this one resource.
+pub fn traffic_policy(name: &str, body: &Any) -> Result<model::l7::Policy, Invalid> {
+    let wire: l7::TrafficPolicy = message(body, type_url::L7_POLICY, "airglow.l7.v1.TrafficPolicy")?;
+    let policy = convert::l7::policy(wire, &body.value)?;
+    let own = convert::l7::name_of(&policy);
+    if own == name { Ok(policy) } else { Err(Invalid::Name { sent: name.to_owned(), own }) }
 }
 
 fn message<M: Message + Default>(

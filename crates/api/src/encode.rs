@@ -5,6 +5,7 @@
 use std::net::IpAddr;
 
 use model::Str;
+use model::l7::Rule;
 use model::policy::Policy;
 use model::service::{Service, Vip};
 use model::workload::{NetworkMode, Workload};
@@ -12,8 +13,9 @@ use prost::Message;
 use prost_types::Any;
 
 use crate::convert::enrolment::Enrolment;
+use crate::convert::l7::name_of;
 use crate::workload::address::Type;
-use crate::{node, security, type_url, workload};
+use crate::{l7, node, security, type_url, workload};
 
 /// A resource as discovery names and carries it.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,6 +67,20 @@ pub fn enrolment(enrolment: &Enrolment) -> Encoded {
         aliases: Vec::new(),
         body: any(type_url::POD_ENROLMENT, &message),
     }
+}
+
+/// A rule, as [`type_url::L7_RULE`].
+#[must_use]
+pub fn rule(rule: &Rule) -> Encoded {
+    let message = l7::Rule::from(rule);
+    Encoded { name: rule.key.to_string(), aliases: Vec::new(), body: any(type_url::L7_RULE, &message) }
+}
+
+/// A traffic policy, as [`type_url::L7_POLICY`].
+#[must_use]
+pub fn traffic_policy(policy: &model::l7::Policy) -> Encoded {
+    let message = l7::TrafficPolicy::from(policy);
+    Encoded { name: name_of(policy), aliases: Vec::new(), body: any(type_url::L7_POLICY, &message) }
 }
 
 fn address(kind: Type) -> Any {

@@ -30,6 +30,8 @@ package! {
     cri = "runtime.v1";
     /// `envoy.service.discovery.v3`: delta discovery.
     discovery = "envoy.service.discovery.v3";
+    /// `airglow.l7.v1`: routes and traffic policies, between our controller and our waypoints.
+    l7 = "airglow.l7.v1";
     /// `airglow.node.v1`: enrolment, between our controller and our node proxy.
     node = "airglow.node.v1";
     /// `istio.security`: L4 policy.

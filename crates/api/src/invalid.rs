@@ -3,6 +3,7 @@
 //! Owns no reaction: the caller rejects that one resource and keeps the others.
 
 use model::identity::InvalidIdentity;
+use model::l7::{InvalidText, RuleKey};
 use model::policy::PolicyName;
 use model::store::Update;
 
@@ -25,6 +26,12 @@ pub enum Invalid {
         sent: String,
         /// What its body says.
         own: String,
+    },
+    /// Something in it is encoded by fields that this version does not know, and must not ignore.
+    #[error("{message} holds something that this version does not know and must not ignore")]
+    NotUnderstood {
+        /// Which message.
+        message: &'static str,
     },
     /// It is of another type than the response it came in.
     #[error("expected a resource of type {expected}, got {got:?}")]
@@ -77,6 +84,14 @@ pub enum Problem {
         /// What was sent.
         number: i32,
     },
+    /// More than all of something, or a part of nothing.
+    #[error("{numerator} of {denominator} is not a share")]
+    Fraction {
+        /// The part.
+        numerator: u32,
+        /// The whole.
+        denominator: u32,
+    },
     /// The parts do not make a SPIFFE ID.
     #[error(transparent)]
     Identity(#[from] InvalidIdentity),
@@ -101,6 +116,15 @@ pub enum Problem {
         /// In bits.
         length: u32,
     },
+    /// A status that can't stand there.
+    #[error("{value} is not a status that can be used here")]
+    Status {
+        /// What was sent.
+        value: u32,
+    },
+    /// A text that would do harm in a request or a response.
+    #[error(transparent)]
+    Text(#[from] InvalidText),
 }
 
 impl Problem {
@@ -127,4 +151,14 @@ impl InvalidPolicy {
         let name = self.name.clone()?;
         Some(Update::PolicyUnenforceable(name, self.why.to_string().into()))
     }
+}
+
+/// A rule that is refused whole. What it may have matched before is to be refused as well, so it keeps its key.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("{why}")]
+pub struct InvalidRule {
+    /// Which rule, as far as the resource's name tells.
+    pub key: Option<RuleKey>,
+    /// Why it is refused.
+    pub why: Invalid,
 }

@@ -13,5 +13,6 @@ mod invalid;
 mod unknown;
 
 pub use convert::enrolment::{Enrolment, PodReport, PodState};
-pub use generated::{ca, cri, discovery, node, security, workload};
-pub use invalid::{Invalid, InvalidField, InvalidPolicy, Problem};
+pub use convert::l7::ReceivedRule;
+pub use generated::{ca, cri, discovery, l7, node, security, workload};
+pub use invalid::{Invalid, InvalidField, InvalidPolicy, InvalidRule, Problem};

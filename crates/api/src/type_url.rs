@@ -4,5 +4,9 @@
 pub const ADDRESS: &str = "type.googleapis.com/istio.workload.Address";
 /// `istio.security.Authorization`: an L4 policy.
 pub const AUTHORIZATION: &str = "type.googleapis.com/istio.security.Authorization";
+/// `airglow.l7.v1.Rule`: one rule of a route object.
+pub const L7_RULE: &str = "type.googleapis.com/airglow.l7.v1.Rule";
+/// `airglow.l7.v1.TrafficPolicy`: what a TrafficPolicy says about one of its targets.
+pub const L7_POLICY: &str = "type.googleapis.com/airglow.l7.v1.TrafficPolicy";
 /// `airglow.node.v1.PodEnrolment`: whether a pod of the asking node is to be captured.
 pub const POD_ENROLMENT: &str = "type.googleapis.com/airglow.node.v1.PodEnrolment";

@@ -64,6 +64,11 @@ fn understood(body: &[u8]) -> bool {
     nested && unknown(&fields, 1..=12).is_none()
 }
 
+/// What the fields of this number hold, in order, in the encoded message `body`.
+pub(crate) fn fields_of(body: &[u8], number: u32) -> Vec<&[u8]> {
+    children(&walk(body), number).collect()
+}
+
 /// A field of a message; `bytes` is empty unless the field has a length of its own.
 struct Field<'a> {
     number: u32,

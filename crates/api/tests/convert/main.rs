@@ -1,6 +1,8 @@
 //! Conversions: what goes out comes back the same, what is malformed is refused with its field, and no bytes panic.
 
 mod hostile;
+mod l7;
+mod l7_strategies;
 mod policies;
 mod refusals;
 mod strategies;

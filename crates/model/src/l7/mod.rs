@@ -22,7 +22,7 @@ use std::fmt;
 
 pub use backend::{Backend, BackendTarget, Fraction};
 pub use balancing::{Balancing, HashKey};
-pub use cors::{Cors, List, Origin, OriginHost};
+pub use cors::{Cors, CorsAnswer, List, Origin, OriginHost};
 pub use duration::{InvalidDuration, duration, duration_text};
 pub use fault::{Abort, AbortAnswer, Client, Delay, Fault, Policy, PolicyName, PolicyTarget, Trigger};
 pub use filter::{Filter, HeaderEdits, Mirror, PathModifier, Redirect, Scheme, UrlRewrite};

@@ -24,6 +24,11 @@ pub enum InvalidText {
     /// Not a host name.
     #[error("{0:?} is not a host name: letters, digits, '-' and '.', labels of 1 to 63, 253 in all")]
     Host(String),
+    /// Not an origin.
+    #[error(
+        "{0:?} is not an origin: scheme://host or scheme://host:port, where the host may be or begin with '*'"
+    )]
+    Origin(String),
     /// Not a path.
     #[error(
         "{0:?} is not a path: it begins with '/' and has neither spaces nor '?', '#' or non-ASCII letters"

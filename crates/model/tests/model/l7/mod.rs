@@ -1,5 +1,6 @@
 //! L7 routing: tables of what the Gateway API says, and random routes against a naive reading of it.
 
+mod cors;
 mod duration;
 mod make;
 mod routes_oracle;
