@@ -2,12 +2,12 @@
 
 use std::process::{Child, Command, Stdio};
 
-use lab::{Cluster, wait_until};
+use lab::Cluster;
 use serde_json::Value;
 
 use crate::command_line::{airglow, said};
 use crate::install::SYSTEM;
-use crate::{Namespace, PATIENCE};
+use crate::{Namespace, eventually};
 
 /// A connection that a pod keeps open until this is dropped.
 struct Open(Child);
@@ -44,12 +44,11 @@ fn document(cluster: &Cluster, args: &[&str]) -> (Value, Option<i32>) {
 /// What `airglow why` says until `is_it` is content with it: policies take a moment to reach the nodes.
 fn why(cluster: &Cluster, pod: &str, to: &str, is_it: impl Fn(&Value, Option<i32>) -> bool) -> Value {
     let mut last = Value::Null;
-    wait_until(&format!("the expected answer to why {pod} {to}"), PATIENCE, || {
+    eventually(&format!("the expected answer to why {pod} {to}"), || {
         let (answer, status) = document(cluster, &["why", pod, to, "-o", "json"]);
         last = answer.clone();
         if is_it(&answer, status) { Ok(()) } else { Err(format!("{status:?}: {answer:#}")) }
-    })
-    .unwrap_or_else(|error| panic!("{error}"));
+    });
     last
 }
 
@@ -70,7 +69,7 @@ pub(crate) fn look_around(cluster: &Cluster, shop: &Namespace<'_>) {
 fn flows(cluster: &Cluster, client: &str, ip: &str) {
     let _open = Open::new(cluster, "shop", client, &format!("{ip}:8080"));
     let top = ["top", "-n", "shop", "-o", "json", "--interval", "0.2"];
-    wait_until("top shows the open connection on both nodes", PATIENCE, || {
+    eventually("top shows the open connection on both nodes", || {
         let (rows, _) = document(cluster, &top);
         let rows = rows.as_array().cloned().unwrap_or_default();
         let open = |node: &str, way: &str| {
@@ -87,8 +86,7 @@ fn flows(cluster: &Cluster, client: &str, ip: &str) {
         };
         let judged = rows.iter().any(|row| row["policies"] == serde_json::json!(["ok"]));
         if open("n1", "out") && open("n2", "in") && judged { Ok(()) } else { Err(format!("{rows:#?}")) }
-    })
-    .unwrap_or_else(|error| panic!("{error}"));
+    });
     let only = document(cluster, &["top", "--node", "n1", "-o", "json", "--interval", "0.2"]).0;
     let rows = only.as_array().expect("a list");
     assert!(!rows.is_empty() && rows.iter().all(|row| row["node"] == "n1"), "{only:#}");

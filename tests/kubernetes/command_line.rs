@@ -2,12 +2,12 @@
 
 use std::process::{Command, Output};
 
-use lab::{Cluster, wait_until};
+use lab::Cluster;
 use serde_json::Value;
 
 use crate::install::{SYSTEM, chained, chart_and_values, executable, start};
 use crate::system::all_in_the_mesh;
-use crate::{Namespace, PATIENCE, asking};
+use crate::{Namespace, asking, eventually};
 
 pub(crate) fn airglow(cluster: &Cluster, args: &[&str]) -> Output {
     let mut command = Command::new(executable("airglow"));
@@ -104,11 +104,10 @@ fn the_command_line_checks_installs_and_removes() {
 
     cluster.kubectl(&["label", "namespace", shop.name, "istio.io/dataplane-mode=ambient"]).expect("a label");
     all_in_the_mesh(&cluster, &shop);
-    wait_until("pods are marked as enrolled", PATIENCE, || match check(&cluster) {
+    eventually("pods are marked as enrolled", || match check(&cluster) {
         (true, facts) if facts.iter().any(|fact| fact.contains("ok pods: shop: 2 pods enrolled")) => Ok(()),
         (_, facts) => Err(facts.join("\n")),
-    })
-    .unwrap_or_else(|error| panic!("{error}"));
+    });
 
     asking::look_around(&cluster, &shop);
     remove(&cluster, &shop, &manifest);
@@ -120,11 +119,10 @@ fn remove(cluster: &Cluster, shop: &Namespace<'_>, manifest: &str) {
     let refused = airglow(cluster, &uninstall);
     assert!(!refused.status.success() && said(&refused).contains("shop"), "{}", said(&refused));
     cluster.kubectl(&["label", "namespace", shop.name, "istio.io/dataplane-mode-"]).expect("a label less");
-    wait_until("pods are not marked any more", PATIENCE, || match check(cluster).1 {
+    eventually("pods are not marked any more", || match check(cluster).1 {
         facts if facts.iter().any(|fact| fact.contains(" pods: shop:")) => Err(facts.join("\n")),
         _ => Ok(()),
-    })
-    .unwrap_or_else(|error| panic!("{error}"));
+    });
 
     let removed = airglow(cluster, &uninstall);
     assert!(removed.status.success(), "{}", said(&removed));

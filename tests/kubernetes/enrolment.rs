@@ -1,7 +1,7 @@
 //! A namespace goes into the mesh and out of it while its pods work: nobody is disturbed, and nothing stays behind.
 
-use crate::Namespace;
-use crate::mesh::{Pod, container, eventually, known, meshed, pod, service};
+use crate::mesh::{Pod, container, known, meshed, pod, service};
+use crate::{Namespace, eventually};
 
 /// Addresses of services, in the range that is never given out by itself.
 const SERVER: &str = "10.96.0.101";

@@ -4,13 +4,13 @@
 use std::fs;
 use std::time::SystemTime;
 
-use lab::{Cluster, ClusterConfig, ClusterNode, Component, ControlPlane, Signal, Watch, wait_until};
+use lab::{Cluster, ClusterConfig, ClusterNode, Component, ControlPlane, Signal, Watch};
 use serde_json::Value;
 
 use crate::install::{SYSTEM, chained, install_with, start, uninstall};
 use crate::system::{all_in_the_mesh, crash, echo_server, kubectl, plaintext, replaced, serves, ztunnels};
 use crate::traffic::{Client, Traffic};
-use crate::{Namespace, PATIENCE};
+use crate::{Namespace, PATIENCE, eventually};
 
 /// A namespace in the mesh whose pods talk all the time.
 pub(crate) struct World<'a> {
@@ -55,11 +55,10 @@ impl<'a> World<'a> {
 
     /// Waits until kubelet says of a pod that does not start yet why that is.
     pub(crate) fn is_said(&self, why: &str) {
-        wait_until("kubelet says why", PATIENCE, || {
+        eventually("kubelet says why", || {
             let events = self.shop.kubectl(&["get", "events"]);
             if events.contains(why) { Ok(()) } else { Err(events) }
-        })
-        .unwrap_or_else(|error| panic!("{error}"));
+        });
     }
 }
 
@@ -94,11 +93,10 @@ fn network_plugin_writes_anew(world: &World<'_>) {
         let theirs = node.path("/etc/cni/net.d").expect("it is on").join("10-lab.conflist");
         let text = fs::read_to_string(&theirs).expect("the cluster's own");
         fs::write(&theirs, text.replacen('{', "{\"x-rewritten\": true,", 1)).expect("writable");
-        wait_until("ours follows", PATIENCE, || {
+        eventually("ours follows", || {
             let ours = chained(&node);
             if ours.contains("x-rewritten") && ours.contains("ztunnel-cni") { Ok(()) } else { Err(ours) }
-        })
-        .expect("rewritten");
+        });
     });
 }
 
@@ -190,22 +188,20 @@ fn network_has_no_place(world: &World<'_>, node: &ClusterNode) {
         node,
         "printf '{\"x-rewritten\": null' | dd conv=notrunc status=none of=/etc/cni/net.d/10-lab.conflist",
     );
-    wait_until("ztunnel says so", PATIENCE, || {
+    eventually("ztunnel says so", || {
         let logs = ["-n", SYSTEM, "logs", "-l", "app=ztunnel", "--tail=-1"];
         let said = world.cluster.kubectl(&logs).map_err(|error| error.to_string())?;
         let mut lines = said.lines();
         let is_it = |line: &str| line.contains("can't be installed") && line.contains("No space left");
         if lines.any(is_it) { Ok(()) } else { Err(said) }
-    })
-    .unwrap_or_else(|error| panic!("{error}"));
+    });
     world.scale(4);
     all_in_the_mesh(world.cluster, world.shop);
     on(node, "rm /etc/cni/net.d/ballast");
-    wait_until("ours follows", PATIENCE, || {
+    eventually("ours follows", || {
         let ours = chained(node);
         if ours.contains("\"x-rewritten\": null") { Ok(()) } else { Err(ours) }
-    })
-    .unwrap_or_else(|error| panic!("{error}"));
+    });
 }
 
 fn ztunnels_are_missed(world: &World<'_>) {
@@ -213,11 +209,10 @@ fn ztunnels_are_missed(world: &World<'_>) {
     // Without any, no pod of the mesh starts, and others do.
     let nowhere = r#"{"spec":{"template":{"spec":{"nodeSelector":{"nowhere":"true"}}}}}"#;
     kubectl(cluster, &["-n", SYSTEM, "patch", "daemonset/ztunnel", "-p", nowhere]);
-    wait_until("no ztunnel is left", PATIENCE, || match ztunnels(cluster)? {
+    eventually("no ztunnel is left", || match ztunnels(cluster)? {
         none if none.is_empty() => Ok(()),
         left => Err(format!("{left:?}")),
-    })
-    .unwrap_or_else(|error| panic!("{error}"));
+    });
     shop.kubectl(&["scale", "deployment/web", "--replicas=4"]);
     world.is_said("is not started outside the mesh: ztunnel does not answer");
     let ready = shop.get(&["deployment", "web"])["status"]["readyReplicas"].clone();
@@ -283,13 +278,10 @@ fn components_and_nodes_end_and_come_back() {
     node.pid().expect_err("there is no first process");
     node.power_on().expect("power");
     let restarts = "jsonpath={.items[*].status.containerStatuses[0].restartCount}";
-    wait_until("a new start of both pods", PATIENCE, || {
-        match shop.kubectl(&["get", "pods", "-o", restarts]) {
-            said if said == "1 1" => Ok(()),
-            said => Err(said),
-        }
-    })
-    .expect("kubelet starts them again");
+    eventually("a new start of both pods", || match shop.kubectl(&["get", "pods", "-o", restarts]) {
+        said if said == "1 1" => Ok(()),
+        said => Err(said),
+    });
     let service = &shop.get(&["service", "web"])["spec"]["clusterIP"];
     let answer = shop.curl(&client.0, &format!("http://{}/", service.as_str().expect("an address")));
     assert!(before.iter().any(|(name, ..)| answer["name"] == *name), "{answer}");

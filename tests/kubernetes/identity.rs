@@ -15,9 +15,8 @@ use rcgen::{KeyPair, SigningKey as _};
 use serde_json::Value;
 
 use self::mesh::{Node, ask, controller_says, mesh, plugged};
-use crate::Namespace;
 use crate::install::SYSTEM;
-use crate::mesh::eventually;
+use crate::{Namespace, eventually};
 
 /// What tokens of nodes are made for.
 const AUDIENCE: &str = "istio-ca";

@@ -6,8 +6,8 @@ use std::sync::LazyLock;
 use lab::{APP_IMAGE, Watch};
 use serde_json::Value;
 
-use crate::mesh::{AMBIENT, admin, eventually, failures, meshed, pod, service, strict};
-use crate::{Namespace, PATIENCE, shared};
+use crate::mesh::{AMBIENT, admin, failures, meshed, pod, service, strict};
+use crate::{Namespace, PATIENCE, eventually, shared};
 
 /// Addresses of services, in the range that is never given out by itself.
 const FIRST: &str = "10.96.0.102";

@@ -21,14 +21,24 @@ mod traffic;
 mod upgrade;
 mod workloads;
 
+use std::fmt::Display;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use lab::{APP_IMAGE, Cluster, ClusterConfig, wait_until};
+use lab::{APP_IMAGE, Cluster, ClusterConfig, wait_looking_every};
 use serde_json::Value;
 
 /// For things that take seconds on an idle machine.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Between two looks, most of which are programs of their own: on a small machine they would take the time of what they wait for.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// Waits until this is so.
+#[track_caller]
+fn eventually<T, E: Display>(what: &str, condition: impl FnMut() -> Result<T, E>) -> T {
+    wait_looking_every(LOOK_EVERY, what, PATIENCE, condition).unwrap_or_else(|error| panic!("{error}"))
+}
 
 static SHARED: LazyLock<Cluster> = LazyLock::new(|| {
     let cluster = Cluster::start(ClusterConfig::default()).expect("a cluster (root is needed)");
@@ -129,11 +139,10 @@ spec: {{selector: {{app: web}}, ports: [{{port: 80, targetPort: 8080}}]}}
     /// pods are ready.
     fn curl(&self, pod: &str, url: &str) -> Value {
         let ask = ["-n", self.name, "exec", pod, "--", "curl", "-sS", "-m", "10", url];
-        wait_until(&format!("an answer of {url}"), PATIENCE, || {
+        eventually(&format!("an answer of {url}"), || {
             let said = self.cluster.kubectl(&ask).map_err(|error| error.to_string())?;
             serde_json::from_str(&said).map_err(|error| format!("{said:?}: {error}"))
         })
-        .unwrap_or_else(|error| panic!("{error}"))
     }
 }
 

@@ -1,16 +1,14 @@
 //! The mesh on the cluster that tests share, and what they ask of it: who is in it, who has heard so, and what it leaves behind.
 
-use std::fmt::Display;
 use std::process::Command;
 use std::sync::LazyLock;
-use std::time::Duration;
 
-use lab::{APP_IMAGE, Cluster, ClusterNode, wait_looking_every};
+use lab::{APP_IMAGE, Cluster, ClusterNode};
 use serde_json::Value;
 
 use crate::install::{SYSTEM, install};
 use crate::lifecycles::begin_schedule;
-use crate::{Namespace, PATIENCE, named, shared};
+use crate::{Namespace, PATIENCE, eventually, named, shared};
 
 /// The label that puts a namespace into the mesh.
 pub(crate) const AMBIENT: &str = "istio.io/dataplane-mode";
@@ -76,15 +74,6 @@ pub(crate) fn service(namespace: &str, name: &str, address: &str, more: &str) ->
         "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
          spec: {{clusterIP: {address}, selector: {{app: {name}}}, ports: [{{port: 80, targetPort: 8080}}]{more}}}\n"
     )
-}
-
-/// Between two looks, most of which are programs of their own: on a small machine they would take the time of what they wait for.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
-
-/// Waits until this is so.
-#[track_caller]
-pub(crate) fn eventually<T, E: Display>(what: &str, condition: impl FnMut() -> Result<T, E>) -> T {
-    wait_looking_every(LOOK_EVERY, what, PATIENCE, condition).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Nothing but mutual TLS into the pods of a namespace.

@@ -4,12 +4,11 @@
 use std::time::{Duration, Instant};
 
 use daemon::config::{Environment, Vars as _};
-use lab::wait_until;
 
 use crate::faults::World;
 use crate::install::{SYSTEM, start};
 use crate::system::kubectl;
-use crate::{Namespace, PATIENCE};
+use crate::{Namespace, eventually};
 
 /// For how many seconds the controller is away at least. `scripts/soak` sets it; else it is away for one round.
 const CONTROLLER_AWAY: &str = "SOAK_CONTROLLER_AWAY";
@@ -36,13 +35,12 @@ fn controllers_are_away(world: &World<'_>, at_least: Duration) {
     };
     let since = world.traffic.now();
     scale("0");
-    wait_until("no controller is left", PATIENCE, || {
+    eventually("no controller is left", || {
         match kubectl(cluster, &["-n", SYSTEM, "get", "pods", "-l", "app=airglow-controller", "-o", "name"]) {
             none if none.is_empty() => Ok(()),
             left => Err(left),
         }
-    })
-    .unwrap_or_else(|error| panic!("{error}"));
+    });
     world.traffic.progress();
     assert_eq!(world.traffic.failures(&since), Vec::<String>::new(), "nobody needs a controller to talk");
     let [(stays, ..), (leaves, ..)] = &shop.pods()[..] else { panic!("two servers") };
@@ -72,13 +70,10 @@ fn a_node_loses_its_power(world: &mut World<'_>) {
     node.power_on().expect("power");
     // The API server hears later that pods are not ready, and that they are again.
     let started = "jsonpath={.status.containerStatuses[0].restartCount}";
-    wait_until("a new start of a pod", PATIENCE, || {
-        match world.shop.kubectl(&["get", "pod", "echo", "-o", started]) {
-            count if count == "1" => Ok(()),
-            count => Err(count),
-        }
-    })
-    .unwrap_or_else(|error| panic!("{error}"));
+    eventually("a new start of a pod", || match world.shop.kubectl(&["get", "pod", "echo", "-o", started]) {
+        count if count == "1" => Ok(()),
+        count => Err(count),
+    });
     world.shop.rolled_out();
     // Its pods have other addresses now.
     world.talk_anew();

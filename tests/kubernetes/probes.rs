@@ -8,8 +8,8 @@ use std::thread;
 
 use lab::APP_IMAGE;
 
-use crate::mesh::{AMBIENT, eventually, failures, meshed, pod, strict};
-use crate::{Namespace, PATIENCE, shared};
+use crate::mesh::{AMBIENT, failures, meshed, pod, strict};
+use crate::{Namespace, PATIENCE, eventually, shared};
 
 /// A pod whose containers are probed in each of the ways that there are, every second.
 fn probed() -> String {

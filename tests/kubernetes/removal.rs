@@ -5,9 +5,9 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use lab::{Cluster, ClusterConfig, wait_until};
+use lab::{Cluster, ClusterConfig};
 
-use crate::{Namespace, PATIENCE, shared};
+use crate::{Namespace, eventually, shared};
 
 /// All that a run leaves on the machine, looked for without the lab's help.
 fn traces(run: &str) -> Vec<String> {
@@ -97,11 +97,10 @@ fn after_the_owner_is_killed_nothing_is_left() {
 
 /// Waits until nothing is left of a run: by its reaper, or of processes that were killed and are not quite dead.
 fn without_a_trace(run: &str) {
-    wait_until("removal of all traces", PATIENCE, || match traces(run) {
+    eventually("removal of all traces", || match traces(run) {
         left if left.is_empty() => Ok(()),
         left => Err(format!("{left:?}")),
-    })
-    .expect("nothing is left");
+    });
 }
 
 /// Cargo builds it into the directory above the one that tests run from.

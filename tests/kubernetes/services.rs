@@ -6,8 +6,8 @@ use lab::Program;
 use serde_json::Value;
 
 use crate::install::executable;
-use crate::mesh::{Pod, eventually, failures, meshed, pod};
-use crate::{Namespace, PATIENCE, shared};
+use crate::mesh::{Pod, failures, meshed, pod};
+use crate::{Namespace, PATIENCE, eventually, shared};
 
 /// Addresses of services, in the range that is never given out by itself.
 const PLAIN: &str = "10.96.0.110";

@@ -8,7 +8,7 @@ use lab::{APP_IMAGE, Cluster, ClusterNode, Watch, wait_until};
 use serde_json::{Value, json};
 
 use crate::install::SYSTEM;
-use crate::{Namespace, PATIENCE};
+use crate::{Namespace, PATIENCE, eventually};
 
 /// The annotation by which tools, and replicas of the controller, know who is in the mesh.
 const REDIRECTION: &str = "ambient.istio.io/redirection";
@@ -43,7 +43,7 @@ fn ask(node: &ClusterNode, path: &str) -> Result<String, String> {
 /// Waits until each pod of the namespace that has not ended is in the mesh: by what its node's ztunnel proves, by what its
 /// annotation says, and by what every ztunnel has heard.
 pub(crate) fn all_in_the_mesh(cluster: &Cluster, namespace: &Namespace<'_>) {
-    wait_until(&format!("every pod of {} is in the mesh", namespace.name), PATIENCE, || {
+    eventually(&format!("every pod of {} is in the mesh", namespace.name), || {
         let (mut known, mut heard) = (BTreeMap::new(), Vec::new());
         for node in cluster.nodes() {
             let pods: Vec<Value> =
@@ -71,8 +71,7 @@ pub(crate) fn all_in_the_mesh(cluster: &Cluster, namespace: &Namespace<'_>) {
             }
         }
         Ok(())
-    })
-    .unwrap_or_else(|error| panic!("{error}"));
+    });
 }
 
 /// An echo server on a node, as a pod that is started again when its node is; its address and port.
@@ -109,22 +108,20 @@ pub(crate) fn ztunnels(cluster: &Cluster) -> Result<BTreeMap<String, bool>, Stri
 
 /// Waits until each node has a ztunnel that is ready and none of those, which may be ending still.
 pub(crate) fn succeeded(cluster: &Cluster, before: &BTreeMap<String, bool>) {
-    wait_until("each node has a new ztunnel", PATIENCE, || {
+    eventually("each node has a new ztunnel", || {
         let now = ztunnels(cluster)?;
         let new = now.iter().filter(|(name, ready)| **ready && !before.contains_key(*name)).count();
         if new == cluster.nodes().count() { Ok(()) } else { Err(format!("{now:?}")) }
-    })
-    .unwrap_or_else(|error| panic!("{error}"));
+    });
 }
 
 /// Waits until those are gone, too.
 pub(crate) fn replaced(cluster: &Cluster, before: &BTreeMap<String, bool>) {
     succeeded(cluster, before);
-    wait_until("ztunnels of before have ended", PATIENCE, || {
+    eventually("ztunnels of before have ended", || {
         let now = ztunnels(cluster)?;
         if now.keys().any(|name| before.contains_key(name)) { Err(format!("{now:?}")) } else { Ok(()) }
-    })
-    .unwrap_or_else(|error| panic!("{error}"));
+    });
 }
 
 /// Ends a node's ztunnel as a crash does.
@@ -142,5 +139,6 @@ pub(crate) fn crash(node: &ClusterNode) {
 /// Waits until a node's ztunnel is ready, by its own word: kubelet hears of it up to two seconds later.
 pub(crate) fn serves(node: &ClusterNode) {
     let what = format!("the ztunnel of {} is ready", node.name());
+    // Looked for often: a test goes by the time.
     wait_until(&what, PATIENCE, || ask(node, "/healthz/ready")).unwrap_or_else(|error| panic!("{error}"));
 }

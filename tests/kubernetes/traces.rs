@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use lab::{Cluster, ClusterNode, wait_until};
+use lab::{Cluster, ClusterNode};
 use serde_json::Value;
 
-use crate::PATIENCE;
+use crate::eventually;
 
 /// Kinds whose objects come and go by themselves, or are told apart by the pods that they are about.
 const PASSING: [&str; 4] = ["componentstatuses", "events", "events.events.k8s.io", "pods"];
@@ -50,11 +50,10 @@ impl Inventory {
 
     /// Waits until the cluster has again what it had at first: the API server removes some things a moment later.
     pub(crate) fn must_be_that_of(&self, cluster: &Cluster) {
-        wait_until("the cluster is as it was", PATIENCE, || match self.differences(&Self::of(cluster)) {
+        eventually("the cluster is as it was", || match self.differences(&Self::of(cluster)) {
             none if none.is_empty() => Ok(()),
             some => Err(some.join("\n")),
-        })
-        .unwrap_or_else(|error| panic!("{error}"));
+        });
     }
 
     fn differences(&self, now: &Self) -> Vec<String> {

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use lab::{Cluster, wait_until};
+use lab::Cluster;
 
 use crate::install::{
     SYSTEM, await_jobs, chained, chart_and_values, install_with, is_rolled_out, start, uninstall,
@@ -11,7 +11,7 @@ use crate::install::{
 use crate::system::{all_in_the_mesh, echo_server, kubectl, plaintext, replaced, succeeded, ztunnels};
 use crate::traces::Inventory;
 use crate::traffic::{Client, Traffic};
-use crate::{Namespace, PATIENCE};
+use crate::{Namespace, eventually};
 
 /// Connections that a ztunnel holds may last longer than the test does.
 const PATIENT: &str = ",ztunnel.drainDeadline=10m,ztunnel.terminationGracePeriodSeconds=660";
@@ -128,11 +128,10 @@ fn leave(cluster: &Cluster, shop: &Namespace<'_>) {
         cluster,
         &["label", "namespace", "-l", "istio.io/dataplane-mode=ambient", "istio.io/dataplane-mode-"],
     );
-    wait_until("no pod is marked", PATIENCE, || {
+    eventually("no pod is marked", || {
         let pods = kubectl(cluster, &["get", "pods", "-A", "-o", "yaml"]);
         if pods.contains("ambient.istio.io/redirection: enabled") { Err("some are") } else { Ok(()) }
-    })
-    .unwrap_or_else(|error| panic!("{error}"));
+    });
     shop.rolled_out();
 }
 

@@ -3,9 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use lab::wait_until;
-
-use crate::{Namespace, PATIENCE, named, shared};
+use crate::{Namespace, eventually, named, shared};
 
 #[test]
 fn two_nodes_are_ready_and_run_the_pinned_release() {
@@ -29,12 +27,11 @@ fn a_deployment_is_rolled_out_on_both_nodes_and_served_across_them() {
     let (client, ..) = pods.iter().find(|(_, node, _)| node == "n1").expect("a pod on n1");
     let address = shop.get(&["service", "web"])["spec"]["clusterIP"].as_str().expect("an address").to_owned();
     let mut answered = BTreeSet::new();
-    wait_until("an answer of every pod at the service's address", PATIENCE, || {
+    eventually("an answer of every pod at the service's address", || {
         let answer = shop.curl(client, &format!("http://{address}/a-canary-in-plain-text"));
         answered.insert(answer["name"].as_str().unwrap_or_default().to_owned());
         if answered.len() == pods.len() { Ok(()) } else { Err(format!("{answered:?}")) }
-    })
-    .expect("kube-proxy spreads connections over both nodes");
+    });
     let seen = canary.sightings().expect("a complete capture");
     assert!(!seen.is_empty(), "what goes from node to node without a mesh is seen on the wire");
 }

@@ -8,9 +8,8 @@ use lab::{APP_IMAGE, Cluster};
 use serde_json::Value;
 
 use super::mesh::mesh;
-use crate::Namespace;
 use crate::install::SYSTEM;
-use crate::mesh::eventually;
+use crate::{Namespace, eventually};
 
 /// How many pods come and go. A pod takes half a second of this machine, so fewer than in `make soak`.
 const PODS: &str = "SOAK_CHURN_PODS";

@@ -12,9 +12,8 @@ use model::identity::Identity;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
 use rustls::pki_types::CertificateDer;
 
-use crate::PATIENCE;
 use crate::install::{SYSTEM, chart_and_values, is_rolled_out, start};
-use crate::mesh::eventually;
+use crate::{PATIENCE, eventually};
 
 static MESH: LazyLock<Cluster> = LazyLock::new(|| {
     let cluster = start();
