@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -93,6 +94,23 @@ fn after_the_owner_is_killed_nothing_is_left() {
     owner.kill().expect("SIGKILL");
     owner.wait().expect("its end");
     without_a_trace(&name);
+}
+
+#[test]
+fn a_cluster_that_can_not_start_says_so_and_leaves_nothing() {
+    // With a launcher that can only clean up.
+    let folder = std::env::temp_dir().join(format!("airglow-broken-{}", std::process::id()));
+    fs::create_dir_all(&folder).expect("a folder");
+    let launcher = format!("#!/bin/sh\n[ \"$1\" = reap ] || exit 7\nexec {} \"$@\"\n", lab_run().display());
+    for (name, text) in [("lab-run", launcher.as_str()), ("lab-app", "")] {
+        fs::write(folder.join(name), text).expect("a program");
+        fs::set_permissions(folder.join(name), fs::Permissions::from_mode(0o755)).expect("executable");
+    }
+    let config = ClusterConfig { nodes: 1, binaries: Some(folder.clone()), ..ClusterConfig::default() };
+    let error = Cluster::start(config).expect_err("nothing can be started").to_string();
+    let run = error.split("/run/airglow-lab/").nth(1).and_then(|rest| rest.get(..10));
+    without_a_trace(run.unwrap_or_else(|| panic!("no run in {error:?}")));
+    fs::remove_dir_all(&folder).expect("removed");
 }
 
 /// Waits until nothing is left of a run: by its reaper, or of processes that were killed and are not quite dead.

@@ -4,7 +4,7 @@
 //! Begin at [`Cluster::start`]. Needs root and the programs that `scripts/cluster-binaries` builds. Leaves nothing behind,
 //! however its owner ends.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -98,7 +98,6 @@ pub struct Cluster {
     shared: Arc<Shared>,
     wire: Option<Wire>,
     reaper: Option<Reaper>,
-    lock: Option<File>,
 }
 
 /// What handles of a cluster share.
@@ -137,14 +136,15 @@ impl Cluster {
         let (lab_run, lab_app) = (own.path("lab-run", "lab")?, own.path("lab-app", "lab")?);
         run::sweep();
         run::mount_bpffs()?;
+        run::raise_inotify_limit();
         let (run, lock) = Run::create()?;
-        let reaper = Reaper::start(&lab_run, &run.name).inspect_err(|_| drop(run.remove()))?;
+        let reaper = Reaper::start(&lab_run, &run.name, lock).inspect_err(|_| drop(run.remove()))?;
         // From here on every way out of this function removes the run: the reaper waits for its pipe.
         let logs = run.dir.join("logs");
         fs::create_dir(&logs).map_err(cannot(format!("create {}", logs.display())))?;
         let tools = Tools { programs, own, lab_run, lab_app, logs };
         let (shared, wire) = build(run, &config, tools)?;
-        Ok(Self { shared: Arc::new(shared), wire, reaper: Some(reaper), lock: Some(lock) })
+        Ok(Self { shared: Arc::new(shared), wire, reaper: Some(reaper) })
     }
 
     /// The run's name, unique on this machine: `ag` and eight hexadecimal digits.
@@ -241,12 +241,11 @@ impl Cluster {
     }
 
     fn take_down(&mut self) -> Result<(), Vec<String>> {
-        let Some(lock) = self.lock.take() else { return Ok(()) };
+        let Some(reaper) = self.reaper.take() else { return Ok(()) };
         drop(self.wire.take());
         self.shared.control.close();
         let result = self.shared.run.remove();
-        drop(lock);
-        drop(self.reaper.take());
+        drop(reaper);
         result
     }
 }

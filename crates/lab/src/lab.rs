@@ -2,7 +2,7 @@
 //!
 //! Calls block and are quick (milliseconds); from async code, make them on a thread that may block.
 
-use std::fs::{self, File};
+use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -82,7 +82,6 @@ pub struct Lab {
     wire: Option<Wire>,
     dns: Option<Server>,
     reaper: Option<Reaper>,
-    lock: Option<File>,
 }
 
 impl Lab {
@@ -99,14 +98,13 @@ impl Lab {
         run::sweep();
         run::mount_bpffs()?;
         let (run, lock) = Run::create()?;
-        let reaper = Reaper::start(&lab_run, &run.name).inspect_err(|_| drop(run.remove()))?;
+        let reaper = Reaper::start(&lab_run, &run.name, lock).inspect_err(|_| drop(run.remove()))?;
         // From here on every way out of this function removes the run: the reaper waits for its pipe.
         build(run, config, binaries).map(|(inner, wire, dns)| Self {
             inner: Arc::new(inner),
             wire,
             dns: Some(dns),
             reaper: Some(reaper),
-            lock: Some(lock),
         })
     }
 
@@ -238,13 +236,12 @@ impl Lab {
     }
 
     fn take_down(&mut self) -> Result<(), Vec<String>> {
-        let Some(lock) = self.lock.take() else { return Ok(()) };
+        let Some(reaper) = self.reaper.take() else { return Ok(()) };
         self.inner.close();
         // Their sockets would keep namespaces alive.
         drop((self.wire.take(), self.dns.take()));
         let result = self.inner.run.remove();
-        drop(lock);
-        drop(self.reaper.take());
+        drop(reaper);
         result
     }
 }

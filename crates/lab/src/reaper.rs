@@ -14,15 +14,17 @@ use nix::unistd::setsid;
 use crate::error::{LabError, cannot};
 use crate::run::Run;
 
-/// The owner's side: dropping it lets the reaper go, and waits for it.
+/// The owner's side: dropping it lets the reaper go, and waits for it. Holds the run's lock, which the reaper takes before it
+/// removes anything.
 #[derive(Debug)]
 pub(crate) struct Reaper {
     process: Child,
     life: Option<ChildStdin>,
+    lock: Option<File>,
 }
 
 impl Reaper {
-    pub(crate) fn start(lab_run: &Path, run: &str) -> Result<Self, LabError> {
+    pub(crate) fn start(lab_run: &Path, run: &str, lock: File) -> Result<Self, LabError> {
         let mut process = Command::new(lab_run)
             .args(["reap", run])
             .current_dir("/")
@@ -35,12 +37,13 @@ impl Reaper {
         let mut ready = [0];
         let mut said = process.stdout.take().expect("stdout is piped");
         said.read_exact(&mut ready).map_err(cannot("hear from the reaper"))?;
-        Ok(Self { process, life })
+        Ok(Self { process, life, lock: Some(lock) })
     }
 }
 
 impl Drop for Reaper {
     fn drop(&mut self) {
+        drop(self.lock.take());
         drop(self.life.take());
         drop(self.process.wait());
     }

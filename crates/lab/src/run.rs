@@ -113,6 +113,19 @@ impl Run {
     }
 }
 
+/// Instances of inotify that a user may have. A node with a mesh has ten; Linux gives 128, which some tests beside each other use up.
+const INOTIFY_INSTANCES: u32 = 1024;
+
+/// Raises the limit of inotify instances, which kubelets do not start without. It stays: it is everyone's.
+pub(crate) fn raise_inotify_limit() {
+    const LIMIT: &str = "/proc/sys/fs/inotify/max_user_instances";
+    let now = fs::read_to_string(LIMIT).ok().and_then(|text| text.trim().parse::<u32>().ok());
+    if now.is_some_and(|now| now < INOTIFY_INSTANCES) {
+        // A container may forbid it. Then it may suffice as it is, and kubelet says so if not.
+        drop(fs::write(LIMIT, INOTIFY_INSTANCES.to_string()));
+    }
+}
+
 /// Mounts the BPF file system where it belongs if nobody has yet. It stays, as on any machine that boots with systemd: a
 /// mount of each run's own would hide the pins of the others.
 pub(crate) fn mount_bpffs() -> Result<(), LabError> {
