@@ -8,6 +8,7 @@ pub mod balance;
 pub mod config;
 mod data;
 mod discovery;
+pub mod http1;
 #[cfg(test)]
 mod made;
 mod refusal;

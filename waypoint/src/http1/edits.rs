@@ -1,0 +1,74 @@
+//! What decisions change in a head. Framing, and what concerns one connection only, is not theirs to change.
+
+use http::uri::{Authority, PathAndQuery};
+use http::{HeaderName, HeaderValue, header};
+
+/// Changes of fields, in the order in which they were asked for.
+#[derive(Debug, Clone, Default)]
+pub struct FieldEdits {
+    /// Fields of the original that are not kept.
+    dropped: Vec<HeaderName>,
+    added: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl FieldEdits {
+    /// Adds a value to those that are there.
+    pub fn add(&mut self, name: HeaderName, value: HeaderValue) {
+        if is_ours_to_change(&name) {
+            self.added.push((name, value));
+        }
+    }
+
+    /// Takes every value away.
+    pub fn remove(&mut self, name: HeaderName) {
+        if is_ours_to_change(&name) {
+            self.added.retain(|(added, _)| *added != name);
+            if !self.dropped.contains(&name) {
+                self.dropped.push(name);
+            }
+        }
+    }
+
+    /// Makes this the only value.
+    pub fn set(&mut self, name: HeaderName, value: HeaderValue) {
+        self.remove(name.clone());
+        self.add(name, value);
+    }
+
+    pub(super) fn drops(&self, name: &str) -> bool {
+        self.dropped.iter().any(|dropped| dropped.as_str().eq_ignore_ascii_case(name))
+    }
+
+    pub(super) fn drops_any(&self) -> bool {
+        !self.dropped.is_empty()
+    }
+
+    pub(super) fn added(&self) -> &[(HeaderName, HeaderValue)] {
+        &self.added
+    }
+}
+
+/// What frames a message is written by the forwarder alone; a request's Host is [`RequestEdits::authority`].
+fn is_ours_to_change(name: &HeaderName) -> bool {
+    const FORWARDERS: [HeaderName; 7] = [
+        header::CONNECTION,
+        header::CONTENT_LENGTH,
+        header::EXPECT,
+        header::HOST,
+        header::TE,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+    ];
+    !FORWARDERS.contains(name)
+}
+
+/// Changes of a request's head.
+#[derive(Debug, Clone, Default)]
+pub struct RequestEdits {
+    /// Instead of the target's path and query.
+    pub target: Option<PathAndQuery>,
+    /// Instead of the host that the request is for.
+    pub authority: Option<Authority>,
+    /// Of the fields.
+    pub fields: FieldEdits,
+}

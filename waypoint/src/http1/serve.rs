@@ -1,0 +1,41 @@
+//! One connection of a client, from its first request to its end.
+
+use std::future::Future;
+use std::pin::pin;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::client::Client;
+use super::decide::Decide;
+use super::exchange::{self, After};
+use super::limits::Timeouts;
+
+/// Serves the requests of one connection, one after the other, until either side ends it. When `drain` resolves, the
+/// response that is under way is the last one.
+///
+/// An `io` that is dropped without a shutdown must look broken to its peer, not ended: so does a response that is lost.
+/// A future that is dropped cuts what is under way, without [`Exchange::end`](super::Exchange::end).
+pub async fn serve<Io, D>(io: Io, decide: &D, timeouts: &Timeouts, drain: impl Future<Output = ()>)
+where
+    Io: AsyncRead + AsyncWrite + Unpin,
+    D: Decide,
+{
+    let drain = pin!(drain);
+    let mut client = Client::new(io, timeouts, drain);
+    loop {
+        let request = match client.request().await {
+            Ok(Some(request)) => request,
+            Ok(None) => return client.close().await,
+            Err(refusal) => {
+                decide.refused(refusal);
+                return client.refuse(refusal).await;
+            }
+        };
+        let exchange = decide.begin(&request);
+        match exchange::run(&mut client, exchange, request).await {
+            After::Close => return client.close().await,
+            After::Next => {}
+            After::Over => return,
+        }
+    }
+}
