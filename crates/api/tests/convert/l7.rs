@@ -109,7 +109,10 @@ fn what_is_not_understood_refuses_the_rule() {
     let nowhere = wire::Rule { backends: vec![wire::Backend::default()], ..cart() };
     let never = wire::Rule { retry: Some(wire::Retry::default()), ..cart() };
     let carried_by_nothing = wire::Rule { session: Some(wire::SessionPersistence::default()), ..cart() };
-    let rules = [bad_filter, bad_redirect, nowhere, never, carried_by_nothing];
+    let framing = wire::HeaderEdits { remove: vec!["Content-Length".to_owned()], ..Default::default() };
+    let framing = wire::Filter { kind: Some(wire::filter::Kind::RequestHeaders(framing)) };
+    let framing = wire::Rule { filters: vec![framing], ..cart() };
+    let rules = [framing, bad_filter, bad_redirect, nowhere, never, carried_by_nothing];
     for body in rules.iter().map(Message::encode_to_vec).chain([newer_filter, newer_field]) {
         let rule = refused(body);
         assert!(!rule.matches[0].unintelligible, "what it matches is clear");

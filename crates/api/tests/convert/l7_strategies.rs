@@ -72,7 +72,7 @@ fn text_match() -> impl Strategy<Value = TextMatch> {
 }
 
 fn header_name() -> impl Strategy<Value = HeaderName> {
-    "[a-z-]{1,6}".prop_map(|name| HeaderName::new(&name).expect("a name"))
+    "x-[a-z-]{1,6}".prop_map(|name| HeaderName::new(&name).expect("a name"))
 }
 
 fn header_match() -> impl Strategy<Value = HeaderMatch> {

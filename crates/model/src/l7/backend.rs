@@ -1,6 +1,7 @@
 //! Where a rule sends requests, and the choice among several by weight.
 
 use crate::Str;
+use crate::l7::Rule;
 use crate::l7::filter::Filter;
 use crate::service::ServiceName;
 
@@ -61,12 +62,28 @@ impl Fraction {
     /// Whether a request that drew `random`, uniform over all of `u64`, belongs to the share.
     #[must_use]
     pub fn takes(self, random: u64) -> bool {
-        below(random, self.denominator) < self.numerator
+        below(random, self.denominator.into()) < self.numerator.into()
     }
 }
 
-/// A number below `limit`, from one that is uniform over all of `u64`. The bias is less than 2^-32.
-fn below(random: u64, limit: u32) -> u32 {
+impl Rule {
+    /// The backend for a request that drew `random`, uniform over all of `u64`. `None` where none has a weight: the request
+    /// is answered with 500 (gRPC: UNIMPLEMENTED), unless a filter has an answer.
+    #[must_use]
+    pub fn backend(&self, random: u64) -> Option<&Backend> {
+        let total = self.backends.iter().map(|backend| u64::from(backend.weight)).sum();
+        let mut left = below(random, total);
+        self.backends.iter().find(|backend| {
+            let weight = u64::from(backend.weight);
+            let taken = left < weight;
+            left = left.saturating_sub(weight);
+            taken
+        })
+    }
+}
+
+/// A number below `limit`, from one that is uniform over all of `u64`. The bias is less than `limit` / 2^64.
+fn below(random: u64, limit: u64) -> u64 {
     let scaled = (u128::from(random) * u128::from(limit)) >> 64;
-    u32::try_from(scaled).expect("a fraction of a number below 2^32")
+    u64::try_from(scaled).expect("a fraction of a number below 2^64")
 }

@@ -8,6 +8,7 @@ use crate::identity::Identity;
 use crate::l7::backend::Fraction;
 use crate::l7::balancing::Balancing;
 use crate::l7::matching::HeaderMatch;
+use crate::l7::request::Headers;
 use crate::l7::{Moment, RuleKey};
 use crate::service::ServiceName;
 
@@ -134,4 +135,53 @@ pub enum AbortAnswer {
     Http(u16),
     /// The connection is reset (in HTTP/2, the stream).
     Reset,
+}
+
+/// What befalls one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Injected {
+    /// It waits so long first.
+    pub delay: Option<Duration>,
+    /// Then it gets this answer.
+    pub abort: Option<AbortAnswer>,
+}
+
+impl Fault {
+    /// What befalls a request of this client with these header fields at `now`. `random` are two numbers, uniform over all
+    /// of `u64`: for the delay and for the abort.
+    #[must_use]
+    pub fn inject(
+        &self,
+        headers: &dyn Headers,
+        client: Option<&Identity>,
+        now: Moment,
+        random: [u64; 2],
+    ) -> Injected {
+        let meant = || self.triggers.iter().any(|trigger| trigger.holds(headers, client));
+        if now >= self.until || !(self.triggers.is_empty() || meant()) {
+            return Injected::default();
+        }
+        let delay = self.delay.filter(|delay| delay.share.takes(random[0]));
+        let abort = self.abort.filter(|abort| abort.share.takes(random[1]));
+        Injected { delay: delay.map(|delay| delay.duration), abort: abort.map(|abort| abort.answer) }
+    }
+}
+
+impl Trigger {
+    fn holds(&self, headers: &dyn Headers, client: Option<&Identity>) -> bool {
+        let named = || client.is_some_and(|client| self.clients.iter().any(|named| named.is(client)));
+        (self.clients.is_empty() || named()) && self.headers.iter().all(|header| header.holds(headers))
+    }
+}
+
+impl Client {
+    fn is(&self, client: &Identity) -> bool {
+        match self {
+            Self::Identity(identity) => identity == client,
+            Self::Namespace(namespace) => *namespace == client.namespace,
+            Self::ServiceAccount { namespace, name } => {
+                *namespace == client.namespace && *name == client.service_account
+            }
+        }
+    }
 }

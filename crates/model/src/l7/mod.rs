@@ -24,8 +24,10 @@ pub use backend::{Backend, BackendTarget, Fraction};
 pub use balancing::{Balancing, HashKey};
 pub use cors::{Cors, CorsAnswer, List, Origin, OriginHost};
 pub use duration::{InvalidDuration, duration, duration_text};
-pub use fault::{Abort, AbortAnswer, Client, Delay, Fault, Policy, PolicyName, PolicyTarget, Trigger};
-pub use filter::{Filter, HeaderEdits, Mirror, PathModifier, Redirect, Scheme, UrlRewrite};
+pub use fault::{
+    Abort, AbortAnswer, Client, Delay, Fault, Injected, Policy, PolicyName, PolicyTarget, Trigger,
+};
+pub use filter::{Asked, Edits, Filter, HeaderEdits, Mirror, PathModifier, Redirect, Scheme, UrlRewrite};
 pub use matching::{
     HeaderMatch, MAX_PATTERN_SIZE, Match, PathMatch, Pattern, QueryMatch, SniMatch, TextMatch,
 };

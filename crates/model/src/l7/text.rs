@@ -15,6 +15,9 @@ pub enum InvalidText {
     /// Not the name of a cookie.
     #[error("{0:?} is not the name of a cookie: letters, digits and !#$%&'*+-.^_`|~ only")]
     CookieName(String),
+    /// A field that says how a message is framed or where it goes.
+    #[error("the header {0:?} belongs to the proxy: it can't be edited (for \"host\" there is URLRewrite)")]
+    Framing(String),
     /// Not a field name.
     #[error("{0:?} is not a header name: letters, digits and !#$%&'*+-.^_`|~ only (RFC 9110, section 5.1)")]
     HeaderName(String),

@@ -53,11 +53,13 @@ fn header_edits(
     wire::HeaderEdits { set, add, remove }: wire::HeaderEdits,
 ) -> Result<HeaderEdits, InvalidField> {
     let fields = |list: Vec<wire::Header>| list.into_iter().map(header).collect::<Result<Vec<_>, _>>();
-    Ok(HeaderEdits {
+    let edits = HeaderEdits {
         set: fields(set)?,
         add: fields(add)?,
         remove: remove.iter().map(|name| header_name(name)).collect::<Result<_, _>>()?,
-    })
+    };
+    edits.check().map_err(|why| Problem::from(why).of("filters.headers"))?;
+    Ok(edits)
 }
 
 fn header(wire::Header { name, value }: wire::Header) -> Result<(HeaderName, HeaderValue), InvalidField> {

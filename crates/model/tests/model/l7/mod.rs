@@ -2,6 +2,8 @@
 
 mod cors;
 mod duration;
+mod faults;
+mod filters;
 mod make;
 mod routes_oracle;
 mod routes_table;
