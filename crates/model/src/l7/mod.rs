@@ -32,7 +32,9 @@ pub use matching::{
     HeaderMatch, MAX_PATTERN_SIZE, Match, PathMatch, Pattern, QueryMatch, SniMatch, TextMatch,
 };
 pub use request::{Headers, Request};
-pub use retry::{Retry, RetryBudget};
+pub use retry::{
+    Attempt, Failure, MAX_PUSHBACK, Pushback, Retry, RetryBudget, RetryLedger, SAFE_RETRIES, again,
+};
 pub use routes::{Routes, Selected};
 pub use session::{Lifetime, SessionCarrier, SessionPersistence};
 pub use text::{CookieName, HeaderName, HeaderValue, Host, InvalidText, MAX_PATH, PathText};
