@@ -17,3 +17,4 @@ mod probes;
 mod support;
 mod traffic;
 mod uninstall;
+mod waypoint;

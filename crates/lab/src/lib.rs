@@ -29,6 +29,7 @@ mod state;
 mod tool;
 mod topology;
 mod wait;
+mod waypoint;
 mod wire;
 mod wiring;
 

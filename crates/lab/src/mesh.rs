@@ -85,7 +85,7 @@ impl Node {
         let text = |path: PathBuf| path.display().to_string();
         env([
             ("AIRGLOW_NODE", self.name().to_owned()),
-            ("AIRGLOW_CONTROLLER", format!("https://{}:{CONTROLLER_PORT}", CONTROL.v4)),
+            ("AIRGLOW_CONTROLLER", controller_address()),
             ("AIRGLOW_ROOT_CERT", text(roots(inner))),
             ("AIRGLOW_TOKEN", text(inner.run.dir.join("tokens").join(self.name()))),
             ("AIRGLOW_CGROUP", text(self.cgroup().to_owned())),
@@ -199,12 +199,17 @@ pub struct Handover {
     pub old: Process,
 }
 
+/// Where pods and nodes find the controller.
+pub(crate) fn controller_address() -> String {
+    format!("https://{}:{CONTROLLER_PORT}", CONTROL.v4)
+}
+
 /// Where the controller publishes the roots that nodes verify it with.
-fn roots(inner: &Inner) -> PathBuf {
+pub(crate) fn roots(inner: &Inner) -> PathBuf {
     inner.run.dir.join("controller").join("roots.pem")
 }
 
-fn env<const N: usize>(variables: [(&str, String); N]) -> Env {
+pub(crate) fn env<const N: usize>(variables: [(&str, String); N]) -> Env {
     variables.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
@@ -224,7 +229,7 @@ fn start(
 }
 
 /// Waits for a condition, and stops waiting when the process ends.
-fn await_ready(
+pub(crate) fn await_ready(
     process: &Process,
     what: &str,
     mut condition: impl FnMut() -> Result<(), String>,
@@ -258,7 +263,7 @@ fn listens(process: &Process, socket: &Path) -> Result<(), String> {
 }
 
 /// `GET /healthz/ready` on the admin socket: 200, or 503 with what is pending.
-fn is_ready(socket: &Path) -> Result<(), String> {
+pub(crate) fn is_ready(socket: &Path) -> Result<(), String> {
     let ask = || {
         let mut stream = UnixStream::connect(socket)?;
         stream.set_read_timeout(Some(READY_WITHIN))?;

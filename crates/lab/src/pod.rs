@@ -154,6 +154,10 @@ impl Pod {
         fs::remove_dir_all(&dir).map_err(cannot(format!("remove {}", dir.display())))
     }
 
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
+        &self.inner
+    }
+
     fn edit(&self, edit: impl FnOnce(&mut PodRecord)) -> Result<(), LabError> {
         self.inner.change(|cluster| match cluster.state.pods.get_mut(&self.key()) {
             Some(record) if record.uid == self.uid => {

@@ -1,0 +1,157 @@
+//! Through a waypoint: who dials a guarded service reaches it through the waypoint only, encrypted all the way, and under the
+//! policies of both.
+
+use lab::{Env, LabConfig, Pod, PodSpec, Process, ServiceSpec};
+use serde_json::Value;
+
+use crate::mesh::{Mesh, SOON, comes_from, curl, get, refused, serve};
+
+/// The Gateway that asks for the waypoint `waypoint` of namespace `shop`.
+const GATEWAY: &str = "\
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: waypoint, namespace: shop}
+spec:
+  gatewayClassName: airglow-waypoint
+  listeners: [{name: mesh, port: 15008, protocol: HBONE}]
+";
+
+/// A client on one node, a waypoint and two servers on the other, and a service of the servers that names the waypoint.
+struct Guarded {
+    mesh: Mesh,
+    client: Pod,
+    servers: [Pod; 2],
+    waypoint: Pod,
+    process: Process,
+}
+
+impl Guarded {
+    fn start() -> Self {
+        let json = Env::from([("AIRGLOW_LOG_FORMAT".to_owned(), "json".to_owned())]);
+        let mesh = Mesh::start_with(LabConfig::default(), &json);
+        let client = mesh.pod(0, "client");
+        let servers = ["one", "two"].map(|name| {
+            let spec = PodSpec::new("shop", name).service_account("server").label("app", "server");
+            let pod = mesh.node(1).add_pod(spec).expect("a pod");
+            serve(&pod, &["http", "--name", name]);
+            pod
+        });
+        let service = ServiceSpec::new("shop", "server").selector("app", "server").port("tcp", 80, 8080);
+        let service = service.label("istio.io/use-waypoint", "waypoint");
+        mesh.lab.add_service(service).expect("a service");
+
+        mesh.lab.apply_yaml("gateway.yaml", GATEWAY).expect("a manifest");
+        const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
+        let own = ServiceSpec::new("shop", "waypoint").selector(GATEWAY_NAME, "waypoint");
+        mesh.lab.add_service(own.port("mesh", 15008, 15008)).expect("a service");
+        let spec = PodSpec::new("shop", "waypoint-0").service_account("waypoint");
+        let spec = spec.label(GATEWAY_NAME, "waypoint").label("networking.istio.io/tunnel", "http");
+        let spec = spec.label("gateway.istio.io/managed", "istio.io-mesh-controller");
+        let waypoint = mesh.node(1).add_pod(spec.label("istio.io/dataplane-mode", "none")).expect("a pod");
+        let process = waypoint.start_waypoint(json).expect("a waypoint");
+
+        let [one, two] = &servers;
+        mesh.enrol("shop", &[&client, one, two]);
+        mesh.until_dumps("the service names its waypoint", |dump| {
+            let services = dump["services"].as_array().into_iter().flatten();
+            let named = services.into_iter().any(|service| {
+                service["name"] == "server"
+                    && service["waypoint"].as_object().is_some_and(|way| !way.is_empty())
+            });
+            let reached =
+                crate::mesh::workload(dump, &waypoint).is_some_and(|own| own["protocol"] == "HBONE");
+            if named && reached { Ok(()) } else { Err(format!("service {named}, waypoint {reached}")) }
+        });
+        Self { mesh, client, servers, waypoint, process }
+    }
+
+    /// An access-log line of the waypoint that has all these values.
+    fn logged(&self, wanted: &[(&str, &str)]) {
+        let what = format!("an access-log line of the waypoint with {wanted:?}");
+        lab::wait_until(&what, SOON, || {
+            let output = self.process.output().stdout;
+            let lines = output.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            let is_it = |line: &Value| wanted.iter().all(|(key, value)| line[*key] == *value);
+            if lines.into_iter().any(|line| is_it(&line)) { Ok(()) } else { Err(output) }
+        })
+        .expect("a line");
+    }
+}
+
+const CLIENT: &str = "spiffe://cluster.local/ns/shop/sa/client";
+
+#[test]
+fn a_guarded_service_is_reached_through_its_waypoint_only() {
+    let guarded = Guarded::start();
+    let Guarded { mesh, client, servers, waypoint, process } = &guarded;
+    let canary = "canary-of-the-waypoint";
+    let seen = mesh.lab.wire().watch(canary);
+    let url = format!("http://server.shop/{canary}");
+
+    let names = (0..40).map(|_| {
+        let answer = get(client, &url);
+        assert!(comes_from(&answer, waypoint), "the server is dialled by the waypoint: {answer}");
+        answer["name"].as_str().expect("a name").to_owned()
+    });
+    let names: std::collections::BTreeSet<_> = names.collect();
+    assert_eq!(names.into_iter().collect::<Vec<_>>(), ["one", "two"], "both servers are used");
+    assert_eq!(seen.count().expect("a whole capture"), 0, "no byte of the canary crosses the wire");
+    guarded.logged(&[
+        ("src.identity", CLIENT),
+        ("src.workload", "client"),
+        ("dst.identity", "spiffe://cluster.local/ns/shop/sa/server"),
+        ("dst.service", "server.shop.svc.cluster.local"),
+    ]);
+
+    // What does not name the waypoint is reached without it, as ever.
+    let direct = get(client, &format!("http://{}:8080/{canary}", servers[0].ip()));
+    assert!(comes_from(&direct, client), "{direct}");
+
+    process.terminate().expect("the waypoint ends in good order");
+    refused(client, &url);
+    let restarted = waypoint.start_waypoint(Env::new()).expect("a waypoint");
+    lab::wait_until("the service is reached again", SOON, || {
+        let output = curl(client, &[&url]);
+        if output.success() { Ok(()) } else { Err(format!("{output:?}")) }
+    })
+    .expect("the service");
+    restarted.kill().expect("a kill");
+    refused(client, &url);
+    assert_eq!(seen.count().expect("a whole capture"), 0, "no byte of the canary crosses the wire");
+}
+
+/// A DENY of the client on the servers, which let the waypoint in.
+const DENY: &str = "\
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: not-the-client, namespace: shop}
+spec:
+  selector: {matchLabels: {app: server}}
+  action: DENY
+  rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/client]}}]}]
+";
+
+#[test]
+fn nobody_gets_around_a_deny_by_way_of_a_waypoint() {
+    let guarded = Guarded::start();
+    let Guarded { mesh, client, .. } = &guarded;
+    let other = mesh.pod(0, "other");
+    other.wait_for_state("enrolled", SOON).expect("enrolment");
+    let url = "http://server.shop/";
+    get(client, url);
+    mesh.lab.apply_yaml("deny.yaml", DENY).expect("a policy");
+    lab::wait_until("the policy is known", SOON, || {
+        let output = curl(client, &[url]);
+        if output.success() { Err("the client still gets an answer".to_owned()) } else { Ok(()) }
+    })
+    .expect("a refusal");
+    refused(client, url);
+    guarded.logged(&[("src.identity", CLIENT), ("code", "policy-denied")]);
+    get(&other, url);
+    mesh.lab.delete_yaml("deny.yaml").expect("no policy");
+    lab::wait_until("the policy is gone", SOON, || {
+        let output = curl(client, &[url]);
+        if output.success() { Ok(()) } else { Err(format!("{output:?}")) }
+    })
+    .expect("an answer");
+}
