@@ -10,7 +10,7 @@ use crate::mesh::{Mesh, SOON, comes_from, curl, get, refused, serve};
 const GATEWAY: &str = "\
 apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
-metadata: {name: waypoint, namespace: shop}
+metadata: {name: waypoint, namespace: shop, labels: {istio.io/waypoint-for: all}}
 spec:
   gatewayClassName: airglow-waypoint
   listeners: [{name: mesh, port: 15008, protocol: HBONE}]
@@ -154,4 +154,27 @@ fn nobody_gets_around_a_deny_by_way_of_a_waypoint() {
         if output.success() { Ok(()) } else { Err(format!("{output:?}")) }
     })
     .expect("an answer");
+}
+
+#[test]
+fn a_guarded_pod_refuses_who_comes_around_its_waypoint() {
+    let guarded = Guarded::start();
+    let Guarded { mesh, client, waypoint, .. } = &guarded;
+    let stranger = mesh.pod_in("wild", 0, "stranger");
+    let spec = PodSpec::new("shop", "lone").service_account("lone");
+    let lone = mesh.node(1).add_pod(spec.label("istio.io/use-waypoint", "waypoint")).expect("a pod");
+    serve(&lone, &["http"]);
+    lone.wait_for_state("enrolled", SOON).expect("enrolment");
+    let url = format!("http://{}:8080/", lone.ip());
+    lab::wait_until("the pod is reached through its waypoint", SOON, || {
+        let output = curl(client, &[&url]);
+        let answer: Option<Value> = serde_json::from_str(&output.stdout).ok();
+        match answer.filter(|answer| comes_from(answer, waypoint)) {
+            Some(_) => Ok(()),
+            None => Err(format!("{output:?}")),
+        }
+    })
+    .expect("an answer");
+    refused(&stranger, &url);
+    crate::mesh::logged(&mesh.node(1), &["around-waypoint"]);
 }

@@ -18,6 +18,9 @@ use crate::flow::Denied;
 /// Why a connection was refused or cut. `Display` is for logs and `airglow why`.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Refusal {
+    /// The pod is reached through waypoints only, and the peer is none of them.
+    #[error("{0} is reached through its waypoint only, and this does not come from an instance of it")]
+    AroundWaypoint(WorkloadUid),
     /// The tunnel names something that is not this pod's.
     #[error("the CONNECT authority is refused: {0}")]
     Authority(#[from] BadAuthority),
@@ -110,6 +113,7 @@ impl Refusal {
     /// Stable across releases: documentation and `airglow why` refer to it.
     pub(crate) fn code(&self) -> &'static str {
         match self {
+            Self::AroundWaypoint(_) => "around-waypoint",
             Self::Authority(_) | Self::NotAnAuthority(_) => "authority-refused",
             Self::Certificate { .. } => "no-certificate",
             Self::Connect { .. } => "connect-failed",
@@ -133,7 +137,7 @@ impl Refusal {
     /// The `response_flags` label (Istio's values where it has one).
     pub(crate) fn flag(&self) -> &'static str {
         match self {
-            Self::Denied(_) | Self::Revoked(_) => "DENY",
+            Self::AroundWaypoint(_) | Self::Denied(_) | Self::Revoked(_) => "DENY",
             Self::RefusedByPeer { status, .. } if is_denial(*status) => "DENY",
             Self::Connect { .. } | Self::RefusedByPeer { .. } | Self::Tunnel { .. } => "CONNECT",
             Self::Peer(_) => "TLS_FAILURE",
@@ -156,7 +160,9 @@ impl Refusal {
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::Authority(_) | Self::NotAnAuthority(_) => StatusCode::BAD_REQUEST,
-            Self::Denied(Denied::Policy(_)) | Self::Revoked(_) => StatusCode::UNAUTHORIZED,
+            Self::AroundWaypoint(_) | Self::Denied(Denied::Policy(_)) | Self::Revoked(_) => {
+                StatusCode::UNAUTHORIZED
+            }
             Self::Certificate { .. }
             | Self::Connect { .. }
             | Self::Denied(Denied::WorkloadGone(_))
@@ -182,7 +188,8 @@ impl Refusal {
             Self::Connect { .. } | Self::Peer(_) | Self::Tunnel { .. } => true,
             // It could not reach its application. Any other answer is a decision, which others would only repeat.
             Self::RefusedByPeer { status, .. } => *status == StatusCode::SERVICE_UNAVAILABLE,
-            Self::Authority(_)
+            Self::AroundWaypoint(_)
+            | Self::Authority(_)
             | Self::Certificate { .. }
             | Self::Denied(_)
             | Self::Drained(_)

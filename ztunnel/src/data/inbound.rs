@@ -152,7 +152,12 @@ async fn destination(
     let workload = workload.ok_or_else(|| Refusal::WorkloadUnknown(pod.workload.clone()))?;
     facts.destination.workload = Some(Arc::clone(&workload));
     let parsed = authority.parse().map_err(Refusal::NotAnAuthority)?;
-    Ok(route::inbound_authority(&shared.mesh.snapshot(), &workload, ends.local, &parsed)?)
+    let mesh = shared.mesh.snapshot();
+    let app = route::inbound_authority(&mesh, &workload, ends.local, &parsed)?;
+    if route::goes_around(&mesh, &workload, facts.source.workload.as_deref()) {
+        return Err(Refusal::AroundWaypoint(workload.uid.clone()));
+    }
+    Ok(app)
 }
 
 async fn connect(context: &PodContext, facts: Facts) -> Result<(Registered, TcpStream), Refusal> {

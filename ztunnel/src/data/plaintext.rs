@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use model::address::{AppAddr, ClientAddr, NetworkAddress, OriginalDst, PROXY_PORTS, canonical};
+use model::route;
 use tokio::net::TcpStream;
 
 use super::{PodContext, relay, upstream};
@@ -44,11 +45,12 @@ async fn connect(context: &PodContext, facts: &Facts) -> Result<(Registered, Tcp
     let pod = &context.pod;
     may_reach(pod, facts.dialled)?;
     let shared = &context.shared;
-    shared
-        .mesh
-        .local_workload(&pod.workload)
-        .await
-        .ok_or_else(|| Refusal::WorkloadUnknown(pod.workload.clone()))?;
+    let workload = shared.mesh.local_workload(&pod.workload).await;
+    let workload = workload.ok_or_else(|| Refusal::WorkloadUnknown(pod.workload.clone()))?;
+    // Nobody proves here to be a waypoint.
+    if route::goes_around(&shared.mesh.snapshot(), &workload, None) {
+        return Err(Refusal::AroundWaypoint(workload.uid.clone()));
+    }
     let traffic = Arc::new(Traffic::default());
     let (flow, verdict) = shared.flows.admit(&shared.mesh, &pod.workload, facts.clone(), traffic);
     let server = upstream::to_app(context, pod, &verdict?).await?;

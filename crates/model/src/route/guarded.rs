@@ -77,6 +77,25 @@ pub fn guarded(
     }
 }
 
+/// Whether a connection that came to `local` from `source` has gone around the waypoints that guard it: every way there leads through
+/// one, and `source` is an instance of none of them.
+///
+/// A workload that backs a service without a waypoint is reached past its own by that service's clients, which at its end can't be
+/// told from others; the same goes for who dials the address of a workload that only its services' waypoints guard.
+#[must_use]
+pub fn goes_around(mesh: &Mesh, local: &Workload, source: Option<&Workload>) -> bool {
+    let Some(gateway) = &local.waypoint else { return false };
+    let backed = || local.services.keys().filter_map(|name| mesh.service_named(name));
+    if backed().any(|service| service.waypoint.is_none() && service.weighted_waypoints.is_empty()) {
+        return false;
+    }
+    let is_waypoint = |source: &Workload| {
+        waypoint::is_instance(mesh, source, gateway)
+            || backed().any(|service| waypoint::is_waypoint_of_service(mesh, source, service))
+    };
+    !source.is_some_and(is_waypoint)
+}
+
 fn of_service(
     mesh: &Mesh,
     local: &Workload,

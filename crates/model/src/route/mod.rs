@@ -13,7 +13,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-pub use guarded::{Behind, NotGuarded, guarded};
+pub use guarded::{Behind, NotGuarded, goes_around, guarded};
 pub use inbound::{BadAuthority, inbound_authority};
 
 use crate::Str;

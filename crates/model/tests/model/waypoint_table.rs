@@ -1,7 +1,7 @@
 //! Routes through waypoints by example: what they guard is never reached without one.
 
 use model::address::OriginalDst;
-use model::route::{Behind, Guarded, NoRoute, NotGuarded, Query, guarded, reachable};
+use model::route::{Behind, Guarded, NoRoute, NotGuarded, Query, goes_around, guarded, reachable};
 use model::service::Service;
 use model::store::Update;
 use model::workload::{ApplicationProtocol, ApplicationTunnel, Health, TunnelProtocol, Workload};
@@ -228,4 +228,32 @@ fn a_waypoint_learns_every_endpoint_with_its_state() {
     let shown: Vec<_> = all.iter().map(|one| (one.target.authority.as_str(), one.rank, one.up)).collect();
     assert_eq!(shown, [("10.0.0.2:8080", 0, true), ("10.0.0.3:8080", 0, false)]);
     assert!(matches!(ask("10.96.0.1:81"), Err(NoRoute::NoSuchPort { port: 81, .. })));
+}
+
+#[test]
+fn only_a_waypoint_reaches_what_is_reached_through_waypoints_alone() {
+    let mut world = guarded_world();
+    world.mesh.apply([
+        Update::Service(service("shop/plain.shop.svc", &["10.96.0.7"], &[(80, Some(80))])),
+        Update::Service(Service {
+            waypoint: Some(gateway("infra/other.infra.svc")),
+            ..service("shop/via-other.shop.svc", &["10.96.0.8"], &[(80, Some(80))])
+        }),
+        Update::Workload(pod("infra/other-0", &["10.0.1.3"]).backs("infra/other.infra.svc", &[])),
+    ]);
+    let by = |name: &str| world.mesh.workload(&uid(&format!("Kubernetes//Pod/{name}"))).expect("known");
+    let (instance, other, client) = (by("infra/waypoint-10.0.1.1"), by("infra/other-0"), by("shop/web"));
+    let around = |local: &Workload, source: Option<&Workload>| goes_around(&world.mesh, local, source);
+
+    let db = by("shop/db");
+    assert!(!around(&db, Some(&instance)));
+    assert!(around(&db, Some(&client)) && around(&db, Some(&other)) && around(&db, None));
+
+    let behind_both = (*db).clone().backs("shop/via-other.shop.svc", &[]);
+    assert!(!around(&behind_both, Some(&instance)) && !around(&behind_both, Some(&other)));
+    assert!(around(&behind_both, Some(&client)));
+
+    let also_plain = (*db).clone().backs("shop/plain.shop.svc", &[]);
+    assert!(!around(&also_plain, Some(&client)), "a client of the plain service comes by itself");
+    assert!(!around(&by("shop/cart"), Some(&client)), "only its service has a waypoint");
 }
