@@ -8,4 +8,5 @@ mod make;
 mod retries;
 mod routes_oracle;
 mod routes_table;
+mod sessions;
 mod text;
