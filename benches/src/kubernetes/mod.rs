@@ -40,7 +40,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
     /// How often the namespace is labelled
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 60)]
     times: usize,
     /// How many pods are in it
     #[arg(long, default_value_t = 20)]
