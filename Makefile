@@ -3,7 +3,7 @@
 
 PART := scripts/part
 CARGO := cargo
-RUN_BINARIES := -p ztunnel -p controller -p lab -p airglow
+RUN_BINARIES := -p ztunnel -p waypoint -p controller -p lab -p airglow
 
 .PHONY: help setup demo cluster images render test lint bench soak fmt clean
 

@@ -65,12 +65,7 @@ pub(crate) fn chart_and_values(cluster: &Cluster) -> (String, String) {
     (chart(), cluster.mesh_values())
 }
 
-/// Installs the chart.
-pub(crate) fn install(cluster: &Cluster) {
-    install_with(cluster, "");
-}
-
-/// The same with more values, each after a comma.
+/// Installs the chart with these values besides, each after a comma.
 pub(crate) fn install_with(cluster: &Cluster, more: &str) {
     let (chart, set) = chart_and_values(cluster);
     let set = set + more;

@@ -19,6 +19,7 @@ mod system;
 mod traces;
 mod traffic;
 mod upgrade;
+mod waypoint;
 mod workloads;
 
 use std::fmt::Display;

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use lab::{APP_IMAGE, Cluster, ClusterNode};
 use serde_json::Value;
 
-use crate::install::{SYSTEM, install};
+use crate::install::{SYSTEM, install_with};
 use crate::lifecycles::begin_schedule;
 use crate::{Namespace, PATIENCE, eventually, named, shared};
 
@@ -15,7 +15,7 @@ pub(crate) const AMBIENT: &str = "istio.io/dataplane-mode";
 
 static MESH: LazyLock<()> = LazyLock::new(|| {
     named().load_mesh_images().expect("images of what was built: cargo build -p ztunnel -p controller");
-    install(named());
+    install_with(named(), ",waypoint.enabled=true");
     begin_schedule();
 });
 

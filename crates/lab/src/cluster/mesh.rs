@@ -16,21 +16,26 @@ const RESOLVER: [&str; 2] = ["/lib/x86_64-linux-gnu/libresolv.so.2", "/lib/x86_6
 impl Cluster {
     /// Puts images of ztunnel and the controller, as they are built, on every node. [`Self::mesh_values`] name them.
     pub fn load_mesh_images(&self) -> Result<(), LabError> {
-        for (name, programs) in
-            [("ztunnel", &["ztunnel", "ztunnel-cni"][..]), ("controller", &["controller"])]
-        {
-            let mut image = Image::new(&format!("{REGISTRY}/{name}:{TAG}"));
-            for program in programs {
-                image = image.file(format!("/{program}"), self.shared.tools.own.path(program, name)?);
-            }
-            for library in RESOLVER.into_iter().filter(|path| Path::new(path).exists()) {
-                image = image.file(library, library);
-            }
-            let archive = self.dir().join(format!("{name}.tar"));
-            image.with_libraries()?.entrypoint([format!("/{name}")]).write(&archive)?;
-            self.load_image(&archive)?;
+        self.load_built("ztunnel", &["ztunnel", "ztunnel-cni"])?;
+        self.load_built("controller", &["controller"])
+    }
+
+    /// The same of the waypoint, for whoever asks for one.
+    pub fn load_waypoint_image(&self) -> Result<(), LabError> {
+        self.load_built("waypoint", &["waypoint"])
+    }
+
+    fn load_built(&self, name: &str, programs: &[&str]) -> Result<(), LabError> {
+        let mut image = Image::new(&format!("{REGISTRY}/{name}:{TAG}"));
+        for program in programs {
+            image = image.file(format!("/{program}"), self.shared.tools.own.path(program, name)?);
         }
-        Ok(())
+        for library in RESOLVER.into_iter().filter(|path| Path::new(path).exists()) {
+            image = image.file(library, library);
+        }
+        let archive = self.dir().join(format!("{name}.tar"));
+        image.with_libraries()?.entrypoint([format!("/{name}")]).write(&archive)?;
+        self.load_image(&archive)
     }
 
     /// What the mesh's chart has to be told on this cluster, as one word for `helm --set`: which images, and, because the nodes

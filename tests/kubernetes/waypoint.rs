@@ -1,0 +1,91 @@
+//! Waypoints on a real cluster: a Gateway becomes one, and what names it is reached through it or not at all.
+
+use serde_json::Value;
+
+use crate::command_line::{airglow, said};
+use crate::mesh::{AMBIENT, meshed};
+use crate::{Namespace, PATIENCE, eventually};
+
+/// What the Gateway API has, as far as waypoints need it. Clusters have the whole of it, which lets pass no more than this.
+fn definitions() -> String {
+    let definition = |kind: &str, plural: &str, scope: &str| {
+        format!(
+            "---
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata:
+  name: {plural}.gateway.networking.k8s.io
+  annotations:
+    api-approved.kubernetes.io: unapproved, for a test
+    gateway.networking.k8s.io/bundle-version: v1.6.1
+spec:
+  group: gateway.networking.k8s.io
+  scope: {scope}
+  names: {{kind: {kind}, plural: {plural}, singular: {singular}}}
+  versions:
+  - name: v1
+    served: true
+    storage: true
+    subresources: {{status: {{}}}}
+    schema: {{openAPIV3Schema: {{type: object, properties: {{
+      spec: {{type: object, x-kubernetes-preserve-unknown-fields: true}},
+      status: {{type: object, x-kubernetes-preserve-unknown-fields: true}}}}}}}}
+",
+            singular = kind.to_lowercase()
+        )
+    };
+    definition("Gateway", "gateways", "Namespaced") + &definition("GatewayClass", "gatewayclasses", "Cluster")
+}
+
+/// Whose address the server saw.
+fn client(answer: &Value) -> String {
+    let client = answer["client"].as_str().unwrap_or_default();
+    client.rsplit_once(':').map_or(client, |(ip, _)| ip).to_owned()
+}
+
+#[test]
+fn what_names_a_waypoint_is_reached_through_it_and_not_without_it() {
+    let cluster = meshed();
+    cluster.load_waypoint_image().expect("an image of what was built: cargo build -p waypoint");
+    cluster.apply(&definitions()).expect("definitions");
+    let shop = Namespace::new(cluster, "guarded");
+    shop.kubectl(&["label", "namespace", shop.name, &format!("{AMBIENT}=ambient")]);
+    shop.deploy_web(2);
+    shop.joined();
+    let caller = &shop.pods()[0].0;
+    shop.curl_until(caller, "http://web/", |answer| answer["name"].is_string());
+
+    let timeout = PATIENCE.as_secs().to_string();
+    let asked = ["waypoint", "apply", "-n", shop.name, "--enroll-namespace", "--timeout", &timeout];
+    let applied = airglow(cluster, &asked);
+    assert!(
+        applied.status.success(),
+        "{}\n{}",
+        said(&applied),
+        shop.kubectl(&["get", "gateways", "-o", "yaml"])
+    );
+    let pods = shop.all_pods();
+    let waypoint = pods.iter().find(|pod| pod.name.starts_with("waypoint-")).expect("it runs");
+    shop.curl_until(caller, "http://web/", |answer| client(answer) == waypoint.ip);
+    let bound = shop.get(&["service", "web"])["status"]["conditions"].to_string();
+    assert!(bound.contains("WaypointAccepted"), "{bound}");
+    let status = airglow(cluster, &["waypoint", "status", "-n", shop.name]);
+    assert!(status.status.success() && said(&status).contains("Programmed"), "{}", said(&status));
+
+    // It is named, so that it is not deleted unasked; and without it there is no way.
+    let refused = airglow(cluster, &["waypoint", "delete", "-n", shop.name, "waypoint"]);
+    assert!(!refused.status.success() && said(&refused).contains("namespace guarded"), "{}", said(&refused));
+    let deleted = airglow(cluster, &["waypoint", "delete", "-n", shop.name, "waypoint", "--force"]);
+    assert!(deleted.status.success(), "{}", said(&deleted));
+    eventually("the service is refused without its waypoint", || match shop.ask(caller, "http://web/") {
+        Ok(answer) => Err(answer.to_string()),
+        Err(_) => Ok(()),
+    });
+    eventually("what was made goes with the Gateway", || {
+        let left = shop.kubectl(&["get", "deployment,service,serviceaccount", "-o", "name"]);
+        if left.contains("/waypoint") { Err(left) } else { Ok(()) }
+    });
+    shop.kubectl(&["label", "namespace", shop.name, "istio.io/use-waypoint-"]);
+    // Straight on, now that nothing asks for more.
+    shop.curl_until(caller, "http://web/", |answer| answer["name"].is_string());
+}
