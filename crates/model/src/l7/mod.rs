@@ -12,6 +12,7 @@ mod duration;
 mod fault;
 mod filter;
 mod matching;
+mod merge;
 mod request;
 mod retry;
 mod routes;
@@ -31,6 +32,7 @@ pub use filter::{Asked, Edits, Filter, HeaderEdits, Mirror, PathModifier, Redire
 pub use matching::{
     HeaderMatch, MAX_PATTERN_SIZE, Match, PathMatch, Pattern, QueryMatch, SniMatch, TextMatch,
 };
+pub use merge::{Place, Settings};
 pub use request::{Headers, Request};
 pub use retry::{
     Attempt, Failure, MAX_PUSHBACK, Pushback, Retry, RetryBudget, RetryLedger, SAFE_RETRIES, again,

@@ -5,6 +5,7 @@ mod duration;
 mod faults;
 mod filters;
 mod make;
+mod policies;
 mod retries;
 mod routes_oracle;
 mod routes_table;
