@@ -123,7 +123,7 @@ fn definitions_are_apart_from_what_is_templated() {
     // So that neither an upgrade nor an uninstallation touches those of another mesh, or takes users' policies away.
     let named =
         |more: &[&str]| text(&template(more).stdout).matches("kind: CustomResourceDefinition").count();
-    assert_eq!((named(&[]), named(&["--include-crds"])), (0, 4));
+    assert_eq!((named(&[]), named(&["--include-crds"])), (0, 5));
 }
 
 #[test]

@@ -1,21 +1,23 @@
 //! The definitions (CustomResourceDefinitions) of the kinds that users write, printed from the types that read them, so that
 //! no field is accepted that is not read.
 //!
-//! The fields are Istio's, so that the same objects work on either. Talks to no API server: charts and the command line carry
+//! The fields of Istio's kinds are Istio's, so that the same objects work on either. Talks to no API server: charts and the command line carry
 //! what is printed here, and a test keeps that fresh.
 
 mod rules;
 mod schema;
+mod traffic;
 
 use serde_json::{Value, json};
 
 use crate::source::objects::{
-    AuthorizationPolicySpec, PeerAuthenticationSpec, ServiceEntrySpec, WorkloadEntrySpec,
+    AuthorizationPolicySpec, PeerAuthenticationSpec, ServiceEntrySpec, TrafficPolicySpec, WorkloadEntrySpec,
 };
 use rules::At;
 
 const SECURITY: &str = "security.istio.io";
 const NETWORKING: &str = "networking.istio.io";
+const OURS: &str = "airglow.dev";
 
 /// What heads the printed file.
 const HEAD: &str = "\
@@ -89,6 +91,21 @@ pub fn all() -> Vec<Value> {
             rules: rules::WORKLOAD_ENTRY,
             columns: &[("Address", "string", ".spec.address"), ACCEPTED],
         },
+        Definition {
+            group: OURS,
+            kind: "TrafficPolicy",
+            plural: "trafficpolicies",
+            short: "tp",
+            versions: &["v1alpha1"],
+            spec: schema::of::<TrafficPolicySpec>(),
+            rules: traffic::TRAFFIC_POLICY,
+            columns: &[
+                ("Target", "string", ".spec.targetRefs[*].name"),
+                ("FaultUntil", "string", ".spec.fault.until"),
+                ("Balancing", "string", ".spec.balancing.algorithm"),
+                ("Accepted", "string", ".status.ancestors[*].conditions[?(@.type==\"Accepted\")].status"),
+            ],
+        },
     ];
     definitions.into_iter().map(Definition::object).collect()
 }
@@ -101,6 +118,12 @@ pub fn yaml() -> String {
         format!("---\n{}\n", text.trim_end())
     });
     std::iter::once(HEAD.to_owned()).chain(documents).collect()
+}
+
+/// By what a group's kinds are asked for together.
+fn categories(group: &str) -> Vec<String> {
+    let own = group.replace('.', "-");
+    if group.ends_with("istio.io") { vec!["istio-io".to_owned(), own] } else { vec![own] }
 }
 
 impl Definition {
@@ -131,7 +154,7 @@ impl Definition {
                 "names": {
                     "kind": kind, "listKind": format!("{kind}List"), "plural": plural,
                     "singular": kind.to_lowercase(), "shortNames": [short],
-                    "categories": ["istio-io", group.replace('.', "-")],
+                    "categories": categories(group),
                 },
                 "versions": versions.iter().enumerate().map(version).collect::<Vec<_>>(),
             },

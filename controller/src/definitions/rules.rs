@@ -9,11 +9,11 @@ use serde_json::{Value, json};
 /// What holds at one place of a schema.
 pub(super) struct At {
     /// Names joined by dots; `[]` stands for the items of a list, `{}` for the values of a map.
-    path: &'static str,
+    pub(super) path: &'static str,
     /// Bounds in the words of OpenAPI.
-    bounds: &'static [(&'static str, u64)],
+    pub(super) bounds: &'static [(&'static str, u64)],
     /// CEL expressions, each with what is said when it is false.
-    rules: &'static [(&'static str, &'static str)],
+    pub(super) rules: &'static [(&'static str, &'static str)],
 }
 
 /// As many rules as anyone has been seen to write, several times over.
@@ -38,7 +38,7 @@ const NAME: u64 = 512;
 const LIST: &[(&str, u64)] = &[("maxItems", VALUES)];
 const NAMED: &[(&str, u64)] = &[("minLength", 1), ("maxLength", NAME)];
 
-const SOME: &[(&str, &str)] = &[(
+pub(super) const SOME: &[(&str, &str)] = &[(
     "size(self) > 0",
     "an empty list would be read as no condition at all; name a value, or leave the field out",
 )];

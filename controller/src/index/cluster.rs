@@ -6,10 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::references::References;
 use super::waypoint;
 use crate::source::objects::{
     AuthorizationPolicy, EndpointSlice, Event, Gateway, GatewayClass, Key, Kind, Labels, Metadata, Namespace,
-    Node, Object, PeerAuthentication, Pod, Service, ServiceEntry, WorkloadEntry,
+    Node, Object, PeerAuthentication, Pod, ReferenceGrant, Service, ServiceEntry, TrafficPolicy,
+    WorkloadEntry,
 };
 
 /// The label by which a slice names its service.
@@ -52,6 +54,7 @@ pub(crate) struct Cluster {
     pub(crate) authorizations: BTreeMap<Name, Arc<AuthorizationPolicy>>,
     pub(crate) entries: BTreeMap<Name, Arc<ServiceEntry>>,
     pub(crate) machines: BTreeMap<Name, Arc<WorkloadEntry>>,
+    pub(crate) grants: BTreeMap<Name, Arc<ReferenceGrant>>,
     pub(crate) slices: BTreeMap<Name, Arc<EndpointSlice>>,
     classes: BTreeMap<String, Arc<GatewayClass>>,
     pub(crate) gateways: BTreeMap<Name, Arc<Gateway>>,
@@ -59,13 +62,17 @@ pub(crate) struct Cluster {
     nodes: BTreeMap<String, Arc<Node>>,
     pub(crate) peers: BTreeMap<Name, Arc<PeerAuthentication>>,
     pub(crate) pods: BTreeMap<Name, Arc<Pod>>,
+    /// Of all kinds.
+    pub(crate) routes: BTreeMap<Key, Object>,
     pub(crate) services: BTreeMap<Name, Arc<Service>>,
+    pub(crate) traffic: BTreeMap<Name, Arc<TrafficPolicy>>,
     accounts: BTreeSet<Name>,
     cluster_ips: BTreeSet<(IpAddr, Name)>,
     entries_with: BTreeSet<(String, Name)>,
     gateways_for: BTreeSet<(Name, Name)>,
     pods_on: BTreeSet<(String, Name)>,
     pods_by_uid: BTreeSet<(String, Name)>,
+    references: References,
     slices_for: BTreeSet<(Name, Name)>,
     slices_naming: BTreeSet<(Name, Name)>,
 }
@@ -106,6 +113,11 @@ impl Cluster {
                 Some(Object::Gateway(gateway))
             }
             Kind::GatewayClass => self.classes.remove(&key.name).map(Object::GatewayClass),
+            Kind::GRPCRoute | Kind::HTTPRoute | Kind::TCPRoute | Kind::TLSRoute => {
+                let route = self.routes.remove(key)?;
+                self.references.remove(&route);
+                Some(route)
+            }
             Kind::Namespace => self.namespaces.remove(&key.name).map(Object::Namespace),
             Kind::Node => self.nodes.remove(&key.name).map(Object::Node),
             Kind::PeerAuthentication => self.peers.remove(&name).map(Object::PeerAuthentication),
@@ -115,6 +127,7 @@ impl Cluster {
                 self.pods_by_uid.remove(&(pod.metadata.uid.clone(), name));
                 Some(Object::Pod(pod))
             }
+            Kind::ReferenceGrant => self.grants.remove(&name).map(Object::ReferenceGrant),
             Kind::Service => {
                 let service = self.services.remove(&name)?;
                 for ip in cluster_ips(&service) {
@@ -134,12 +147,18 @@ impl Cluster {
                 }
                 Some(Object::ServiceEntry(entry))
             }
+            Kind::TrafficPolicy => {
+                let policy = Object::TrafficPolicy(self.traffic.remove(&name)?);
+                self.references.remove(&policy);
+                Some(policy)
+            }
             Kind::WorkloadEntry => self.machines.remove(&name).map(Object::WorkloadEntry),
         }
     }
 
     fn insert(&mut self, object: Object) {
         let name = name_of(object.metadata());
+        self.references.insert(&object);
         match object {
             Object::AuthorizationPolicy(policy) => drop(self.authorizations.insert(name, policy)),
             Object::EndpointSlice(slice) => {
@@ -154,6 +173,9 @@ impl Cluster {
                 self.gateways.insert(name, gateway);
             }
             Object::GatewayClass(class) => drop(self.classes.insert(name.1, class)),
+            Object::GRPCRoute(_) | Object::HTTPRoute(_) | Object::TCPRoute(_) | Object::TLSRoute(_) => {
+                self.routes.insert(object.key(), object);
+            }
             Object::Namespace(namespace) => drop(self.namespaces.insert(name.1, namespace)),
             Object::Node(node) => drop(self.nodes.insert(name.1, node)),
             Object::PeerAuthentication(peer) => drop(self.peers.insert(name, peer)),
@@ -162,6 +184,7 @@ impl Cluster {
                 self.pods_by_uid.insert((pod.metadata.uid.clone(), name.clone()));
                 self.pods.insert(name, pod);
             }
+            Object::ReferenceGrant(grant) => drop(self.grants.insert(name, grant)),
             Object::Service(service) => {
                 self.cluster_ips.extend(cluster_ips(&service).map(|ip| (ip, name.clone())));
                 self.services.insert(name, service);
@@ -171,6 +194,7 @@ impl Cluster {
                 self.entries_with.extend(entry.spec.hosts.iter().map(|host| (host.clone(), name.clone())));
                 self.entries.insert(name, entry);
             }
+            Object::TrafficPolicy(policy) => drop(self.traffic.insert(name, policy)),
             Object::WorkloadEntry(entry) => drop(self.machines.insert(name, entry)),
         }
     }
@@ -183,7 +207,9 @@ impl Cluster {
         keys.extend(self.gateways.keys().map(|name| key_of(Kind::Gateway, name)));
         keys.extend(self.peers.keys().map(|name| key_of(Kind::PeerAuthentication, name)));
         keys.extend(self.pods.keys().map(|name| key_of(Kind::Pod, name)));
+        keys.extend(self.routes.keys().cloned());
         keys.extend(self.services.keys().map(|name| key_of(Kind::Service, name)));
+        keys.extend(self.traffic.keys().map(|name| key_of(Kind::TrafficPolicy, name)));
         keys.extend(self.entries.keys().map(|name| key_of(Kind::ServiceEntry, name)));
         keys.extend(self.machines.keys().map(|name| key_of(Kind::WorkloadEntry, name)));
         keys
@@ -196,6 +222,7 @@ impl Cluster {
         keys.extend(self.classes.keys().map(|name| of_cluster(Kind::GatewayClass, name)));
         keys.extend(self.namespaces.keys().map(|name| of_cluster(Kind::Namespace, name)));
         keys.extend(self.nodes.keys().map(|name| of_cluster(Kind::Node, name)));
+        keys.extend(self.grants.keys().map(|name| key_of(Kind::ReferenceGrant, name)));
         keys.extend(self.accounts.iter().map(|name| key_of(Kind::ServiceAccount, name)));
         keys.sort();
         keys
@@ -203,18 +230,25 @@ impl Cluster {
 
     /// How many objects there are of each kind.
     pub(crate) fn census(&self) -> BTreeMap<Kind, usize> {
+        let routes = |kind| self.routes.keys().filter(|key| key.kind == kind).count();
         BTreeMap::from([
             (Kind::AuthorizationPolicy, self.authorizations.len()),
             (Kind::EndpointSlice, self.slices.len()),
             (Kind::Gateway, self.gateways.len()),
             (Kind::GatewayClass, self.classes.len()),
+            (Kind::GRPCRoute, routes(Kind::GRPCRoute)),
+            (Kind::HTTPRoute, routes(Kind::HTTPRoute)),
             (Kind::Namespace, self.namespaces.len()),
             (Kind::Node, self.nodes.len()),
             (Kind::PeerAuthentication, self.peers.len()),
             (Kind::Pod, self.pods.len()),
+            (Kind::ReferenceGrant, self.grants.len()),
             (Kind::Service, self.services.len()),
             (Kind::ServiceAccount, self.accounts.len()),
             (Kind::ServiceEntry, self.entries.len()),
+            (Kind::TCPRoute, routes(Kind::TCPRoute)),
+            (Kind::TLSRoute, routes(Kind::TLSRoute)),
+            (Kind::TrafficPolicy, self.traffic.len()),
             (Kind::WorkloadEntry, self.machines.len()),
         ])
     }
@@ -252,6 +286,16 @@ impl Cluster {
     /// A class of gateways; `None` when the source does not name it.
     pub(crate) fn class(&self, name: &str) -> Option<&GatewayClass> {
         self.classes.get(name).map(|class| &**class)
+    }
+
+    /// A route of any kind.
+    pub(crate) fn route(&self, key: &Key) -> Option<&Object> {
+        self.routes.get(key)
+    }
+
+    /// Which routes and policies name what.
+    pub(crate) fn references(&self) -> &References {
+        &self.references
     }
 
     /// A namespace's metadata; `None` when the source does not name it.

@@ -17,9 +17,13 @@ mod marks;
 mod peer_authentication;
 mod products;
 mod proven;
+mod references;
+mod routes;
 mod service;
 mod service_entry;
+mod statements;
 mod touch;
+mod traffic;
 mod waypoint;
 mod workload;
 mod workload_entry;
@@ -42,6 +46,7 @@ pub use judgements::{CONDITION, Judgement, Ruling, WAYPOINT_BOUND};
 pub use marks::{Mark, REDIRECTION, Remark};
 pub use products::Change;
 pub use proven::{PodState, Progress, Proven};
+pub use statements::{Attachment, CONDITIONS, Condition, SPEAKER, Statement, has_parents};
 pub use waypoint::{CLASSES, CONTROLLER, GATEWAY_NAME, MANAGED};
 
 /// What the derivation is told about the mesh.
@@ -312,6 +317,11 @@ impl Index {
                     (products.workloads, products.findings) = endpoints::convert(config, cluster, object);
                 }
             }
+            Kind::GRPCRoute | Kind::HTTPRoute | Kind::TCPRoute | Kind::TLSRoute => {
+                if let Some(object) = cluster.route(key) {
+                    (products.rules, products.attachments) = routes::convert(config, cluster, object);
+                }
+            }
             Kind::PeerAuthentication => {
                 if let Some(object) = cluster.peers.get(&name) {
                     products.policy =
@@ -339,6 +349,11 @@ impl Index {
                     products.bound = bound;
                 }
             }
+            Kind::TrafficPolicy => {
+                if let Some(object) = cluster.traffic.get(&name) {
+                    (products.traffic, products.attachments) = traffic::convert(config, cluster, object);
+                }
+            }
             Kind::WorkloadEntry => {
                 if let Some(object) = cluster.machines.get(&name) {
                     let workload_entry::Converted { workload, findings, bound } =
@@ -348,8 +363,14 @@ impl Index {
                     products.bound = bound;
                 }
             }
-            Kind::Gateway | Kind::GatewayClass | Kind::Namespace | Kind::Node | Kind::ServiceAccount => {}
+            Kind::Gateway
+            | Kind::GatewayClass
+            | Kind::Namespace
+            | Kind::Node
+            | Kind::ReferenceGrant
+            | Kind::ServiceAccount => {}
         }
+        products.findings.extend(statements::findings(&products.attachments));
         products
     }
 

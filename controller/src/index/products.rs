@@ -1,6 +1,7 @@
 //! What is derived from one object, and what readers must be told when that changes. Owns no derivation.
 
 use model::Str;
+use model::l7;
 use model::policy::Policy;
 use model::service::Service;
 use model::store::Update;
@@ -9,6 +10,7 @@ use model::workload::Workload;
 use super::attachment::Bound;
 use super::enrolment::Enrolment;
 use super::finding::Finding;
+use super::statements::Attachment;
 
 /// One difference between before and after.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,6 +26,14 @@ pub enum Change {
         /// The pod's Kubernetes uid.
         uid: Str,
     },
+    /// Waypoints are told a rule of a route.
+    Rule(Box<l7::Rule>),
+    /// Waypoints forget it.
+    RuleRemoved(l7::RuleKey),
+    /// Waypoints are told what a traffic policy says about one of its targets.
+    Traffic(Box<l7::Policy>),
+    /// Waypoints forget it.
+    TrafficRemoved(l7::PolicyName, l7::PolicyTarget),
 }
 
 impl Change {
@@ -32,7 +42,11 @@ impl Change {
         match self {
             Self::Mesh(update) => matches!(**update, Update::ServiceRemoved(_)),
             Self::EnrolmentRemoved { .. } => true,
-            Self::Enrolment(_) => false,
+            Self::Enrolment(_)
+            | Self::Rule(_)
+            | Self::RuleRemoved(_)
+            | Self::Traffic(_)
+            | Self::TrafficRemoved(..) => false,
         }
     }
 }
@@ -44,6 +58,9 @@ pub(super) struct Products {
     pub(super) services: Vec<Service>,
     pub(super) policy: Option<Policy>,
     pub(super) enrolment: Option<Enrolment>,
+    pub(super) rules: Vec<l7::Rule>,
+    pub(super) traffic: Vec<l7::Policy>,
+    pub(super) attachments: Vec<Attachment>,
     pub(super) findings: Vec<Finding>,
     /// What became of the wish for a waypoint, where an object's status says so.
     pub(super) bound: Option<Bound>,
@@ -87,4 +104,23 @@ pub(super) fn difference(before: &Products, after: &Products, changes: &mut Vec<
     if let Some(new) = after.enrolment.as_ref().filter(|new| before.enrolment.as_ref() != Some(new)) {
         changes.push(Change::Enrolment(new.clone()));
     }
+    routing(before, after, changes);
+}
+
+/// The same for what waypoints are told.
+fn routing(before: &Products, after: &Products, changes: &mut Vec<Change>) {
+    for old in &before.rules {
+        if !after.rules.iter().any(|new| new.key == old.key) {
+            changes.push(Change::RuleRemoved(old.key.clone()));
+        }
+    }
+    let new = after.rules.iter().filter(|new| !before.rules.contains(new));
+    changes.extend(new.map(|rule| Change::Rule(Box::new(rule.clone()))));
+    for old in &before.traffic {
+        if !after.traffic.iter().any(|new| new.target == old.target) {
+            changes.push(Change::TrafficRemoved(old.name.clone(), old.target.clone()));
+        }
+    }
+    let new = after.traffic.iter().filter(|new| !before.traffic.contains(new));
+    changes.extend(new.map(|policy| Change::Traffic(Box::new(policy.clone()))));
 }

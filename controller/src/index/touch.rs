@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use super::attachment::names_waypoint_in;
 use super::cluster::{Name, cluster_ips, key_of, name_of, pods_of, selects, service_of, within};
-use super::{Index, authorization, service, service_entry, workload_entry};
+use super::{Index, authorization, references, routes, service, service_entry, workload_entry};
 use crate::source::objects::{Key, Kind, Labels, Metadata, Object, Service, ServiceEntry};
 
 impl Index {
@@ -26,6 +26,9 @@ impl Index {
                 touched.extend(pods_of(slice).map(|name| pod(&name)));
                 // Whose account matters to it.
                 touched.extend(service_of(slice).map(|name| key_of(Kind::Service, &name)));
+            }
+            Object::GRPCRoute(_) | Object::HTTPRoute(_) | Object::TCPRoute(_) | Object::TLSRoute(_) => {
+                self.touch_displaced(object, &key, touched);
             }
             Object::Gateway(_) => self.touch_guarded(&key.namespace, touched),
             Object::GatewayClass(_) => {
@@ -52,7 +55,15 @@ impl Index {
                 touched.extend(cluster.pods_with_uid(&object.metadata.uid).map(pod));
                 self.touch_services_of(&object.metadata, &object.metadata.labels, touched);
             }
+            Object::ReferenceGrant(_) => {
+                touched.extend(cluster.references().of_services_in(&key.namespace).cloned());
+            }
             Object::Service(service) => self.touch_service(service, touched),
+            Object::TrafficPolicy(_) => {
+                // Where several set the same, it is taken from one.
+                let others = within(&cluster.traffic, &key.namespace);
+                touched.extend(others.map(|(name, _)| key_of(Kind::TrafficPolicy, name)));
+            }
             Object::ServiceAccount(_) => {}
             Object::ServiceEntry(entry) => {
                 self.touch_entry(entry, touched);
@@ -65,6 +76,7 @@ impl Index {
                 self.touch_services_of(&entry.metadata, &workload_entry::labels(entry), touched);
             }
         }
+        touched.extend(cluster.references().of(&key).cloned());
         touched.insert(key);
     }
 
@@ -117,6 +129,17 @@ impl Index {
         let entries = within(&cluster.entries, namespace)
             .filter(|(_, entry)| service_entry::selector(entry).is_some_and(|of| selects(of, labels)));
         touched.extend(entries.map(|(name, _)| key_of(Kind::ServiceEntry, name)));
+    }
+
+    /// The routes of weaker kinds that a route may displace.
+    fn touch_displaced(&self, route: &Object, key: &Key, touched: &mut BTreeSet<Key>) {
+        let references = self.cluster.references();
+        for service in references::parents(route) {
+            for kind in routes::weaker_than(key.kind) {
+                let displaced = references.attached(&service, kind);
+                touched.extend(displaced.filter(|other| other.namespace == key.namespace).cloned());
+            }
+        }
     }
 
     fn touch_service(&self, service: &Service, touched: &mut BTreeSet<Key>) {

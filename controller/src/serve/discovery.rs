@@ -20,7 +20,13 @@ use super::tokens::{Caller, Role};
 
 /// The order in which changes are sent: a policy before the workloads that name it, because a workload that names a policy
 /// which is not known is refused everything.
-const TYPES: [&str; 3] = [type_url::AUTHORIZATION, type_url::ADDRESS, type_url::POD_ENROLMENT];
+const TYPES: [&str; 5] = [
+    type_url::AUTHORIZATION,
+    type_url::L7_POLICY,
+    type_url::L7_RULE,
+    type_url::ADDRESS,
+    type_url::POD_ENROLMENT,
+];
 
 /// The largest request: a node that comes back names everything that it holds, at about 100 bytes each.
 const MAX_REQUEST_BYTES: usize = 64 << 20;
@@ -51,6 +57,8 @@ impl Provider for Nodes {
         match type_url {
             type_url::ADDRESS => now.addresses.clone(),
             type_url::AUTHORIZATION => now.authorizations.clone(),
+            type_url::L7_POLICY => now.traffic.clone(),
+            type_url::L7_RULE => now.rules.clone(),
             type_url::POD_ENROLMENT if caller.role == Role::Node => now.enrolments(&caller.node),
             _ => Resources::default(),
         }

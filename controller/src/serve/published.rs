@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use imbl::{OrdMap, OrdSet};
 use model::Str;
 use model::identity::Identity;
+use model::l7;
 use model::policy::{PolicyName, PolicyScope};
 use model::store::Update;
 use model::workload::Workload;
@@ -30,6 +31,10 @@ pub struct Snapshot {
     pub addresses: Resources,
     /// Policies.
     pub authorizations: Resources,
+    /// Rules of routes.
+    pub rules: Resources,
+    /// Traffic policies, each for one target.
+    pub traffic: Resources,
     nodes: OrdMap<Str, Node>,
     /// Pods of waypoints, by their uids.
     waypoints: OrdMap<Str, Arc<Enrolment>>,
@@ -172,6 +177,8 @@ pub struct Publisher {
     scopes: BTreeMap<PolicyName, PolicyScope>,
     /// Which services each workload backs, as last published.
     backed: BTreeMap<String, Vec<String>>,
+    /// The names of traffic policies' resources.
+    told: BTreeMap<(l7::PolicyName, l7::PolicyTarget), String>,
     /// Removed policies that may still be named, and when they go.
     retiring: BTreeMap<PolicyName, Duration>,
 }
@@ -188,6 +195,7 @@ impl Publisher {
             changed,
             scopes: BTreeMap::new(),
             backed: BTreeMap::new(),
+            told: BTreeMap::new(),
             retiring: BTreeMap::new(),
         };
         (publisher, Published { snapshot, changed: watched })
@@ -203,6 +211,14 @@ impl Publisher {
                 Change::Mesh(update) => self.update(*update, now),
                 Change::Enrolment(enrolment) => self.next.enrol(&enrolment),
                 Change::EnrolmentRemoved { node, uid } => self.next.forget(&node, &uid),
+                Change::Rule(rule) => self.next.rules.insert(Resource::from(encode::rule(&rule))),
+                Change::RuleRemoved(key) => drop(self.next.rules.remove(&key.to_string())),
+                Change::Traffic(policy) => self.traffic(&policy),
+                Change::TrafficRemoved(name, target) => {
+                    if let Some(name) = self.told.remove(&(name, target)) {
+                        self.next.traffic.remove(&name);
+                    }
+                }
             }
         }
         self.flush();
@@ -258,6 +274,12 @@ impl Publisher {
                 self.next.remove_address(&uid.0);
             }
         }
+    }
+
+    fn traffic(&mut self, policy: &l7::Policy) {
+        let resource = Resource::from(encode::traffic_policy(policy));
+        self.told.insert((policy.name.clone(), policy.target.clone()), resource.name.clone());
+        self.next.traffic.insert(resource);
     }
 
     /// Keeps in step which workloads back which services.
@@ -407,5 +429,46 @@ metadata: {namespace: shop, name: all}
         mesh.apply(again.collect(), 1);
         mesh.publisher.retire(RETIREMENT * 2);
         assert_eq!(mesh.policies(), ["shop/all", "shop/selecting"]);
+    }
+
+    #[test]
+    fn an_edit_of_a_rule_is_another_version_of_one_resource() {
+        let text = |second: &str| {
+            format!(
+                "
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{namespace: shop, name: split}}
+spec: {{parentRefs: [{{group: '', kind: Service, name: web}}], rules: [{{name: one}}, {{name: {second}}}]}}
+---
+apiVersion: airglow.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {{namespace: shop, name: chaos}}
+spec: {{targetRefs: [{{kind: Service, name: web}}], balancing: {{algorithm: Random}}}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{namespace: shop, name: web}}
+spec: {{clusterIP: 10.1.0.2, ports: [{{port: 80}}]}}
+"
+            )
+        };
+        let mut mesh = Mesh::of(&text("two"));
+        let names = |resources: &Resources| resources.iter().map(|it| it.name.clone()).collect::<Vec<_>>();
+        let before = mesh.published.now();
+        assert_eq!(names(&before.rules), ["HTTPRoute/shop/split/0", "HTTPRoute/shop/split/1"]);
+        assert_eq!(names(&before.traffic), ["shop/chaos/Service/shop/web.shop.svc.cluster.local"]);
+        let objects = yaml::parse(&text("three")).objects.into_iter();
+        mesh.apply(objects.map(|(object, _)| Event::Upsert(object)).collect(), 0);
+        let after = mesh.published.now();
+        let version = |resources: &Resources, at: usize| {
+            resources.get(&format!("HTTPRoute/shop/split/{at}")).map(|it| it.version.clone())
+        };
+        assert_eq!(version(&before.rules, 0), version(&after.rules, 0));
+        assert_ne!(version(&before.rules, 1), version(&after.rules, 1));
+        mesh.apply(gone(Kind::HTTPRoute, "split"), 0);
+        mesh.apply(gone(Kind::TrafficPolicy, "chaos"), 0);
+        let now = mesh.published.now();
+        assert_eq!((now.rules.len(), now.traffic.len()), (0, 0));
     }
 }

@@ -5,6 +5,7 @@
 //! alone has been told. Owns no
 //! decision about the mesh.
 
+mod entries;
 mod events;
 mod lease;
 mod marks;

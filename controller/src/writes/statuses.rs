@@ -1,4 +1,4 @@
-//! What became of each policy and of each wish for a waypoint, in the object's status: once per change, by the replica that leads.
+//! What became of each policy, route, entry and wish for a waypoint, in the object's status: once per change, by the replica that leads.
 //!
 //! Decides nothing: `index` says what is to be said.
 
@@ -11,10 +11,11 @@ use kube::Client;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use super::FIELD_MANAGER;
 use super::lease::{Leader, timestamp};
+use super::{FIELD_MANAGER, entries};
 use crate::hub::Handle;
-use crate::index::{Judgement, Ruling, WAYPOINT_BOUND};
+use crate::index::{Index, Judgement, Ruling, Statement, WAYPOINT_BOUND};
+use crate::source::Misunderstood;
 use crate::source::objects::Key;
 
 /// The manager of the condition about waypoints.
@@ -26,27 +27,36 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// Changes come in groups, and people read statuses: nobody misses what was true in between.
 const GATHER: Duration = Duration::from_millis(200);
 
+/// What there is to say.
+#[derive(PartialEq)]
+enum Word {
+    Judgement(Judgement),
+    Statement(Statement),
+}
+
 /// Says what `hub` has to say about objects, while `leader` says so. Ends with the hub.
 pub async fn say_statuses(client: Client, hub: Handle, mut leader: Leader) {
     let mut changes = hub.changes();
     // What was said already, for definitions of policies that keep no status or only a part of it.
-    let mut said: BTreeMap<(Key, &str), Judgement> = BTreeMap::new();
+    let mut said: BTreeMap<(Key, &str), Word> = BTreeMap::new();
     let mut failing = false;
     loop {
         leader.leading().await;
         changes.mark_unchanged();
-        let Ok(judgements) = hub.inspect(|view| view.index.judgements(view.misunderstood)).await else {
-            return;
-        };
-        let open: BTreeSet<_> = judgements.iter().map(place).collect();
+        let Ok(words) = hub.inspect(|view| words(view.index, view.misunderstood)).await else { return };
+        let open: BTreeSet<_> = words.iter().map(Word::place).collect();
         said.retain(|place, _| open.contains(place));
         let mut failed = None;
-        for judgement in judgements {
-            if said.get(&place(&judgement)) == Some(&judgement) {
+        for word in words {
+            if said.get(&word.place()) == Some(&word) {
                 continue;
             }
-            match say(&client, &judgement).await {
-                Ok(()) => drop(said.insert(place(&judgement), judgement)),
+            let outcome = match &word {
+                Word::Judgement(judgement) => say(&client, judgement).await,
+                Word::Statement(statement) => entries::say(&client, statement).await,
+            };
+            match outcome {
+                Ok(()) => drop(said.insert(word.place(), word)),
                 Err(error) => failed = Some(error),
             }
         }
@@ -64,6 +74,21 @@ pub async fn say_statuses(client: Client, hub: Handle, mut leader: Leader) {
                 }
                 sleep(AGAIN).await;
             }
+        }
+    }
+}
+
+fn words(index: &Index, misunderstood: &[Misunderstood]) -> Vec<Word> {
+    let judgements = index.judgements(misunderstood).into_iter().map(Word::Judgement);
+    judgements.chain(index.statements(misunderstood).into_iter().map(Word::Statement)).collect()
+}
+
+impl Word {
+    /// What it is about: an object, and of a judgement its condition.
+    fn place(&self) -> (Key, &'static str) {
+        match self {
+            Self::Judgement(judgement) => (judgement.key.clone(), judgement.condition),
+            Self::Statement(statement) => (statement.key.clone(), ""),
         }
     }
 }
@@ -90,10 +115,6 @@ async fn say(client: &Client, judgement: &Judgement) -> Result<(), kube::Error> 
         }
     }
     Ok(())
-}
-
-fn place(judgement: &Judgement) -> (Key, &'static str) {
-    (judgement.key.clone(), judgement.condition)
 }
 
 fn condition(judgement: &Judgement) -> Option<Value> {

@@ -5,11 +5,14 @@ use std::sync::Arc;
 
 use controller::index::{Finding, Progress};
 use controller::source::objects::{
-    AllowedRoutes, AuthorizationPolicy, Container, ContainerPort, Endpoint, EndpointPort, EndpointSlice,
-    EntryPort, EntrySelector, Event, Gateway, GatewayClass, Key, LabelSelector, Labels, Listener, Metadata,
-    MutualTls, MutualTlsMode, Namespace, Node, Object, PeerAuthentication, Pod, PodStatus, PolicyAction,
-    PolicyRule, PolicyTarget, PortRef, Reach, Resolution, RouteNamespaces, Service, ServiceEntry,
-    ServicePort, StatusAddress, TargetRef, WorkloadEntry, WorkloadEntrySpec, WorkloadSelector,
+    Abort, AllowedRoutes, AuthorizationPolicy, BackendRef, Balancing, ConnectionRule, Container,
+    ContainerPort, Endpoint, EndpointPort, EndpointSlice, EntryPort, EntrySelector, Event, Fault, GRPCRoute,
+    Gateway, GatewayClass, GrantFrom, GrantTo, GrpcRule, HTTPRoute, HttpRule, Key, LabelSelector, Labels,
+    Listener, Metadata, MutualTls, MutualTlsMode, Namespace, Node, Object, ObjectRef, ParentRef,
+    PeerAuthentication, Pod, PodStatus, PolicyAction, PolicyRule, PolicyTarget, PortRef, Reach,
+    ReferenceGrant, Resolution, RouteNamespaces, RouteSpec, Service, ServiceEntry, ServicePort,
+    StatusAddress, TCPRoute, TargetRef, TrafficPolicy, TrafficTarget, WorkloadEntry, WorkloadEntrySpec,
+    WorkloadSelector,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -27,6 +30,7 @@ const NAMESPACES: &[&str] = &["shop", "away", "istio-system"];
 const NAMES: &[&str] = &["a", "b", "c"];
 const NODES: &[&str] = &["", "n1", "n2"];
 const UIDS: &[&str] = &["", "u1", "u2", "u3", "u4"];
+const CREATED: &[&str] = &["1970-01-01T00:00:01Z", "1970-01-01T00:00:02Z"];
 const ADDRESSES: &[&str] = &["", "10.0.0.1", "10.0.0.2", "fd00::1", "nonsense"];
 
 fn labels() -> impl Strategy<Value = Labels> {
@@ -54,15 +58,16 @@ fn labels() -> impl Strategy<Value = Labels> {
 }
 
 fn metadata() -> impl Strategy<Value = Metadata> {
-    (select(NAMESPACES), select(NAMES), select(UIDS), labels(), prop::option::of(select(vec!["1", "2"])))
-        .prop_map(|(namespace, name, uid, labels, created)| Metadata {
+    (select(NAMESPACES), select(NAMES), select(UIDS), labels(), prop::option::of(select(CREATED))).prop_map(
+        |(namespace, name, uid, labels, created)| Metadata {
             namespace: namespace.into(),
             name: name.into(),
             uid: uid.into(),
             labels,
             creation_timestamp: created.map(Into::into),
             ..Metadata::default()
-        })
+        },
+    )
 }
 
 fn of_cluster(metadata: Metadata, name: &str) -> Metadata {
@@ -209,10 +214,107 @@ fn gateway() -> impl Strategy<Value = Object> {
     )
 }
 
+fn parent() -> impl Strategy<Value = ParentRef> {
+    let namespaces = prop::option::of(select(NAMESPACES));
+    let ports = prop::option::of(select(vec![80_u16, 81]));
+    (namespaces, select(NAMES), ports).prop_map(|(namespace, name, port)| ParentRef {
+        group: Some(String::new()),
+        kind: Some("Service".into()),
+        namespace: namespace.map(Into::into),
+        name: name.into(),
+        port,
+        ..ParentRef::default()
+    })
+}
+
+fn backend() -> impl Strategy<Value = BackendRef> {
+    let namespaces = prop::option::of(select(NAMESPACES));
+    let ports = prop::option::of(select(vec![80_u16, 81]));
+    (namespaces, select(NAMES), ports).prop_map(|(namespace, name, port)| BackendRef {
+        target: ObjectRef {
+            namespace: namespace.map(Into::into),
+            name: name.into(),
+            port,
+            ..ObjectRef::default()
+        },
+        ..BackendRef::default()
+    })
+}
+
+fn route() -> impl Strategy<Value = Object> {
+    let rule = || (prop::option::of(select(NAMES)), prop::collection::vec(backend(), 0..3));
+    let rules = prop::collection::vec(rule(), 0..3);
+    (metadata(), 0..3, prop::collection::vec(parent(), 0..3), rules).prop_map(
+        |(metadata, kind, parent_refs, rules)| {
+            let named = |name: Option<&str>| name.map(str::to_owned);
+            fn spec<R>(parent_refs: Vec<ParentRef>, rules: Vec<R>) -> RouteSpec<R> {
+                RouteSpec { parent_refs, rules: Some(rules), ..RouteSpec::default() }
+            }
+            let rules = rules.into_iter();
+            match kind {
+                0 => {
+                    let rule = |(name, backend_refs)| HttpRule {
+                        name: named(name),
+                        backend_refs,
+                        ..HttpRule::default()
+                    };
+                    let spec = spec(parent_refs, rules.map(rule).collect());
+                    Object::HTTPRoute(Arc::new(HTTPRoute { metadata, spec, ..HTTPRoute::default() }))
+                }
+                1 => {
+                    let rule = |(name, backend_refs)| GrpcRule {
+                        name: named(name),
+                        backend_refs,
+                        ..GrpcRule::default()
+                    };
+                    let spec = spec(parent_refs, rules.map(rule).collect());
+                    Object::GRPCRoute(Arc::new(GRPCRoute { metadata, spec, ..GRPCRoute::default() }))
+                }
+                _ => {
+                    let rule = |(name, backend_refs)| ConnectionRule { name: named(name), backend_refs };
+                    let spec = spec(parent_refs, rules.map(rule).collect());
+                    Object::TCPRoute(Arc::new(TCPRoute { metadata, spec, ..TCPRoute::default() }))
+                }
+            }
+        },
+    )
+}
+
 fn class() -> impl Strategy<Value = Object> {
     metadata().prop_map(|metadata| {
         let class = GatewayClass { metadata: of_cluster(metadata, "a"), ..GatewayClass::default() };
         Object::GatewayClass(Arc::new(class))
+    })
+}
+
+fn grant() -> impl Strategy<Value = Object> {
+    let to = (select(vec!["Service", "Secret"]), prop::option::of(select(NAMES)));
+    (metadata(), select(NAMESPACES), to).prop_map(|(metadata, namespace, (kind, name))| {
+        let mut grant = ReferenceGrant { metadata, ..ReferenceGrant::default() };
+        let group = "gateway.networking.k8s.io".to_owned();
+        grant.spec.from = vec![GrantFrom { group, kind: "HTTPRoute".into(), namespace: namespace.into() }];
+        grant.spec.to = vec![GrantTo { group: String::new(), kind: kind.into(), name: name.map(Into::into) }];
+        Object::ReferenceGrant(Arc::new(grant))
+    })
+}
+
+fn traffic_policy() -> impl Strategy<Value = Object> {
+    let target = (select(vec!["Service", "HTTPRoute"]), select(NAMES), prop::option::of(select(NAMES)));
+    let targets = prop::collection::vec(target, 0..3);
+    let until = prop::option::of(select(vec!["2026-12-01T18:00:00Z", "tomorrow"]));
+    (metadata(), targets, until, any::<bool>()).prop_map(|(metadata, targets, until, balances)| {
+        let mut policy = TrafficPolicy { metadata, ..TrafficPolicy::default() };
+        let target = |(kind, name, section): (&str, &str, Option<&str>)| TrafficTarget {
+            group: if kind == "Service" { String::new() } else { "gateway.networking.k8s.io".into() },
+            kind: kind.into(),
+            name: name.into(),
+            section_name: section.filter(|_| kind != "Service").map(Into::into),
+        };
+        policy.spec.target_refs = targets.into_iter().map(target).collect();
+        let abort = Some(Abort { reset: Some(true), ..Abort::default() });
+        policy.spec.fault = until.map(|until| Fault { until: until.into(), abort, ..Fault::default() });
+        policy.spec.balancing = balances.then(Balancing::default);
+        Object::TrafficPolicy(Arc::new(policy))
     })
 }
 
@@ -223,7 +325,8 @@ fn object() -> impl Strategy<Value = Object> {
     let node = (metadata(), select(NODES))
         .prop_map(|(metadata, name)| Object::Node(Arc::new(Node { metadata: of_cluster(metadata, name) })));
     prop_oneof![4 => pod(), 2 => service(), 2 => slice(), 1 => namespace, 1 => node, 1 => authorization(), 1 => peer(),
-        2 => service_entry(), 1 => workload_entry(), 2 => gateway(), 1 => class()]
+        2 => service_entry(), 1 => workload_entry(), 2 => gateway(), 1 => class(), 3 => route(), 1 => grant(),
+        2 => traffic_policy()]
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -270,6 +373,7 @@ proptest! {
         prop_assert_eq!(&mesh.seen, &fresh.seen);
         prop_assert_eq!(findings(&mesh), findings(&fresh));
         prop_assert_eq!(mesh.index.judgements(&[]), fresh.index.judgements(&[]));
+        prop_assert_eq!(mesh.index.statements(&[]), fresh.index.statements(&[]));
         prop_assert_eq!(mesh.index.proven(), fresh.index.proven());
         prop_assert_eq!(mesh.index.enrolments().count(), mesh.seen.enrolments.len());
         let mut late = Mesh::new(Default::default());

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use controller::index::{Change, Config, Enrolment, Finding, Index, PodState, Progress, Proven};
+use controller::index::{Change, Condition, Config, Enrolment, Finding, Index, PodState, Progress, Proven};
 use controller::source::objects::{Event, Object};
 use controller::source::yaml;
 use model::Str;
+use model::l7::{self, Rule, RuleKey};
 use model::policy::{Policy, PolicyName};
 use model::service::{Service, ServiceName};
 use model::store::Update;
@@ -29,23 +30,32 @@ pub(crate) struct Seen {
     pub(crate) services: BTreeMap<ServiceName, Service>,
     pub(crate) policies: BTreeMap<PolicyName, Policy>,
     pub(crate) enrolments: BTreeMap<(Str, Str), Enrolment>,
+    pub(crate) rules: BTreeMap<RuleKey, Rule>,
+    pub(crate) traffic: BTreeMap<(l7::PolicyName, l7::PolicyTarget), l7::Policy>,
 }
 
 impl Seen {
     pub(crate) fn take(&mut self, changes: Vec<Change>) {
         for change in changes {
-            let update = match change {
-                Change::Mesh(update) => *update,
+            match change {
+                Change::Mesh(update) => self.update(*update),
                 Change::Enrolment(new) => {
                     self.enrolments.insert((new.node.clone(), new.uid.clone()), new);
-                    continue;
                 }
                 Change::EnrolmentRemoved { node, uid } => {
                     assert!(self.enrolments.remove(&(node, uid)).is_some(), "removed twice");
-                    continue;
                 }
-            };
-            self.update(update);
+                Change::Rule(new) => drop(self.rules.insert(new.key.clone(), *new)),
+                Change::RuleRemoved(key) => {
+                    assert!(self.rules.remove(&key).is_some(), "removed twice: {key}");
+                }
+                Change::Traffic(new) => {
+                    self.traffic.insert((new.name.clone(), new.target.clone()), *new);
+                }
+                Change::TrafficRemoved(name, target) => {
+                    assert!(self.traffic.remove(&(name, target)).is_some(), "removed twice");
+                }
+            }
         }
     }
 
@@ -121,6 +131,26 @@ impl Mesh {
     pub(crate) fn enrolment(&self, name: &str) -> &Enrolment {
         let found = self.seen.enrolments.values().find(|enrolment| &*enrolment.name == name);
         found.unwrap_or_else(|| panic!("no enrolment {name}; there are {:?}", self.seen.enrolments.keys()))
+    }
+
+    /// The rules of a route, in order.
+    pub(crate) fn rules(&self, name: &str) -> Vec<&Rule> {
+        self.seen.rules.values().filter(|rule| &*rule.key.name == name).collect()
+    }
+
+    /// What is to be said of an object's attachments: whether, why in a word, and in words.
+    pub(crate) fn conditions(&self, name: &str) -> Vec<Condition> {
+        let statements =
+            self.index.statements(&[]).into_iter().filter(|statement| statement.key.name == name);
+        statements.flat_map(|it| it.attachments).flat_map(|it| it.conditions).collect()
+    }
+
+    /// The one condition of a type; there has to be one.
+    pub(crate) fn condition(&self, name: &str, kind: &str) -> (bool, &'static str, String) {
+        let conditions = self.conditions(name);
+        let mut found = conditions.iter().filter(|condition| condition.kind == kind);
+        let (Some(one), None) = (found.next(), found.next()) else { panic!("{name} {kind}: {conditions:?}") };
+        (one.holds, one.reason, one.message.clone())
     }
 
     pub(crate) fn findings(&self, name: &str) -> Vec<&Finding> {

@@ -15,6 +15,7 @@ async fn ask(client: &Client, object: &Value) -> Result<(), String> {
         "AuthorizationPolicy" => "authorizationpolicies",
         "PeerAuthentication" => "peerauthentications",
         "ServiceEntry" => "serviceentries",
+        "TrafficPolicy" => "trafficpolicies",
         _ => "workloadentries",
     };
     let path = format!(
@@ -31,11 +32,12 @@ async fn ask(client: &Client, object: &Value) -> Result<(), String> {
 }
 
 fn object(kind: &str, spec: Value) -> Value {
-    let group = match kind {
-        "AuthorizationPolicy" | "PeerAuthentication" => "security",
-        _ => "networking",
+    let version = match kind {
+        "AuthorizationPolicy" | "PeerAuthentication" => "security.istio.io/v1",
+        "TrafficPolicy" => "airglow.dev/v1alpha1",
+        _ => "networking.istio.io/v1",
     };
-    json!({"apiVersion": format!("{group}.istio.io/v1"), "kind": kind, "metadata": {"name": "it"}, "spec": spec})
+    json!({"apiVersion": version, "kind": kind, "metadata": {"name": "it"}, "spec": spec})
 }
 
 fn good() -> Vec<Value> {
@@ -88,6 +90,94 @@ fn good() -> Vec<Value> {
             json!({"address": "192.0.2.7", "labels": {"app": "db"}, "serviceAccount": "db"}),
         ),
         older,
+    ]
+}
+
+fn good_traffic() -> Vec<Value> {
+    vec![
+        traffic(json!({"balancing": {"algorithm": "RoundRobin"}})),
+        traffic(
+            json!({"balancing": {"algorithm": "Maglev", "hash": {"cookie": {"name": "c", "ttl": "1h"}}}}),
+        ),
+        traffic(json!({
+            "fault": {
+                "until": "2026-12-01T18:00:00+01:00",
+                "matches": [
+                    {"headers": [{"name": "x-user", "type": "RegularExpression", "value": "j.*"}]},
+                    {"clients": [{"namespace": "shop", "serviceAccount": "web"}]},
+                ],
+                "delay": {"duration": "1s500ms", "percent": 50},
+                "abort": {"grpcStatus": "UNAVAILABLE", "fraction": {"numerator": 1, "denominator": 1000}},
+            },
+        })),
+        targeting(
+            json!({"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": "r", "sectionName": "canary"}),
+        ),
+        targeting(json!({"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "waypoint"})),
+    ]
+}
+
+/// A TrafficPolicy of a Service.
+fn traffic(mut spec: Value) -> Value {
+    spec["targetRefs"] = json!([{"kind": "Service", "name": "web"}]);
+    object("TrafficPolicy", spec)
+}
+
+/// A TrafficPolicy of that target.
+fn targeting(target: Value) -> Value {
+    object(
+        "TrafficPolicy",
+        json!({"targetRefs": [target], "fault": {"until": "2026-12-01T18:00:00Z", "abort": {"reset": true}}}),
+    )
+}
+
+fn bad_traffic() -> Vec<(Value, &'static str)> {
+    let fault = |mut fault: Value| {
+        fault["until"] = "2026-12-01T18:00:00Z".into();
+        traffic(json!({"fault": fault}))
+    };
+    let abort = |abort: Value| fault(json!({"abort": abort}));
+    vec![
+        (traffic(json!({})), "it sets nothing"),
+        (object("TrafficPolicy", json!({"balancing": {}})), "name in targetRefs"),
+        (targeting(json!({"kind": "HTTPRoute", "name": "r"})), "a target is a Service"),
+        (
+            targeting(json!({"kind": "Service", "name": "web", "sectionName": "http"})),
+            "the name of a route's rule",
+        ),
+        (targeting(json!({"kind": "Service", "name": "web", "namespace": "other"})), "unknown field"),
+        (traffic(json!({"fault": {"abort": {"reset": true}}})), "until"),
+        (
+            traffic(json!({"fault": {"until": "tomorrow", "abort": {"reset": true}}})),
+            "write when the fault ends",
+        ),
+        (fault(json!({})), "add delay or abort"),
+        (
+            fault(json!({"matches": [{}], "abort": {"reset": true}})),
+            "leave matches out to mean every request",
+        ),
+        (fault(json!({"matches": [], "abort": {"reset": true}})), "leave the field out"),
+        (fault(json!({"matches": [{"cookies": [{}]}], "abort": {"reset": true}})), "unknown field"),
+        (fault(json!({"matches": [{"clients": [{}]}], "abort": {"reset": true}})), "a client has"),
+        (fault(json!({"delay": {"duration": "long"}})), "1h30m"),
+        (fault(json!({"delay": {"duration": "1s", "percent": 101}})), "100"),
+        (
+            fault(json!({"delay": {"duration": "1s", "percent": 1, "fraction": {"numerator": 1}}})),
+            "keep one of them",
+        ),
+        (fault(json!({"delay": {"duration": "1s", "fraction": {"numerator": 101}}})), "at most the whole"),
+        (abort(json!({})), "in one way"),
+        (abort(json!({"httpStatus": 503, "reset": true})), "in one way"),
+        (abort(json!({"reset": false})), "in one way"),
+        (abort(json!({"httpStatus": 99})), "200"),
+        (abort(json!({"grpcStatus": "OK"})), "as UNAVAILABLE"),
+        (traffic(json!({"balancing": {"algorithm": "Best"}})), "Unsupported value: \"Best\""),
+        (traffic(json!({"balancing": {"algorithm": "Maglev"}})), "need hash"),
+        (traffic(json!({"balancing": {"hash": {"source": true}}})), "have no use for it"),
+        (
+            traffic(json!({"balancing": {"algorithm": "RingHash", "hash": {"source": true, "header": "a"}}})),
+            "one thing is hashed",
+        ),
     ]
 }
 
@@ -177,7 +267,7 @@ async fn what_would_be_misread_is_refused_with_a_sentence() {
     }
     // Just defined, and served a moment later.
     let served = async {
-        for object in good() {
+        for object in good().into_iter().chain(good_traffic()) {
             while let Err(why) = ask(&client, &object).await {
                 assert!(why.contains("could not find the requested resource"), "{object}: {why}");
                 tokio::time::sleep(std::time::Duration::from_millis(100)).await;
@@ -186,7 +276,7 @@ async fn what_would_be_misread_is_refused_with_a_sentence() {
     };
     tokio::time::timeout(PATIENCE, served).await.expect("served");
     let mut missed = Vec::new();
-    for (object, part) in bad() {
+    for (object, part) in bad().into_iter().chain(bad_traffic()) {
         match ask(&client, &object).await {
             Err(sentence) if sentence.contains(part) => {}
             other => missed.push(format!("{}: {part:?}: {other:?}", object["spec"])),

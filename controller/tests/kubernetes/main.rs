@@ -5,6 +5,7 @@
 mod definitions;
 mod nodes;
 mod objects;
+mod routes;
 mod server;
 mod source;
 mod waypoints;

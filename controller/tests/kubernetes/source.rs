@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use controller::index::{Change, Config, Index, Proven};
+use controller::index::{Config, Index, Proven};
 use controller::source::kube::{Failing, Kube};
 use controller::source::objects::{Event, Kind};
 use controller::source::{Batch, yaml};
@@ -96,11 +96,7 @@ async fn manifest(client: &Client) -> String {
 fn derived(index: &Index) -> BTreeMap<String, usize> {
     let mut all = BTreeMap::new();
     for change in index.everything() {
-        let word = match change {
-            Change::Mesh(update) => format!("{update:?}"),
-            other @ (Change::Enrolment(_) | Change::EnrolmentRemoved { .. }) => format!("{other:?}"),
-        };
-        *all.entry(word).or_default() += 1;
+        *all.entry(format!("{change:?}")).or_default() += 1;
     }
     all
 }

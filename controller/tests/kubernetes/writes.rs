@@ -19,6 +19,7 @@ use tokio::time::timeout;
 
 use crate::nodes::{AUDIENCE, Site, WHY_FAILED, account_token, published_roots, token, with_ztunnel};
 use crate::objects::{apply, apply_unknown, pod, policy};
+use crate::routes::judged;
 use crate::server::{ApiServer, PATIENCE, http};
 
 async fn with_namespace() -> (ApiServer, Client) {
@@ -312,6 +313,21 @@ async fn policies_say_what_became_of_them() {
     assert_eq!(new["metadata"]["resourceVersion"], again["metadata"]["resourceVersion"]);
 }
 
+/// Those of the rights that are about waypoints and what they do.
+fn routing() -> Vec<Value> {
+    let api = "gateway.networking.k8s.io";
+    let routes = ["grpcroutes", "httproutes", "tcproutes", "tlsroutes"];
+    let statuses = routes.map(|plural| format!("{plural}/status"));
+    let read = ["get", "list", "watch"];
+    vec![
+        json!({"apiGroups": [api], "resources": routes, "verbs": read}),
+        json!({"apiGroups": [api], "resources": ["gateways", "gatewayclasses", "referencegrants"], "verbs": ["list", "watch"]}),
+        json!({"apiGroups": [api], "resources": statuses, "verbs": ["patch"]}),
+        json!({"apiGroups": ["airglow.dev"], "resources": ["trafficpolicies"], "verbs": read}),
+        json!({"apiGroups": ["airglow.dev"], "resources": ["trafficpolicies/status"], "verbs": ["patch"]}),
+    ]
+}
+
 /// The rights that the reference page lists, and a kubeconfig of an account that has no others.
 async fn least(api: &ApiServer, client: &Client) -> std::path::PathBuf {
     let rbac = "rbac.authorization.k8s.io";
@@ -325,7 +341,7 @@ async fn least(api: &ApiServer, client: &Client) -> std::path::PathBuf {
     let (all, read) = (json!(null), json!(["list", "watch"]));
     let policies = json!(["authorizationpolicies", "peerauthentications"]);
     let statuses = json!(["authorizationpolicies/status", "peerauthentications/status"]);
-    let everywhere = json!([
+    let mut everywhere = json!([
         rule(
             "",
             json!(["namespaces", "nodes", "pods", "services", "serviceaccounts"]),
@@ -342,12 +358,13 @@ async fn least(api: &ApiServer, client: &Client) -> std::path::PathBuf {
             json!(["patch"])
         ),
         rule("security.istio.io", statuses, all.clone(), json!(["patch"])),
-        rule("", json!(["pods/status"]), all.clone(), json!(["patch"])),
+        rule("", json!(["pods/status", "services/status"]), all.clone(), json!(["patch"])),
         rule("", json!(["events"]), all.clone(), json!(["create", "patch"])),
         rule("authentication.k8s.io", json!(["tokenreviews"]), all.clone(), json!(["create"])),
         rule("", json!(["configmaps"]), all.clone(), json!(["create"])),
         rule("", json!(["configmaps"]), json!(["istio-ca-root-cert"]), json!(["list", "patch"])),
     ]);
+    everywhere.as_array_mut().expect("a list").extend(routing());
     let at_home = json!([
         rule("coordination.k8s.io", json!(["leases"]), all.clone(), json!(["create"])),
         rule(
@@ -390,4 +407,5 @@ async fn the_rights_that_the_reference_lists_are_enough() {
     marked(&client, "web", Some("enabled")).await;
     published_roots(&client, "shop").await;
     said(&client, "only-web", "True", "Accepted", "enforced").await;
+    judged(&client).await;
 }

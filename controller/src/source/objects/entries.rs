@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::policies::{PolicyStatus, lenient};
-use super::{Labels, Metadata, nullable};
+use super::policies::PolicyStatus;
+use super::{Labels, Metadata, lenient, nullable};
 
 /// `networking.istio.io` ServiceEntry.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Deserializer};
 
-use super::policies::{PolicyCondition, PolicyStatus, lenient};
-use super::{Labels, Metadata, nullable};
+use super::policies::{PolicyCondition, PolicyStatus};
+use super::{Labels, Metadata, lenient, nullable};
 
 /// `gateway.networking.k8s.io` Gateway.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]

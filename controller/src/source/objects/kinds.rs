@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use super::read::Form;
 use super::{
-    AuthorizationPolicy, EndpointSlice, Gateway, GatewayClass, Metadata, Namespace, Node, PeerAuthentication,
-    Pod, Service, ServiceAccount, ServiceEntry, WorkloadEntry,
+    AuthorizationPolicy, EndpointSlice, GRPCRoute, Gateway, GatewayClass, HTTPRoute, Metadata, Namespace,
+    Node, PeerAuthentication, Pod, ReferenceGrant, Service, ServiceAccount, ServiceEntry, TCPRoute, TLSRoute,
+    TrafficPolicy, WorkloadEntry,
 };
 
 /// Versions are listed newest first, and differ in nothing that is read.
@@ -85,14 +86,22 @@ kinds! {
     Gateway "gateways" Namespaced Defined ["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"];
     GatewayClass "gatewayclasses" OfCluster Defined
         ["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"];
+    GRPCRoute "grpcroutes" Namespaced Defined ["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1alpha2"];
+    HTTPRoute "httproutes" Namespaced Defined ["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"];
     Namespace "namespaces" OfCluster BuiltIn ["v1"];
     Node "nodes" OfCluster BuiltIn ["v1"];
     PeerAuthentication "peerauthentications" Namespaced Defined ["security.istio.io/v1", "security.istio.io/v1beta1"];
     Pod "pods" Namespaced BuiltIn ["v1"];
+    ReferenceGrant "referencegrants" Namespaced Defined
+        ["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"];
     Service "services" Namespaced BuiltIn ["v1"];
     ServiceAccount "serviceaccounts" Namespaced BuiltIn ["v1"];
     ServiceEntry "serviceentries" Namespaced Defined
         ["networking.istio.io/v1", "networking.istio.io/v1beta1", "networking.istio.io/v1alpha3"];
+    TCPRoute "tcproutes" Namespaced Defined ["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1alpha2"];
+    TLSRoute "tlsroutes" Namespaced Defined
+        ["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1alpha3", "gateway.networking.k8s.io/v1alpha2"];
+    TrafficPolicy "trafficpolicies" Namespaced Defined ["airglow.dev/v1alpha1"];
     WorkloadEntry "workloadentries" Namespaced Defined
         ["networking.istio.io/v1", "networking.istio.io/v1beta1", "networking.istio.io/v1alpha3"];
 }

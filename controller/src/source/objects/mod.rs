@@ -5,25 +5,32 @@
 //! Owns no rules: what an object means is decided in `index`.
 
 mod entries;
+mod filters;
 mod gateways;
+mod grants;
 mod kinds;
 mod pods;
 mod policies;
 pub(crate) mod read;
+mod routes;
 mod services;
+mod traffic;
 
 use std::collections::BTreeMap;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 
 pub use entries::{
     EntryPort, EntrySelector, Location, Resolution, ServiceEntry, ServiceEntrySpec, WorkloadEntry,
     WorkloadEntrySpec,
 };
+pub use filters::{Cors, Filter, Fraction, Header, HeaderModifier, Mirror, PathModifier, Redirect, Rewrite};
 pub use gateways::{
     AllowedRoutes, Expression, Gateway, GatewayClass, GatewayClassSpec, GatewaySpec, GatewayStatus,
     Infrastructure, LabelSelector, Listener, ListenerStatus, Reach, RouteNamespaces, StatusAddress,
 };
+pub use grants::{GrantFrom, GrantSpec, GrantTo, ReferenceGrant};
 pub use kinds::{Event, Key, Kind, Object};
 pub use pods::{
     Condition, Container, ContainerPort, Namespace, Node, Pod, PodIp, PodSpec, PodStatus, ServiceAccount,
@@ -33,9 +40,19 @@ pub use policies::{
     PeerAuthentication, PeerAuthenticationSpec, PolicyAction, PolicyCondition, PolicyRule, PolicyStatus,
     PolicyTarget, Provider, Source, To, When, WorkloadSelector,
 };
+pub use routes::{
+    BackendRef, ConnectionRule, GRPCRoute, GrpcMatch, GrpcRule, HTTPRoute, HttpMatch, HttpRule, MethodMatch,
+    NamedMatch, ObjectRef, ParentRef, ParentStatus, Retry, RouteSpec, RouteStatus, SessionName,
+    SessionPersistence, TCPRoute, TLSRoute, Timeouts, Unknown, ValueMatch,
+};
 pub use services::{
     Endpoint, EndpointConditions, EndpointPort, EndpointSlice, PortRef, Service, ServicePort, ServiceSpec,
     TargetRef,
+};
+pub use traffic::{
+    Abort, Algorithm, AncestorStatus, AncestorsStatus, Balancing, Delay, Fault, FaultClient, FaultFraction,
+    FaultHeader, FaultMatch, HashCookie, HashKey, HeaderMatchType, TrafficPolicy, TrafficPolicySpec,
+    TrafficTarget,
 };
 
 /// String pairs, as labels, annotations and selectors are.
@@ -44,6 +61,12 @@ pub type Labels = BTreeMap<String, String>;
 /// `null`, which manifests made by tools are full of, means the same as an absent field.
 fn nullable<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
     Ok(Option::<T>::deserialize(from)?.unwrap_or_default())
+}
+
+/// What is said about an object must not make the object unintelligible, whatever else is found in its place.
+fn lenient<'de, D: Deserializer<'de>, T: DeserializeOwned + Default>(from: D) -> Result<T, D::Error> {
+    let found = serde_json::Value::deserialize(from)?;
+    Ok(serde_json::from_value(found).unwrap_or_default())
 }
 
 /// What every object carries.

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 
-use super::{Labels, Metadata, nullable};
+use super::{Labels, Metadata, lenient, nullable};
 
 /// `security.istio.io` AuthorizationPolicy.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -91,12 +91,6 @@ impl Generation {
             Self::Text(text) => text.parse().ok(),
         }
     }
-}
-
-/// Whatever else is found in its place must not make a policy unintelligible.
-pub(super) fn lenient<'de, D: Deserializer<'de>>(from: D) -> Result<PolicyStatus, D::Error> {
-    let found = serde_json::Value::deserialize(from)?;
-    Ok(serde_json::from_value(found).unwrap_or_default())
 }
 
 /// Which workloads a policy guards.

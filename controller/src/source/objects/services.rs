@@ -2,8 +2,8 @@
 
 use serde::Deserialize;
 
-use super::policies::{PolicyStatus, lenient};
-use super::{Labels, Metadata, nullable};
+use super::policies::PolicyStatus;
+use super::{Labels, Metadata, lenient, nullable};
 
 /// A service.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
