@@ -1,8 +1,10 @@
 //! Airglow's own components, and who is in the mesh.
 //!
-//! Judges what was answered; asks nobody. The order of reasons is that of the controller (its `index/enrolment.rs`).
+//! Judges what was answered; asks nobody. Whether a pod is to be in the mesh is for `model` to say, as it is for the controller.
 
 use std::collections::{BTreeMap, BTreeSet};
+
+use model::membership::{Candidate, DATAPLANE_MODE};
 
 use super::facts::{Fact, Seen, Verdict};
 use super::ground::is_linux;
@@ -13,10 +15,7 @@ use crate::term::listed;
 const CONTROLLER: &str = "airglow-controller";
 const ZTUNNEL: &str = "ztunnel";
 
-const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
 const REDIRECTION: &str = "ambient.istio.io/redirection";
-const SIDECAR_STATUS: &str = "sidecar.istio.io/status";
-const TUNNEL: &str = "networking.istio.io/tunnel";
 
 /// What there is of an installation.
 pub(crate) struct Installed<'a> {
@@ -211,26 +210,24 @@ enum Wanted {
 
 fn wanted(pod: &Pod, namespace_mode: Option<&str>, excluded: &BTreeSet<String>) -> Wanted {
     let metadata = &pod.metadata;
-    let own = metadata.label(DATAPLANE_MODE);
-    if own != Some("ambient") && namespace_mode != Some("ambient") {
-        return Wanted::Unasked;
+    let candidate = Candidate {
+        namespace: &metadata.namespace,
+        namespace_mode,
+        is_excluded: excluded.contains(&metadata.namespace),
+        host_network: pod.spec.host_network,
+        // Those that the controller makes say by their own label that they stay out.
+        is_waypoint: false,
+        labels: &metadata.labels,
+        annotations: &metadata.annotations,
+    };
+    let reason = candidate.judge();
+    if !candidate.is_asked_for() {
+        Wanted::Unasked
+    } else if reason.is_in() {
+        Wanted::Yes
+    } else {
+        Wanted::No(reason.to_string())
     }
-    if pod.spec.host_network {
-        return Wanted::No("they share the node's network (hostNetwork)".into());
-    }
-    if excluded.contains(&metadata.namespace) {
-        return Wanted::No("this namespace is never enrolled".into());
-    }
-    if metadata.annotations.contains_key(SIDECAR_STATUS) {
-        return Wanted::No(format!("they have a sidecar (annotation {SIDECAR_STATUS})"));
-    }
-    if metadata.label(TUNNEL).is_some_and(|ways| ways.split(',').any(|way| way.trim() == "http")) {
-        return Wanted::No(format!("they speak HBONE themselves (label {TUNNEL}=http)"));
-    }
-    if own == Some("none") {
-        return Wanted::No(format!("label {DATAPLANE_MODE}=none on the pod"));
-    }
-    Wanted::Yes
 }
 
 /// Namespaces that the controller never enrols, by its own settings.

@@ -305,13 +305,13 @@ mod tests {
                 "Wrong: shop: 1 pod not enrolled: node n3 has no ready ztunnel",
             ),
             (json!({"status": {"phase": "Pending"}}), "Note: shop: 1 pod not enrolled: not running yet"),
-            (json!({"spec": {"hostNetwork": true}}), "Note: shop: 1 pod not in the mesh: they share"),
+            (json!({"spec": {"hostNetwork": true}}), "Note: shop: 1 pod not in the mesh: the pod shares"),
             (labelled("istio.io/dataplane-mode", "none"), "Note: shop: 1 pod not in the mesh: label"),
-            (labelled("networking.istio.io/tunnel", "http"), "speak HBONE themselves"),
-            (json!({"metadata": {"annotations": {"sidecar.istio.io/status": "{}"}}}), "have a sidecar"),
+            (labelled("networking.istio.io/tunnel", "http"), "speaks HBONE itself"),
+            (json!({"metadata": {"annotations": {"sidecar.istio.io/status": "{}"}}}), "has a sidecar"),
             (
                 json!({"metadata": {"namespace": "kube-system"}}),
-                "Note: kube-system: 1 pod not in the mesh: this namespace",
+                "Note: kube-system: 1 pod not in the mesh: namespace kube-system",
             ),
         ] {
             let found = said(&more);

@@ -1,4 +1,4 @@
-//! Which pods are to be enrolled, and why: labels, exclusions and their order.
+//! What each node is told of its pods. Whether one is to be enrolled is for `model::membership` to say.
 //!
 //! Owns no proof that a pod is enrolled; that is reported by its node and kept in `proven`.
 
@@ -6,18 +6,15 @@ use std::net::IpAddr;
 
 use model::Str;
 use model::identity::Identity;
+use model::membership::{Candidate, DATAPLANE_MODE};
 use model::workload::WorkloadUid;
 
 use super::Config;
 use super::cluster::{Cluster, name_of};
 use super::finding::{Finding, Reason};
-use super::waypoint::{self, GATEWAY_NAME};
+use super::waypoint;
 use super::workload::{account, addresses, is_terminal, uid};
-use crate::source::objects::{Labels, Pod};
-
-const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
-const SIDECAR_STATUS: &str = "sidecar.istio.io/status";
-const TUNNEL: &str = "networking.istio.io/tunnel";
+use crate::source::objects::Pod;
 
 /// What a node is told about one of its pods.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,46 +87,20 @@ pub(crate) fn of(config: &Config, cluster: &Cluster, pod: &Pod) -> (Option<Enrol
     (Some(enrolment), Vec::new())
 }
 
-/// Whether the pod terminates HBONE itself.
-pub(crate) fn is_native(labels: &Labels) -> bool {
-    labels.get(TUNNEL).is_some_and(|protocols| protocols.split(',').any(|protocol| protocol.trim() == "http"))
-}
-
-/// Whether the pod is to be enrolled. What can't be captured comes first, then the pod's word, then its namespace's.
+/// Whether the pod is to be enrolled.
 pub(crate) fn verdict(config: &Config, cluster: &Cluster, pod: &Pod) -> Verdict {
     let metadata = &pod.metadata;
-    let no = |reason: String| Verdict { enrol: false, reason: reason.into() };
-    let yes = |reason: String| Verdict { enrol: true, reason: reason.into() };
-    if pod.spec.host_network {
-        return no("the pod shares the node's network (hostNetwork)".into());
-    }
-    if config.excludes(&metadata.namespace) {
-        return no(format!("namespace {} is never enrolled", metadata.namespace));
-    }
-    if metadata.annotations.contains_key(SIDECAR_STATUS) {
-        return no(format!("the pod has a sidecar (annotation {SIDECAR_STATUS})"));
-    }
-    if is_native(&metadata.labels) {
-        return no(format!("the pod speaks HBONE itself (label {TUNNEL}=http)"));
-    }
-    if waypoint::is_instance(cluster, metadata) {
-        return no(format!("the pod is a waypoint's (label {GATEWAY_NAME})"));
-    }
-    match metadata.labels.get(DATAPLANE_MODE).map(String::as_str) {
-        Some("ambient") => return yes(format!("label {DATAPLANE_MODE}=ambient on the pod")),
-        Some("none") => return no(format!("label {DATAPLANE_MODE}=none on the pod")),
-        _ => {}
-    }
     let namespace = cluster.namespace(&metadata.namespace);
-    match namespace.and_then(|namespace| namespace.labels.get(DATAPLANE_MODE)).map(String::as_str) {
-        Some("ambient") => yes(format!("label {DATAPLANE_MODE}=ambient on namespace {}", metadata.namespace)),
-        Some("none") => no(format!("label {DATAPLANE_MODE}=none on namespace {}", metadata.namespace)),
-        Some(other) => no(format!(
-            "label {DATAPLANE_MODE}={other} on namespace {} is neither ambient nor none",
-            metadata.namespace
-        )),
-        None => {
-            no(format!("neither the pod nor namespace {} has a label {DATAPLANE_MODE}", metadata.namespace))
-        }
-    }
+    let mode = namespace.and_then(|namespace| namespace.labels.get(DATAPLANE_MODE));
+    let candidate = Candidate {
+        namespace: &metadata.namespace,
+        namespace_mode: mode.map(String::as_str),
+        is_excluded: config.excludes(&metadata.namespace),
+        host_network: pod.spec.host_network,
+        is_waypoint: waypoint::is_instance(cluster, metadata),
+        labels: &metadata.labels,
+        annotations: &metadata.annotations,
+    };
+    let reason = candidate.judge();
+    Verdict { enrol: reason.is_in(), reason: reason.to_string().into() }
 }

@@ -7,13 +7,13 @@ use std::net::IpAddr;
 
 use model::Str;
 use model::identity::Identity;
+use model::membership::is_native;
 use model::policy::PolicyName;
 use model::service::{PortMapping, ServiceName};
 use model::workload::{Health, Locality, NetworkMode, TunnelProtocol, Workload, WorkloadType, WorkloadUid};
 
 use super::Config;
 use super::cluster::{Cluster, Name, name_of, selects, service_of, within};
-use super::enrolment::is_native;
 use super::finding::{Finding, Reason};
 use super::service::{has_endpoints, is_tcp, service_name};
 use super::{attachment, authorization, peer_authentication, service_entry, waypoint, workload_entry};

@@ -8,13 +8,13 @@ use std::net::IpAddr;
 
 use model::Str;
 use model::identity::Identity;
+use model::membership::is_native;
 use model::service::{PortMapping, ServiceName};
 use model::workload::{Health, Locality, NetworkMode, TunnelProtocol, Workload, WorkloadType, WorkloadUid};
 
 use super::Config;
 use super::attachment::{self, Attachment, Bound};
 use super::cluster::{Cluster, name_of, selects, within};
-use super::enrolment::is_native;
 use super::finding::{Finding, Reason};
 use super::service::{has_endpoints, service_name};
 use super::service_entry;
