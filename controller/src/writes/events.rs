@@ -14,9 +14,9 @@ use kube::Client;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use super::FIELD_MANAGER;
 use super::lease::{Leader, timestamp};
 use super::secret::SharedAuthority;
+use super::{FIELD_MANAGER, Failing};
 use crate::hub::Handle;
 use crate::index::Complaint;
 
@@ -82,7 +82,7 @@ struct Happening {
 #[derive(Default)]
 struct Said {
     events: BTreeMap<String, Word>,
-    failing: bool,
+    failing: Failing,
 }
 
 /// An Event that was written.
@@ -151,19 +151,12 @@ impl Said {
                 None if self.events.len() >= MAX_SAID => continue,
                 None => 1,
             };
-            match write(client, name, happening, count).await {
-                Ok(()) => {
-                    self.failing = false;
-                    self.events.insert(name.clone(), Word { count, at: Instant::now(), lasts: true });
-                }
-                Err(error) => {
-                    if !std::mem::replace(&mut self.failing, true) {
-                        tracing::warn!(
-                            error = explain(&error),
-                            "Events can't be written; look into the logs instead"
-                        );
-                    }
-                }
+            let written = write(client, name, happening, count).await;
+            self.failing.note(&written, |error| {
+                tracing::warn!(error = explain(error), "Events can't be written; look into the logs instead");
+            });
+            if written.is_ok() {
+                self.events.insert(name.clone(), Word { count, at: Instant::now(), lasts: true });
             }
         }
     }

@@ -12,6 +12,7 @@ use kube::Client;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
+use super::Failing;
 use super::lease::Leader;
 use crate::hub::Handle;
 use crate::index::{Mark, REDIRECTION, Remark};
@@ -30,7 +31,7 @@ const AGAIN: Duration = Duration::from_secs(2);
 pub async fn mark_pods(client: Client, hub: Handle, leader: Leader) {
     let mut changes = hub.changes();
     let mut written = Written::default();
-    let mut failing = false;
+    let mut failing = Failing::default();
     loop {
         changes.mark_unchanged();
         let Ok(remarks) = hub.inspect(|view| view.index.remarks().collect::<Vec<_>>()).await else { return };
@@ -38,25 +39,22 @@ pub async fn mark_pods(client: Client, hub: Handle, leader: Leader) {
         due.retain(|remark| remark.is_news || leader.is_leading());
         let mut writes =
             stream::iter(due.into_iter().map(|remark| write(&client, remark))).buffer_unordered(AT_ONCE);
-        let mut failed = None;
+        let mut outcome = Ok(());
         let mut done = Vec::new();
-        while let Some(outcome) = writes.next().await {
-            match outcome {
+        while let Some(ended) = writes.next().await {
+            match ended {
                 Ok(remark) => done.push(remark),
-                Err(error) => failed = Some(error),
+                Err(error) => outcome = Err(error),
             }
         }
         drop(writes);
         written.0.extend(done.into_iter().map(|remark| (remark.uid, (remark.mark, Instant::now()))));
-        match failed {
-            None => failing = false,
-            Some(error) => {
-                if !std::mem::replace(&mut failing, true) {
-                    let error = explain(&error);
-                    tracing::warn!(error, "pods can't be marked, so peers are not told who is enrolled now");
-                }
-                sleep(AGAIN).await;
-            }
+        failing.note(&outcome, |error| {
+            let error = explain(error);
+            tracing::warn!(error, "pods can't be marked, so peers are not told who is enrolled now");
+        });
+        if outcome.is_err() {
+            sleep(AGAIN).await;
         }
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { return },

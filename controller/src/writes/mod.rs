@@ -25,3 +25,16 @@ pub use waypoints::make_waypoints;
 
 /// Who we are to the API server: the manager of the fields that we write.
 const FIELD_MANAGER: &str = "airglow-controller";
+
+/// Whether the last attempt failed, so that the first of a row is warned of and no other.
+#[derive(Debug, Default)]
+struct Failing(bool);
+
+impl Failing {
+    fn note<T, E>(&mut self, outcome: &Result<T, E>, warn: impl FnOnce(&E)) {
+        let failed_before = std::mem::replace(&mut self.0, outcome.is_err());
+        if let (Err(error), false) = (outcome, failed_before) {
+            warn(error);
+        }
+    }
+}

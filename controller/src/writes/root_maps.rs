@@ -11,8 +11,8 @@ use kube::Client;
 use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::FIELD_MANAGER;
 use super::lease::Leader;
+use super::{FIELD_MANAGER, Failing};
 use crate::hub::Handle;
 use crate::source::objects::Kind;
 
@@ -33,7 +33,7 @@ pub async fn publish_roots(client: Client, hub: Handle, authority: Arc<Authority
     let mut ticks = interval(LOOK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut done: Option<(BTreeSet<String>, String, Instant)> = None;
-    let mut failing = false;
+    let mut failing = Failing::default();
     loop {
         ticks.tick().await;
         leader.leading().await;
@@ -45,20 +45,12 @@ pub async fn publish_roots(client: Client, hub: Handle, authority: Arc<Authority
         if done.as_ref().is_some_and(is_done) {
             continue;
         }
-        match publish(&client, &namespaces, &roots, &leader).await {
-            Ok(()) => {
-                failing = false;
-                done = Some((namespaces, roots, Instant::now()));
-            }
-            Err(error) => {
-                if !std::mem::replace(&mut failing, true) {
-                    tracing::warn!(
-                        config_map = NAME,
-                        error = explain(&error),
-                        "the roots can't be published"
-                    );
-                }
-            }
+        let published = publish(&client, &namespaces, &roots, &leader).await;
+        failing.note(&published, |error| {
+            tracing::warn!(config_map = NAME, error = explain(error), "the roots can't be published");
+        });
+        if published.is_ok() {
+            done = Some((namespaces, roots, Instant::now()));
         }
     }
 }

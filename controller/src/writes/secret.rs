@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Mutex, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::Failing;
 use super::lease::timestamp;
 use super::plugged::{self, Found};
 
@@ -264,20 +265,13 @@ impl SharedAuthority {
     pub async fn run(self: Arc<Self>) {
         let (mut looks, mut maintenance) = (interval(LOOK), interval(MAINTENANCE));
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut failing = false;
+        let mut failing = Failing::default();
         loop {
             let done = tokio::select! {
                 _ = maintenance.tick() => self.step(&Step::Maintain).await,
                 _ = looks.tick() => self.look().await,
             };
-            match done {
-                Ok(()) => failing = false,
-                Err(error) => {
-                    if !std::mem::replace(&mut failing, true) {
-                        tracing::warn!(%error, "the authority goes on with what it has");
-                    }
-                }
-            }
+            failing.note(&done, |error| tracing::warn!(%error, "the authority goes on with what it has"));
         }
     }
 
