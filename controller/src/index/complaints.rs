@@ -1,8 +1,9 @@
-//! What a user must know and would not look for: pods that can't be enrolled, policies that are not in force.
+//! What a user must know and would not look for: pods that can't be enrolled or are about to lose their certificate, policies that
+//! are not in force.
 //!
 //! Owns no writing, and no memory of what was said.
 
-use super::{Index, Outcome, Progress, key_of};
+use super::{Enrolment, Index, Outcome, PodState, Progress, key_of};
 use crate::source::Misunderstood;
 use crate::source::objects::{Key, Kind};
 
@@ -44,18 +45,28 @@ impl Index {
         found.chain(self.failures()).collect()
     }
 
+    /// What nodes have told of their pods.
     fn failures(&self) -> impl Iterator<Item = Complaint> {
-        self.enrolments().filter_map(|(enrolment, reported)| {
-            let reported = reported.filter(|state| state.progress == Progress::Failed)?;
-            let name = (enrolment.identity.namespace.to_string(), enrolment.name.to_string());
-            Some(Complaint {
-                key: key_of(Kind::Pod, &name),
-                uid: enrolment.uid.to_string(),
-                reason: "EnrolmentFailed",
-                message: format!("node {}: {}", enrolment.node, reported.message),
-                is_told: true,
-            })
-        })
+        self.enrolments().filter_map(|(enrolment, reported)| Some((enrolment, reported?))).flat_map(
+            |(enrolment, PodState { progress, message, certificate_failure, .. })| {
+                let Enrolment { node, identity, .. } = enrolment;
+                let complaint = |reason, message| {
+                    let name = (identity.namespace.to_string(), enrolment.name.to_string());
+                    let (key, uid) = (key_of(Kind::Pod, &name), enrolment.uid.to_string());
+                    Complaint { key, uid, reason, message, is_told: true }
+                };
+                let failed = (*progress == Progress::Failed)
+                    .then(|| complaint("EnrolmentFailed", format!("node {node}: {message}")));
+                let expiring = (!certificate_failure.is_empty()).then(|| {
+                    let message = format!(
+                        "node {node}: the certificate of {identity} expires soon and can't be renewed: \
+                         {certificate_failure}"
+                    );
+                    complaint("CertificateExpiring", message)
+                });
+                failed.into_iter().chain(expiring)
+            },
+        )
     }
 
     fn uid_of(&self, key: &Key) -> String {

@@ -18,6 +18,8 @@ pub struct PodState {
     pub progress: Progress,
     /// What failed or is waited for.
     pub message: String,
+    /// Why its certificate, which expires soon, can't be renewed; empty while it can, or there is time.
+    pub certificate_failure: String,
 }
 
 /// How far enrolment of a pod got.

@@ -62,7 +62,7 @@ impl NodeService for NodeReports {
 
 fn state(pod: api::node::PodState) -> Result<PodState, Status> {
     // `PodReport` checks what the wire form does not; it is not the index's type, which knows no wire form.
-    let api::PodReport { uid, state, message } =
+    let api::PodReport { uid, state, message, certificate_failure } =
         pod.try_into().map_err(|error: api::InvalidField| Status::invalid_argument(error.to_string()))?;
     if uid.len() > MAX_UID_BYTES {
         return Err(Status::invalid_argument(format!("a pod's uid has at most {MAX_UID_BYTES} bytes")));
@@ -73,6 +73,16 @@ fn state(pod: api::node::PodState) -> Result<PodState, Status> {
         api::PodState::Pending => Progress::Pending,
         api::PodState::Unknown => Progress::Unknown,
     };
-    let end = (0..=MAX_MESSAGE_BYTES.min(message.len())).rev().find(|end| message.is_char_boundary(*end));
-    Ok(PodState { uid: uid.to_string(), progress, message: message[..end.unwrap_or(0)].to_owned() })
+    Ok(PodState {
+        uid: uid.to_string(),
+        progress,
+        message: kept(&message),
+        certificate_failure: kept(&certificate_failure),
+    })
+}
+
+/// As much of a text as is kept.
+fn kept(text: &str) -> String {
+    let end = (0..=MAX_MESSAGE_BYTES.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    text[..end.unwrap_or(0)].to_owned()
 }

@@ -23,7 +23,12 @@ fn marked(name: &str, value: &str) -> String {
 }
 
 fn enrolled(name: &str) -> Vec<PodState> {
-    vec![PodState { uid: format!("uid-{name}"), progress: Progress::Enrolled, message: String::new() }]
+    vec![PodState {
+        uid: format!("uid-{name}"),
+        progress: Progress::Enrolled,
+        message: String::new(),
+        certificate_failure: String::new(),
+    }]
 }
 
 fn by_tunnel(seen: &Seen) -> bool {

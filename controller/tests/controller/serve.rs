@@ -190,6 +190,7 @@ impl Site {
             uid: (*uid).to_owned(),
             state: (*state).into(),
             message: String::new(),
+            certificate_failure: String::new(),
         };
         let pods = pods.iter().map(state).collect();
         let mut request = tonic::Request::new(EnrolmentReport { node: node.to_owned(), pods });

@@ -107,6 +107,7 @@ impl Mesh {
             uid: (*uid).to_owned(),
             progress: *progress,
             message: String::new(),
+            certificate_failure: String::new(),
         };
         let reported = self.index.report(node, pods.iter().map(state).collect());
         self.seen.take(reported.changes);

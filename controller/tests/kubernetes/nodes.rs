@@ -35,6 +35,9 @@ pub(crate) const AUDIENCE: &str = "istio-ca";
 /// What nodes say of pods that they could not enrol.
 pub(crate) const WHY_FAILED: &str = "the cgroup of the pod is not there";
 
+/// What they say of certificates that they could not renew.
+pub(crate) const WHY_EXPIRING: &str = "the CA refused: the pod is not known";
+
 /// A cluster with the pod of a ztunnel on `n1`.
 pub(crate) async fn with_ztunnel() -> (ApiServer, Client) {
     let api = ApiServer::start().await;
@@ -202,8 +205,12 @@ impl Site {
             uid: (*uid).to_owned(),
             state: (*state).into(),
             message: if *state == State::Failed { WHY_FAILED.to_owned() } else { String::new() },
+            certificate_failure: String::new(),
         };
-        let pods = pods.iter().map(state).collect();
+        self.report_all(token, node, pods.iter().map(state).collect()).await;
+    }
+
+    pub(crate) async fn report_all(&self, token: &str, node: &str, pods: Vec<PodState>) {
         let mut request = tonic::Request::new(EnrolmentReport { node: node.to_owned(), pods });
         let bearer = format!("Bearer {token}").try_into().expect("printable");
         request.metadata_mut().insert("authorization", bearer);

@@ -4,6 +4,7 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::node::PodState;
 use api::node::pod_state::State;
 use controller::writes::{Leader, SecretError, SharedAuthority, lead};
 use identity::SystemClock;
@@ -17,7 +18,9 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::nodes::{AUDIENCE, Site, WHY_FAILED, account_token, published_roots, token, with_ztunnel};
+use crate::nodes::{
+    AUDIENCE, Site, WHY_EXPIRING, WHY_FAILED, account_token, published_roots, token, with_ztunnel,
+};
 use crate::objects::{apply, apply_unknown, pod, policy};
 use crate::routes::judged;
 use crate::server::{ApiServer, PATIENCE, http};
@@ -166,6 +169,18 @@ async fn events_say_once_what_has_to_be_mended() {
     let events = events["items"].as_array().expect("a list");
     assert_eq!(events.len(), 1, "{events:?}");
     assert_eq!(events[0]["count"], 1);
+
+    // Its pod is in the mesh, and will not be for long.
+    let expiring = PodState {
+        uid: uid.clone(),
+        state: State::Enrolled.into(),
+        message: String::new(),
+        certificate_failure: WHY_EXPIRING.to_owned(),
+    };
+    later.report_all(&token, "n1", vec![expiring]).await;
+    let event = event_of(&client, "shop", "web", "CertificateExpiring", WHY_EXPIRING).await;
+    let text = event["message"].as_str().expect("a text");
+    assert!(text.contains("node n1") && text.contains("spiffe://cluster.local/ns/shop/sa/web"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

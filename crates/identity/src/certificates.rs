@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use futures_util::StreamExt;
@@ -35,6 +35,10 @@ const CA_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The driver looks at the wall clock at least this often, because a clock that is set wakes no timer.
 const LOOK_MAX: Duration = Duration::from_secs(60);
+
+/// What is left of a certificate's life when one that can't be renewed is worth telling, as a part of it: attempts began at half of
+/// it, and have failed for as long again as is left.
+const SOON: u32 = 4;
 
 /// What a cache is made with.
 #[derive(Clone, Debug)]
@@ -94,6 +98,17 @@ pub struct CertificateState {
     pub certificate: Option<Arc<Certificate>>,
     /// How the last attempt failed, if it did.
     pub failure: Option<Arc<CaError>>,
+}
+
+impl CertificateState {
+    /// Why the certificate in use, which expires soon, can't be renewed; `None` while it can, or there is time.
+    #[must_use]
+    pub fn expires_soon(&self, now: SystemTime) -> Option<&CaError> {
+        let Certificate { not_before, not_after, .. } = **self.certificate.as_ref()?;
+        let life = not_after.duration_since(not_before).unwrap_or_default();
+        let left = not_after.duration_since(now).unwrap_or_default();
+        self.failure.as_deref().filter(|_| left < life / SOON)
+    }
 }
 
 /// The cache. Clones are handles to the same one.

@@ -4,11 +4,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use api::{Enrolment, PodReport, PodState};
 use daemon::metrics::Metrics;
 use ebpf::{Kind, LinkState, Observed};
+use identity::CertificateState;
 use model::Str;
+use model::identity::Identity;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -61,11 +64,12 @@ impl Manager {
     ) {
         let mut shown = Vec::new();
         let mut reports = Vec::new();
+        let failures = self.certificate_failures();
         for sandbox in self.sandboxes.all() {
             let verdict = wanted.and_then(|wanted| wanted.get(sandbox.uid.as_str()));
             let (state, message) = self.status(sandbox, wanted.is_some(), verdict, observed);
             let pod = format!("{}/{}", sandbox.namespace, sandbox.name);
-            if verdict.is_some_and(|verdict| verdict.enrol) {
+            if let Some(verdict) = verdict.filter(|verdict| verdict.enrol) {
                 let state = match state {
                     ENROLLED => PodState::Enrolled,
                     FAILED => PodState::Failed,
@@ -75,6 +79,7 @@ impl Manager {
                     uid: sandbox.uid.as_str().into(),
                     state,
                     message: message.as_str().into(),
+                    certificate_failure: failures.get(&verdict.identity).cloned().unwrap_or_default(),
                 });
             }
             let (uid, netns) = (sandbox.uid.clone(), sandbox.netns.clone());
@@ -93,6 +98,16 @@ impl Manager {
                 new
             });
         }
+    }
+
+    /// Whose certificate expires soon and can't be renewed, and why.
+    fn certificate_failures(&self) -> BTreeMap<Identity, Str> {
+        let now = SystemTime::now();
+        let states = self.shared.certificates.states();
+        let failure = |state: &CertificateState| {
+            Some((state.identity.clone(), state.expires_soon(now)?.to_string().into()))
+        };
+        states.iter().filter_map(failure).collect()
     }
 
     fn status(

@@ -38,6 +38,8 @@ pub struct PodReport {
     pub state: PodState,
     /// What failed or is waited for.
     pub message: Str,
+    /// Why its certificate, which expires soon, can't be renewed; empty while it can, or there is time.
+    pub certificate_failure: Str,
 }
 
 /// How far the enrolment of a pod is.
@@ -114,7 +116,8 @@ impl From<&Enrolment> for wire::PodEnrolment {
 impl TryFrom<wire::PodState> for PodReport {
     type Error = InvalidField;
 
-    fn try_from(wire::PodState { uid, state, message }: wire::PodState) -> Result<Self, InvalidField> {
+    fn try_from(state: wire::PodState) -> Result<Self, InvalidField> {
+        let wire::PodState { uid, state, message, certificate_failure } = state;
         Ok(Self {
             uid: required(uid).map_err(|p| p.of("uid"))?,
             state: match known(state).map_err(|p| p.of("state"))? {
@@ -124,18 +127,24 @@ impl TryFrom<wire::PodState> for PodReport {
                 wire::pod_state::State::Unknown => PodState::Unknown,
             },
             message: message.into(),
+            certificate_failure: certificate_failure.into(),
         })
     }
 }
 
 impl From<&PodReport> for wire::PodState {
-    fn from(PodReport { uid, state, message }: &PodReport) -> Self {
+    fn from(PodReport { uid, state, message, certificate_failure }: &PodReport) -> Self {
         let state = match state {
             PodState::Enrolled => wire::pod_state::State::Enrolled,
             PodState::Failed => wire::pod_state::State::Failed,
             PodState::Pending => wire::pod_state::State::Pending,
             PodState::Unknown => wire::pod_state::State::Unknown,
         };
-        Self { uid: uid.to_string(), state: state.into(), message: message.to_string() }
+        Self {
+            uid: uid.to_string(),
+            state: state.into(),
+            message: message.to_string(),
+            certificate_failure: certificate_failure.to_string(),
+        }
     }
 }

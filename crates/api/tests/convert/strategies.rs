@@ -258,5 +258,10 @@ pub(crate) fn report() -> impl Strategy<Value = PodReport> {
         Just(PodState::Pending),
         Just(PodState::Unknown)
     ];
-    (name(), state, text()).prop_map(|(uid, state, message)| PodReport { uid, state, message })
+    (name(), state, text(), text()).prop_map(|(uid, state, message, certificate_failure)| PodReport {
+        uid,
+        state,
+        message,
+        certificate_failure,
+    })
 }

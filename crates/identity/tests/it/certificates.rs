@@ -200,9 +200,16 @@ async fn without_a_ca_the_last_good_certificate_works_until_it_expires() {
     certificates.want(shop("pay"));
     let first = certificates.get(&shop("pay")).await.unwrap();
     ca.be(Mood::Down);
-    sleep(DAY - MINUTE).await;
+    let began = Instant::now();
+    let soon = || {
+        let state = certificates.states().remove(0);
+        (state.failure.is_some(), state.expires_soon(epoch() + began.elapsed()).is_some())
+    };
+    sleep(DAY.mul_f64(0.7)).await;
+    assert_eq!(soon(), (true, false), "it fails, and there is time");
+    sleep(DAY.mul_f64(0.3) - MINUTE).await;
     assert_eq!(serial(&certificates.get(&shop("pay")).await.unwrap()), serial(&first));
-    assert!(certificates.states()[0].failure.is_some());
+    assert_eq!(soon(), (true, true), "less than a quarter of its life is left");
     sleep(2 * MINUTE).await;
     assert!(certificates.current(&shop("pay")).is_none(), "expired");
     let started = Instant::now();
