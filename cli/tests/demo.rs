@@ -13,7 +13,17 @@ const AIRGLOW: &str = env!("CARGO_BIN_EXE_airglow");
 
 #[test]
 fn every_promise_of_the_demo_holds() {
-    let output = Command::new(AIRGLOW).args(["demo", "--json"]).output().expect("airglow runs");
+    every_promise_holds(&["demo", "--json"]);
+}
+
+/// Needs the programs that `scripts/cluster-binaries` builds, too.
+#[test]
+fn every_promise_holds_on_kubernetes() {
+    every_promise_holds(&["demo", "--json", "--kubernetes"]);
+}
+
+fn every_promise_holds(args: &[&str]) {
+    let output = Command::new(AIRGLOW).args(args).output().expect("airglow runs");
     let progress = String::from_utf8_lossy(&output.stderr);
     let report: Value =
         serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {progress}"));

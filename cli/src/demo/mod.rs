@@ -3,6 +3,7 @@
 //! Runs the steps in their order, keeps what they found, removes everything. What a step does is in `steps`.
 
 mod error;
+mod ground;
 mod keep;
 mod report;
 mod shop;
@@ -30,6 +31,9 @@ pub(crate) struct Demo {
     /// Print one JSON document with everything that was measured; progress goes to standard error.
     #[arg(long, conflicts_with = "keep")]
     json: bool,
+    /// On a Kubernetes of two nodes, which is made for it. Needs what `make cluster` builds.
+    #[arg(long)]
+    kubernetes: bool,
 }
 
 /// Runs the demo. Success only if every promise held.
@@ -43,7 +47,7 @@ pub(crate) fn run(
     let (to, terminal) = if args.json { (To::Stderr, stderr) } else { (To::Stdout, stdout) };
     let progress = Progress::new(to, terminal.live, terminal.style);
     let mut tour = Tour { progress: &progress, live: terminal.live, steps: Vec::new(), interrupted: false };
-    let name = tour.run(args.keep, interrupt)?;
+    let name = tour.run(args, interrupt)?;
     let (steps, interrupted) = (tour.steps, tour.interrupted);
     progress.rest();
     let ok = !interrupted && steps.iter().all(Step::ok);
@@ -72,10 +76,11 @@ struct Tour<'a> {
 
 impl Tour<'_> {
     /// The lab's name. An error only if there was no lab to show anything in.
-    fn run(&mut self, keep: bool, interrupt: &Interrupt) -> Result<String, DemoError> {
+    fn run(&mut self, args: &Demo, interrupt: &Interrupt) -> Result<String, DemoError> {
+        let &Demo { keep, kubernetes, .. } = args;
         let mut stage =
             Stage::begin(self.progress, self.live, "start", "A web shop on two nodes, without a mesh");
-        let shop = match steps::open(&mut stage, interrupt) {
+        let mut shop = match steps::open(&mut stage, kubernetes, interrupt) {
             Ok(shop) => shop,
             // What fails after Ctrl-C, fails because of it: it reached the lab's tools too.
             Err(_) if interrupt.asked() => {
@@ -86,9 +91,9 @@ impl Tour<'_> {
             Err(error) => return Err(error),
         };
         self.steps.push(stage.end(None));
-        let name = shop.lab.name().to_owned();
+        let name = shop.ground.name().to_owned();
         let all = steps::ALL.iter().filter(|step| !(keep && step.only_without_keep));
-        let went_through = all.into_iter().all(|step| self.step(step, &shop));
+        let went_through = all.into_iter().all(|step| self.step(step, &mut shop));
         if keep && went_through {
             let mut stage = Stage::begin(self.progress, self.live, "keep", "The shop stays open");
             let error = keep::hold(&mut stage, &shop).err();
@@ -100,7 +105,7 @@ impl Tour<'_> {
     }
 
     /// Whether the next step makes sense.
-    fn step(&mut self, step: &steps::Entry, shop: &Shop) -> bool {
+    fn step(&mut self, step: &steps::Entry, shop: &mut Shop) -> bool {
         let mut stage = Stage::begin(self.progress, self.live, step.id, step.title);
         match (step.run)(&mut stage, shop) {
             Ok(()) => {
@@ -123,17 +128,8 @@ impl Tour<'_> {
         let mut stage = Stage::begin(self.progress, self.live, "removal", "Everything is removed");
         stage.doing("ending all programs, removing namespaces, cgroups, pins and files");
         let began = Instant::now();
-        let traces = [shop.lab.dir().to_owned(), shop.lab.cgroup().to_owned()];
-        let pins: Vec<_> = shop.lab.nodes().map(|node| node.pins()).collect();
-        let removed = shop.lab.remove();
-        let left: Vec<_> = traces
-            .iter()
-            .chain(&pins)
-            .filter(|path| path.exists())
-            .map(|path| path.display().to_string())
-            .collect();
+        let complaint = shop.ground.remove().join("; ");
         stage.measured("took_ms", milliseconds(began.elapsed()));
-        let complaint = removed.err().into_iter().flatten().chain(left).collect::<Vec<_>>().join("; ");
         stage.claim(
             complaint.is_empty(),
             match complaint.as_str() {

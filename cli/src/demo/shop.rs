@@ -1,53 +1,41 @@
 //! The shop: two nodes, six pods, real HTTP between them. And what the steps ask of it.
 //!
-//! frontend calls cart and reviews, cart calls payments. Knows how the shop is built and how to look at the mesh around it; what
-//! is promised about either is the steps' business.
+//! frontend calls cart and reviews, cart calls payments. Knows who is in the shop and how to look at the mesh around it, wherever
+//! it stands (`ground`); what is promised about either is the steps' business.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::Duration;
 
-use lab::{Env, Lab, LabConfig, Node, Pod, PodSpec, Program, ServiceSpec, Wire};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::error::DemoError;
+use super::ground::{Ground, Hosts, Kubernetes, Member, NAMESPACE, Place};
 use super::traffic::{Browse, Traffic};
 use crate::flows::{self, Pair, Totals};
 use crate::interrupt::Interrupt;
 use crate::metrics_text::samples;
 use crate::{admin_client, show};
 
-/// The namespace of the shop.
-pub(crate) const NAMESPACE: &str = "shop";
-
-/// The label of a namespace whose pods are in the mesh, and its value.
-pub(crate) const MODE: (&str, &str) = ("istio.io/dataplane-mode", "ambient");
-
-/// Where the shop's programs listen.
-pub(crate) const PORT: u16 = 8080;
-
 /// The port of tunnels between nodes.
 pub(crate) const HBONE_PORT: u16 = 15008;
 
-/// How long the mesh may take to follow a change before the demo gives up. It takes milliseconds; a debug build on a busy machine
-/// takes seconds.
-pub(crate) const SOON: Duration = Duration::from_secs(20);
-
-/// Name, node (by index), the services that it calls.
-const PODS: [(&str, usize, &[&str]); 6] = [
-    ("frontend", 0, &["cart", "reviews"]),
-    ("cart-1", 0, &["payments"]),
-    ("cart-2", 1, &["payments"]),
-    ("reviews", 1, &[]),
-    ("payments", 1, &[]),
-    ("shopper", 0, &[]),
+/// The pods. `shopper` only asks.
+const PODS: [Member; 6] = [
+    member("frontend", 0, "frontend", &["cart", "reviews"]),
+    member("cart-1", 0, "cart", &["payments"]),
+    member("cart-2", 1, "cart", &["payments"]),
+    member("reviews", 1, "reviews", &[]),
+    member("payments", 1, "payments", &[]),
+    member("shopper", 0, "shopper", &[]),
 ];
 
-/// The services; `shopper` only asks.
+/// The services.
 const SERVICES: [&str; 4] = ["frontend", "cart", "reviews", "payments"];
+
+/// Who there is: each pod acts for one of them.
+const ACCOUNTS: [&str; 5] = ["frontend", "cart", "reviews", "payments", "shopper"];
 
 /// What is in a pod that the mesh could have put there.
 const LOOK_AROUND: &str = "
@@ -61,11 +49,9 @@ pub(crate) type Flows = BTreeMap<String, BTreeMap<Pair, Totals>>;
 /// The running shop. Dropping it removes everything.
 #[derive(Debug)]
 pub(crate) struct Shop {
-    pub(crate) lab: Lab,
-    pods: BTreeMap<&'static str, Pod>,
-    /// A process in each pod of the shop, whose mount namespace has the pod's /etc files.
-    pub(crate) processes: BTreeMap<&'static str, u32>,
-    program: Program,
+    pub(crate) ground: Box<dyn Ground>,
+    /// The names of its pods.
+    pods: Vec<&'static str>,
     /// What pods and pins were like when the mesh was there and the shop not in it.
     pub(crate) before: Untouched,
     pub(crate) interrupt: Interrupt,
@@ -86,70 +72,42 @@ struct KnownWorkload {
     protocol: String,
 }
 
+const fn member(
+    name: &'static str,
+    node: usize,
+    app: &'static str,
+    calls: &'static [&'static str],
+) -> Member {
+    Member { name, node, app, is_found: true, calls }
+}
+
 impl Shop {
-    /// Builds nodes and pods and starts the shop's programs. There is no mesh yet.
-    pub(crate) fn open(interrupt: &Interrupt) -> Result<Self, DemoError> {
+    /// Makes nodes and pods and starts the shop's programs, on a Kubernetes or on hosts. There is no mesh yet.
+    pub(crate) fn open(kubernetes: bool, interrupt: &Interrupt) -> Result<Self, DemoError> {
         let own = std::env::current_exe().unwrap_or_default();
         let program = own.with_file_name("airglow-shop");
         if !program.is_file() {
             return Err(DemoError::MissingShop(program.parent().unwrap_or(Path::new("/")).to_owned()));
         }
-        let lab = Lab::start(LabConfig::default())?;
-        interrupt.check()?;
-        for service in SERVICES {
-            let spec = ServiceSpec::new(NAMESPACE, service).selector("app", service).port("http", 80, PORT);
-            lab.add_service(spec)?;
-        }
-        let mut shop = Self {
-            lab,
-            pods: BTreeMap::new(),
-            processes: BTreeMap::new(),
-            program: Program::new(program),
-            before: Untouched::default(),
-            interrupt: interrupt.clone(),
+        let ground: Box<dyn Ground> = if kubernetes {
+            Box::new(Kubernetes::start(&program, &SERVICES, &ACCOUNTS, interrupt)?)
+        } else {
+            Box::new(Hosts::start(&program, &SERVICES)?)
         };
-        for (name, node, calls) in PODS {
-            let app = name.split('-').next().unwrap_or(name);
-            let spec = PodSpec::new(NAMESPACE, name).service_account(app).label("app", app);
-            let pod = shop.lab.node(node).add_pod(spec)?;
-            let process = shop.serve(&pod, calls)?;
-            shop.processes.insert(name, process);
-            shop.pods.insert(name, pod);
-            interrupt.check()?;
-        }
+        interrupt.check()?;
+        let mut shop =
+            Self { ground, pods: Vec::new(), before: Untouched::default(), interrupt: interrupt.clone() };
+        shop.ground.add(&PODS)?;
+        shop.pods.extend(PODS.map(|pod| pod.name));
+        interrupt.check()?;
         Ok(shop)
     }
 
-    /// Starts the controller and a ztunnel on each node. The shop is not in the mesh yet.
+    /// Starts the mesh. The shop is not in it yet.
     pub(crate) fn install_mesh(&mut self) -> Result<(), DemoError> {
-        self.lab.start_controller(Env::new())?;
-        self.interrupt.check()?;
-        thread::scope(|scope| {
-            let starts: Vec<_> =
-                self.lab.nodes().map(|node| scope.spawn(move || node.start_ztunnel(ztunnel_env()))).collect();
-            starts.into_iter().try_for_each(|start| {
-                start.join().expect("starting a ztunnel does not panic").map(drop).map_err(DemoError::from)
-            })
-        })?;
+        self.ground.start_mesh(&self.interrupt)?;
         self.before = self.look_around()?;
         Ok(())
-    }
-
-    /// Starts a service of the shop in a pod and waits until it listens. Its process id.
-    pub(crate) fn serve(&self, pod: &Pod, calls: &[&str]) -> Result<u32, DemoError> {
-        let calls = calls.iter().flat_map(|service| ["--call".to_owned(), format!("http://{service}/")]);
-        let program = self.program.clone().args(["serve", "--name", pod.name()]).args(calls);
-        let process = pod.spawn(program)?;
-        process.wait_for_line("listening on", SOON)?;
-        Ok(process.pid())
-    }
-
-    /// A pod of the shop.
-    ///
-    /// # Panics
-    /// When it was not opened with one of that name.
-    pub(crate) fn pod(&self, name: &str) -> &Pod {
-        self.pods.get(name).expect("the shop's pods are named in PODS")
     }
 
     /// Number of pods.
@@ -157,37 +115,28 @@ impl Shop {
         self.pods.len()
     }
 
-    /// What crosses between nodes.
-    pub(crate) fn wire(&self) -> &Wire {
-        self.lab.wire()
-    }
-
     /// Sends customers into the pod `shopper`.
     pub(crate) fn browse(&self, browse: Browse) -> Result<Traffic, DemoError> {
-        self.browse_from(self.pod("shopper"), browse)
+        self.browse_from("shopper", browse)
     }
 
     /// Sends customers into any pod.
-    pub(crate) fn browse_from(&self, pod: &Pod, browse: Browse) -> Result<Traffic, DemoError> {
-        Traffic::start(pod, &self.program, browse, &self.interrupt)
-    }
-
-    /// Puts the namespace into the mesh, or takes it out.
-    pub(crate) fn label(&self, into_mesh: bool) -> Result<(), DemoError> {
-        Ok(self.lab.label_namespace(NAMESPACE, MODE.0, into_mesh.then_some(MODE.1))?)
+    pub(crate) fn browse_from(&self, pod: &str, browse: Browse) -> Result<Traffic, DemoError> {
+        Ok(Traffic::new(self.ground.spawn(pod, &browse.args())?, &self.interrupt))
     }
 
     /// Waits until every node's ztunnel sends to every pod of the shop as it should: `HBONE` or `TCP`.
     pub(crate) fn wait_for_protocol(&self, protocol: &str) -> Result<(), DemoError> {
+        let places = self.ground.places()?;
         self.wait_for(&format!("{protocol} to every pod of the shop"), || {
-            for node in self.lab.nodes() {
-                let known = known_workloads(&node)?;
-                for name in self.pods.keys() {
+            for place in &places {
+                let known = known_workloads(place)?;
+                for name in &self.pods {
                     let found =
                         known.iter().find(|known| known.name == **name && known.namespace == NAMESPACE);
                     let found = found.map_or("unknown", |known| known.protocol.as_str());
                     if found != protocol {
-                        return Err(format!("to {}, {name} is {found}", node.name()));
+                        return Err(format!("to {}, {name} is {found}", place.name));
                     }
                 }
             }
@@ -197,53 +146,58 @@ impl Shop {
 
     /// Waits until every node's ztunnel says that of its pods' enrolment.
     pub(crate) fn wait_for_state(&self, state: &str) -> Result<(), DemoError> {
-        self.wait_for(&format!("state `{state}` of every pod of the shop"), || {
-            for node in self.lab.nodes() {
-                let pods: Vec<show::Pod> =
-                    admin_client::get_json(&node.run_dir().join("admin.sock"), "/pods")
-                        .map_err(|error| error.to_string())?;
-                let own = |pod: &&show::Pod| pod.pod.starts_with("shop/");
-                if let Some(pod) = pods.iter().filter(own).find(|pod| pod.state != state) {
-                    return Err(format!("{} is `{}` {}", pod.pod, pod.state, pod.message));
-                }
+        self.pods.iter().try_for_each(|pod| self.wait_for_state_of(pod, state))
+    }
+
+    /// Waits until its node's ztunnel says that of a pod's enrolment.
+    pub(crate) fn wait_for_state_of(&self, pod: &str, state: &str) -> Result<(), DemoError> {
+        let node = self.ground.node_of(pod);
+        let places = self.ground.places()?;
+        let place = places.iter().find(|place| place.name == node).expect("a pod is on a node");
+        let pod = format!("{NAMESPACE}/{pod}");
+        self.wait_for(&format!("state `{state}` of {pod}"), || {
+            let pods: Vec<show::Pod> =
+                admin_client::get_json(&place.admin, "/pods").map_err(|error| error.to_string())?;
+            match pods.iter().find(|known| known.pod == pod) {
+                Some(known) if known.state == state => Ok(()),
+                Some(known) => Err(format!("it is `{}` {}", known.state, known.message)),
+                None => Err(format!("{node} does not know it")),
             }
-            Ok(())
         })
     }
 
-    /// Looks until there is no complaint, and gives up at [`SOON`] or Ctrl-C.
+    /// Looks until there is no complaint, and gives up when that takes too long or at Ctrl-C.
     pub(crate) fn wait_for<T>(
         &self,
         what: &str,
         mut look: impl FnMut() -> Result<T, String>,
     ) -> Result<T, DemoError> {
-        let mut last = String::new();
-        let found = self.interrupt.wait_for(SOON, || look().map_err(|complaint| last = complaint).ok())?;
-        found.ok_or_else(|| DemoError::Late { what: what.into(), within: SOON, last })
+        let (mut last, within) = (String::new(), self.ground.patience());
+        let found = self.interrupt.wait_for(within, || look().map_err(|complaint| last = complaint).ok())?;
+        found.ok_or_else(|| DemoError::Late { what: what.into(), within, last })
     }
 
     /// The counters of every node, by pair of workloads.
     pub(crate) fn flows(&self) -> Result<Flows, DemoError> {
-        let of_node = |node: Node| {
-            let text = admin_client::get(&node.run_dir().join("admin.sock"), "/metrics")?;
-            Ok((node.name().to_owned(), flows::totals(&samples(&text, flows::METRICS))))
+        let of_node = |place: Place| {
+            let text = admin_client::get(&place.admin, "/metrics")?;
+            Ok((place.name, flows::totals(&samples(&text, flows::METRICS))))
         };
-        self.lab.nodes().map(of_node).collect()
+        self.ground.places()?.into_iter().map(of_node).collect()
     }
 
     /// The access log of a node's current ztunnel, the newest thousand lines or so.
-    pub(crate) fn access_log(&self, node: &Node) -> Vec<Value> {
-        let Some(ztunnel) = node.ztunnel() else { return Vec::new() };
-        let output = ztunnel.output().stdout;
-        let lines = output.lines().filter(|line| line.contains("\"scope\":\"access\""));
-        lines.filter_map(|line| serde_json::from_str(line).ok()).collect()
+    pub(crate) fn access_log(&self, node: &str) -> Result<Vec<Value>, DemoError> {
+        let log = self.ground.ztunnel_log(node)?;
+        let lines = log.lines().filter(|line| line.contains("\"scope\":\"access\""));
+        Ok(lines.filter_map(|line| serde_json::from_str(line).ok()).collect())
     }
 
     /// What the pods and the nodes' pins are like now.
     pub(crate) fn look_around(&self) -> Result<Untouched, DemoError> {
         let mut pods = BTreeMap::new();
-        for (name, pod) in &self.pods {
-            let output = pod.run(["sh", "-ec", LOOK_AROUND])?;
+        for name in &self.pods {
+            let output = self.ground.look(name, LOOK_AROUND)?;
             if !output.success() {
                 return Err(DemoError::Silent {
                     command: format!("ip and ss in {name}"),
@@ -252,7 +206,8 @@ impl Shop {
             }
             pods.insert((*name).to_owned(), output.stdout);
         }
-        let pins = self.lab.nodes().map(|node| (node.name().to_owned(), files(&node.pins()))).collect();
+        let places = self.ground.places()?;
+        let pins = places.into_iter().map(|place| (place.name, files(&place.pins))).collect();
         Ok(Untouched { pods, pins })
     }
 }
@@ -282,19 +237,14 @@ impl Untouched {
     }
 }
 
-/// Access logs as JSON, so that they can be read.
-pub(crate) fn ztunnel_env() -> Env {
-    Env::from([("AIRGLOW_LOG_FORMAT".to_owned(), "json".to_owned())])
-}
-
 /// A card number that nobody else has: what must not be seen on the wire.
 pub(crate) fn card() -> String {
     let block = || format!("{:04}", fastrand::u16(..10_000));
     format!("4000-{}-{}-{}-{}", block(), block(), block(), block())
 }
 
-fn known_workloads(node: &Node) -> Result<Vec<KnownWorkload>, String> {
-    let dump: Result<Value, _> = admin_client::get_json(&node.run_dir().join("admin.sock"), "/config_dump");
+fn known_workloads(place: &Place) -> Result<Vec<KnownWorkload>, String> {
+    let dump: Result<Value, _> = admin_client::get_json(&place.admin, "/config_dump");
     let mut dump = dump.map_err(|error| error.to_string())?;
     serde_json::from_value(dump["workloads"].take()).map_err(|error| error.to_string())
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use lab::{Pod, Process, Program, Signal};
+use lab::{Process, Signal};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -42,13 +42,18 @@ impl Browse {
         self
     }
 
+    /// What their program is told.
+    pub(crate) fn args(self) -> Vec<String> {
+        [vec!["browse".to_owned(), "--to".to_owned(), self.to], self.args].concat()
+    }
+
     fn arg(mut self, name: &str, value: impl ToString) -> Self {
         self.args.extend([name.to_owned(), value.to_string()]);
         self
     }
 }
 
-/// Customers at work. Ends with [`Traffic::finish`], or with the lab.
+/// Customers at work. Ends with [`Traffic::finish`], or with the shop.
 #[derive(Debug)]
 pub(crate) struct Traffic {
     process: Process,
@@ -107,15 +112,9 @@ impl Summary {
 }
 
 impl Traffic {
-    /// Sends customers into a pod.
-    pub(crate) fn start(
-        pod: &Pod,
-        program: &Program,
-        browse: Browse,
-        interrupt: &Interrupt,
-    ) -> Result<Self, DemoError> {
-        let program = program.clone().args(["browse", "--to", &browse.to]).args(&browse.args);
-        Ok(Self { process: pod.spawn(program)?, interrupt: interrupt.clone() })
+    /// Customers that are at work.
+    pub(crate) fn new(process: Process, interrupt: &Interrupt) -> Self {
+        Self { process, interrupt: interrupt.clone() }
     }
 
     /// Waits until so many more requests than now were made.

@@ -26,7 +26,7 @@ pub(crate) struct Entry {
     /// For people.
     pub(crate) title: &'static str,
     /// Shows it.
-    pub(crate) run: fn(&mut Stage<'_>, &Shop) -> Result<(), DemoError>,
+    pub(crate) run: fn(&mut Stage<'_>, &mut Shop) -> Result<(), DemoError>,
     /// Left out when the shop stays open afterwards.
     pub(crate) only_without_keep: bool,
 }
@@ -34,7 +34,7 @@ pub(crate) struct Entry {
 const fn entry(
     id: &'static str,
     title: &'static str,
-    run: fn(&mut Stage<'_>, &Shop) -> Result<(), DemoError>,
+    run: fn(&mut Stage<'_>, &mut Shop) -> Result<(), DemoError>,
 ) -> Entry {
     Entry { id, title, run, only_without_keep: false }
 }
@@ -53,18 +53,23 @@ pub(crate) const ALL: [Entry; 9] = [
 ];
 
 /// Builds the shop, and the mesh beside it.
-pub(crate) fn open(stage: &mut Stage<'_>, interrupt: &Interrupt) -> Result<Shop, DemoError> {
+pub(crate) fn open(
+    stage: &mut Stage<'_>,
+    kubernetes: bool,
+    interrupt: &Interrupt,
+) -> Result<Shop, DemoError> {
     stage.doing("building two nodes and opening the shop");
     let began = Instant::now();
-    let mut shop = Shop::open(interrupt)?;
+    let mut shop = Shop::open(kubernetes, interrupt)?;
     let opened = began.elapsed();
     stage.measured("shop_ms", milliseconds(opened));
     stage.measured("pods", shop.size());
     stage.claim(
         true,
         format!(
-            "{} on 2 nodes, real HTTP between them ({})",
+            "{} on 2 nodes{}, real HTTP between them ({})",
             term::count(shop.size() as u64, "pod"),
+            if kubernetes { " of a Kubernetes" } else { "" },
             term::duration(opened)
         ),
     );

@@ -33,14 +33,11 @@ spec:
 /// The policy's name in explanations.
 const NAME: &str = "payments-are-not-for-customers";
 
-/// The file that holds it.
-const FILE: &str = "payments.yaml";
-
 /// Requests that have to go one way, all of them.
 const REQUESTS: u64 = 30;
 
 /// Applies the policy and takes it away again.
-pub(super) fn deny(stage: &mut Stage<'_>, shop: &Shop) -> Result<(), DemoError> {
+pub(super) fn deny(stage: &mut Stage<'_>, shop: &mut Shop) -> Result<(), DemoError> {
     let card = card();
     let payments = || Browse::new("http://payments/", &card).crowd(1, Duration::from_millis(2));
     let before = shop.browse(payments().requests(REQUESTS))?.wait()?;
@@ -62,7 +59,7 @@ pub(super) fn deny(stage: &mut Stage<'_>, shop: &Shop) -> Result<(), DemoError> 
 
     stage.doing("applying the policy");
     let written = SystemTime::now();
-    shop.lab.apply_yaml(FILE, POLICY)?;
+    shop.ground.apply(POLICY)?;
     let bitten = nosy.until_outcome(true, written)?.duration_since(written).unwrap_or_default();
     stage.measured("applied_ms", milliseconds(bitten));
     stage.claim(
@@ -79,7 +76,7 @@ pub(super) fn deny(stage: &mut Stage<'_>, shop: &Shop) -> Result<(), DemoError> 
 
     stage.doing("taking the policy away");
     let written = SystemTime::now();
-    shop.lab.delete_yaml(FILE)?;
+    shop.ground.withdraw(POLICY)?;
     let lifted = nosy.until_outcome(false, written)?.duration_since(written).unwrap_or_default();
     nosy.finish()?;
     stage.measured("lifted_ms", milliseconds(lifted));
@@ -110,21 +107,19 @@ pub(super) fn deny(stage: &mut Stage<'_>, shop: &Shop) -> Result<(), DemoError> 
 
 /// What the destination's ztunnel says about a refusal.
 fn explain(stage: &mut Stage<'_>, shop: &Shop) -> Result<(), DemoError> {
-    let node = shop.pod("payments").node();
+    let node = shop.ground.node_of("payments");
     let is_ours = |line: &Value| {
         line["code"] == "policy-denied"
             && line["dst.workload"] == "payments"
             && line["direction"] == "inbound"
     };
     let found = shop.wait_for("a refusal in the access log", || {
-        shop.access_log(&node)
-            .into_iter()
-            .rfind(is_ours)
-            .ok_or_else(|| "no line with `policy-denied`".to_owned())
+        let log = shop.access_log(&node).map_err(|error| error.to_string())?;
+        log.into_iter().rfind(is_ours).ok_or_else(|| "no line with `policy-denied`".to_owned())
     });
     let line = match found {
         Err(DemoError::Late { last, .. }) => {
-            stage.claim(false, format!("{}'s ztunnel says why: {last}", node.name()));
+            stage.claim(false, format!("{node}'s ztunnel says why: {last}"));
             return Ok(());
         }
         other => other?,
@@ -134,7 +129,7 @@ fn explain(stage: &mut Stage<'_>, shop: &Shop) -> Result<(), DemoError> {
     stage.measured("code", code.clone());
     stage.measured("reason", reason.clone());
     stage.measured("refused_identity", who.clone());
-    stage.claim(reason.contains(NAME), format!("{}'s ztunnel says why: {code}: {reason}", node.name()));
+    stage.claim(reason.contains(NAME), format!("{node}'s ztunnel says why: {code}: {reason}"));
     stage.claim(who == "spiffe://cluster.local/ns/shop/sa/shopper", format!("and whom it refused: {who}"));
     Ok(())
 }

@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use super::super::error::DemoError;
+use super::super::ground::PORT;
 use super::super::milliseconds;
 use super::super::report::Stage;
-use super::super::shop::{HBONE_PORT, PORT, SOON, Shop, card, ztunnel_env};
+use super::super::shop::{HBONE_PORT, Shop, card};
 use super::super::traffic::Browse;
 use super::wire::crowd;
 use crate::term;
@@ -17,8 +18,8 @@ const ATTEMPTS: u64 = 5;
 const AT_ONCE: Duration = Duration::from_millis(900);
 
 /// A successor takes over; nobody notices.
-pub(super) fn restart(stage: &mut Stage<'_>, shop: &Shop) -> Result<(), DemoError> {
-    let node = shop.pod("shopper").node();
+pub(super) fn restart(stage: &mut Stage<'_>, shop: &mut Shop) -> Result<(), DemoError> {
+    let node = shop.ground.node_of("shopper");
     let others = shop.browse(crowd(&card()))?;
     let held = Browse::new("http://payments/", &card()).keep().crowd(1, Duration::from_millis(10));
     let held = shop.browse(held)?;
@@ -26,18 +27,10 @@ pub(super) fn restart(stage: &mut Stage<'_>, shop: &Shop) -> Result<(), DemoErro
     others.more(20)?;
     stage.doing("starting the successor on n1 and ending the old one");
     let clock = Instant::now();
-    let handover = node.restart_ztunnel(ztunnel_env())?;
+    let handover = shop.ground.replace_ztunnel(&node)?;
     let took = clock.elapsed();
     stage.measured("handover_ms", milliseconds(took));
-    stage.claim(
-        true,
-        format!(
-            "n1: process {} handed over to {} in {}",
-            handover.old.pid(),
-            handover.new.pid(),
-            term::duration(took)
-        ),
-    );
+    stage.claim(true, format!("{} in {}", handover.text, term::duration(took)));
     others.more(60)?;
     held.more(20)?;
     let held = held.finish()?;
@@ -68,9 +61,10 @@ pub(super) fn restart(stage: &mut Stage<'_>, shop: &Shop) -> Result<(), DemoErro
     );
     stage.doing("waiting for the old process to end");
     let clock = Instant::now();
-    let ended = shop.wait_for("the end of the old ztunnel", || match handover.old.is_running() {
-        true => Err("it still runs".to_owned()),
-        false => Ok(()),
+    let ended = shop.wait_for("the end of the old ztunnel", || match (handover.is_over)() {
+        Ok(true) => Ok(()),
+        Ok(false) => Err("it still runs".to_owned()),
+        Err(error) => Err(error.to_string()),
     });
     match ended {
         Ok(()) => stage.claim(
@@ -79,7 +73,10 @@ pub(super) fn restart(stage: &mut Stage<'_>, shop: &Shop) -> Result<(), DemoErro
         ),
         Err(DemoError::Late { last, .. }) => stage.claim(
             false,
-            format!("the old process ends after its last connection: {last} after {} s", SOON.as_secs()),
+            format!(
+                "the old process ends after its last connection: {last} after {} s",
+                shop.ground.patience().as_secs()
+            ),
         ),
         Err(other) => return Err(other),
     }
@@ -87,16 +84,16 @@ pub(super) fn restart(stage: &mut Stage<'_>, shop: &Shop) -> Result<(), DemoErro
 }
 
 /// Nobody proxies: refused at once, and never in plaintext.
-pub(super) fn kill(stage: &mut Stage<'_>, shop: &Shop) -> Result<(), DemoError> {
-    let node = shop.pod("shopper").node();
-    let (card, payments) = (card(), format!("http://{}:{PORT}/", shop.pod("payments").ip()));
+pub(super) fn kill(stage: &mut Stage<'_>, shop: &mut Shop) -> Result<(), DemoError> {
+    let node = shop.ground.node_of("shopper");
+    let (card, payments) = (card(), format!("http://{}:{PORT}/", shop.ground.ips("payments")[0]));
     let ask = || Browse::new(&payments, &card);
-    let readable = shop.wire().watch(&card);
+    let readable = shop.ground.wire().watch(&card);
     stage.doing("killing n1's ztunnel");
-    node.kill_ztunnel()?;
-    let before = shop.wire().stats()?;
+    shop.ground.kill_ztunnel(&node)?;
+    let before = shop.ground.wire().stats()?;
     let refused = shop.browse(ask().requests(ATTEMPTS))?.wait()?;
-    let after = shop.wire().stats()?;
+    let after = shop.ground.wire().stats()?;
     let slowest = refused.failures.iter().map(|line| line.took()).max().unwrap_or_default();
     let reason = refused.failures.first().and_then(|line| line.error.clone()).unwrap_or_default();
     let sightings = readable.count()?;
@@ -122,7 +119,7 @@ pub(super) fn kill(stage: &mut Stage<'_>, shop: &Shop) -> Result<(), DemoError> 
     );
     stage.doing("starting it again");
     let clock = Instant::now();
-    node.start_ztunnel(ztunnel_env())?;
+    shop.ground.start_ztunnel(&node)?;
     let traffic = shop.browse(ask())?;
     traffic.until_outcome(false, std::time::SystemTime::UNIX_EPOCH)?;
     let works = clock.elapsed();

@@ -9,7 +9,7 @@ use crate::flows::{short, size};
 use crate::term::{self, Table};
 
 /// One table for both nodes.
-pub(super) fn flows(stage: &mut Stage<'_>, shop: &Shop) -> Result<(), DemoError> {
+pub(super) fn flows(stage: &mut Stage<'_>, shop: &mut Shop) -> Result<(), DemoError> {
     let mut table = Table::new([
         "NODE",
         "WAY",

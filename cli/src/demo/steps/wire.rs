@@ -7,7 +7,7 @@ use lab::Watch;
 use super::super::error::DemoError;
 use super::super::milliseconds;
 use super::super::report::Stage;
-use super::super::shop::{Flows, HBONE_PORT, SOON, Shop, card};
+use super::super::shop::{Flows, HBONE_PORT, Shop, card};
 use super::super::traffic::Browse;
 use crate::flows::{Pair, Totals};
 use crate::term::{self, Table};
@@ -27,9 +27,9 @@ pub(super) fn crowd(card: &str) -> Browse {
 }
 
 /// Card numbers can be read.
-pub(super) fn plaintext(stage: &mut Stage<'_>, shop: &Shop) -> Result<(), DemoError> {
+pub(super) fn plaintext(stage: &mut Stage<'_>, shop: &mut Shop) -> Result<(), DemoError> {
     let card = card();
-    let seen = shop.wire().watch(&card);
+    let seen = shop.ground.wire().watch(&card);
     stage.doing("customers are shopping");
     let done = shop.browse(crowd(&card).requests(READABLE_REQUESTS))?.wait()?;
     let sightings = seen.count()?;
@@ -56,14 +56,14 @@ pub(super) fn plaintext(stage: &mut Stage<'_>, shop: &Shop) -> Result<(), DemoEr
 }
 
 /// From the label's write to the first encrypted byte, and until the whole shop is in the mesh.
-pub(super) fn label(stage: &mut Stage<'_>, shop: &Shop) -> Result<(), DemoError> {
+pub(super) fn label(stage: &mut Stage<'_>, shop: &mut Shop) -> Result<(), DemoError> {
     let card = card();
-    let (readable, tunnels) = (shop.wire().watch(&card), shop.wire().watch_port(HBONE_PORT));
+    let (readable, tunnels) = (shop.ground.wire().watch(&card), shop.ground.wire().watch_port(HBONE_PORT));
     let traffic = shop.browse(crowd(&card))?;
     traffic.more(20)?;
     stage.doing("waiting for the first encrypted byte");
     let (written, clock) = (SystemTime::now(), Instant::now());
-    shop.label(true)?;
+    shop.ground.label(true)?;
     let first = first_sighting(shop, &tunnels)?;
     let encrypted = first.duration_since(written).unwrap_or_default();
     stage.measured("first_encrypted_byte_ms", milliseconds(encrypted));
@@ -107,13 +107,13 @@ pub(super) fn label(stage: &mut Stage<'_>, shop: &Shop) -> Result<(), DemoError>
 }
 
 /// A card number that is used from now on only is never seen, and all who talk are known.
-pub(super) fn encrypted(stage: &mut Stage<'_>, shop: &Shop) -> Result<(), DemoError> {
+pub(super) fn encrypted(stage: &mut Stage<'_>, shop: &mut Shop) -> Result<(), DemoError> {
     let card = card();
-    let readable = shop.wire().watch(&card);
-    let (before, flows_before) = (shop.wire().stats()?, shop.flows()?);
+    let readable = shop.ground.wire().watch(&card);
+    let (before, flows_before) = (shop.ground.wire().stats()?, shop.flows()?);
     stage.doing("customers are shopping");
     let done = shop.browse(crowd(&card).requests(SECRET_REQUESTS))?.wait()?;
-    let (after, sightings) = (shop.wire().stats()?, readable.count()?);
+    let (after, sightings) = (shop.ground.wire().stats()?, readable.count()?);
     let tunnelled = after.pods_tcp_port(HBONE_PORT).payload - before.pods_tcp_port(HBONE_PORT).payload;
     let other = after.pods_tcp.payload - before.pods_tcp.payload - tunnelled;
     stage.measured("requests", done.succeeded);
@@ -146,12 +146,12 @@ pub(super) fn encrypted(stage: &mut Stage<'_>, shop: &Shop) -> Result<(), DemoEr
 }
 
 /// Plaintext again, and pods as they were before they were enrolled.
-pub(super) fn unlabel(stage: &mut Stage<'_>, shop: &Shop) -> Result<(), DemoError> {
+pub(super) fn unlabel(stage: &mut Stage<'_>, shop: &mut Shop) -> Result<(), DemoError> {
     let traffic = shop.browse(crowd(&card()))?;
     traffic.more(20)?;
     stage.doing("waiting until every pod has left the mesh");
     let clock = Instant::now();
-    shop.label(false)?;
+    shop.ground.label(false)?;
     shop.wait_for_state("not wanted")?;
     shop.wait_for_protocol("TCP")?;
     let whole = clock.elapsed();
@@ -171,7 +171,7 @@ pub(super) fn unlabel(stage: &mut Stage<'_>, shop: &Shop) -> Result<(), DemoErro
         ),
     );
     let card = card();
-    let readable = shop.wire().watch(&card);
+    let readable = shop.ground.wire().watch(&card);
     let done = shop.browse(crowd(&card).requests(READABLE_REQUESTS))?.wait()?;
     let sightings = readable.count()?;
     stage.measured("sightings", sightings);
@@ -266,7 +266,7 @@ fn is_who_it_should_be(pair: &Pair) -> bool {
 
 fn first_sighting(shop: &Shop, watch: &Watch) -> Result<SystemTime, DemoError> {
     let short = Duration::from_millis(20);
-    let seen = shop.interrupt.wait_for(SOON, || watch.wait(short).ok())?;
+    let seen = shop.interrupt.wait_for(shop.ground.patience(), || watch.wait(short).ok())?;
     // Asked once more for the reason, which names what was waited for.
     seen.map_or_else(|| Ok(watch.wait(short)?.at), |sighting| Ok(sighting.at))
 }
