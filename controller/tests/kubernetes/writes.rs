@@ -365,7 +365,6 @@ async fn least(api: &ApiServer, client: &Client) -> std::path::PathBuf {
         ),
         rule("discovery.k8s.io", json!(["endpointslices"]), all.clone(), read.clone()),
         rule("security.istio.io", policies, all.clone(), read.clone()),
-        rule("gateway.networking.k8s.io", json!(["gatewayclasses", "gateways"]), all.clone(), read.clone()),
         rule("networking.istio.io", json!(["serviceentries", "workloadentries"]), all.clone(), read),
         rule(
             "networking.istio.io",
