@@ -36,7 +36,10 @@ impl Guarded {
             serve(&pod, &["http", "--name", name]);
             pod
         });
-        let service = ServiceSpec::new("shop", "server").selector("app", "server").port("tcp", 80, 8080);
+        let service = ServiceSpec::new("shop", "server")
+            .selector("app", "server")
+            .port("tcp", 80, 8080)
+            .port("http", 81, 8080);
         let service = service.label("istio.io/use-waypoint", "waypoint");
         mesh.lab.add_service(service).expect("a service");
 
@@ -177,4 +180,24 @@ fn a_guarded_pod_refuses_who_comes_around_its_waypoint() {
     .expect("an answer");
     refused(&stranger, &url);
     crate::mesh::logged(&mesh.node(1), &["around-waypoint"]);
+}
+
+#[test]
+fn each_request_of_a_connection_goes_its_own_way() {
+    let guarded = Guarded::start();
+    let Guarded { mesh, client, waypoint, .. } = &guarded;
+    let canary = "canary-of-requests";
+    let seen = mesh.lab.wire().watch(canary);
+    let url = format!("http://server.shop:81/{canary}");
+    let urls: Vec<&str> = std::iter::repeat_n(url.as_str(), 40).collect();
+    let output = curl(client, &urls);
+    assert!(output.success(), "{output:?}");
+    let answers = serde_json::Deserializer::from_str(&output.stdout).into_iter::<Value>();
+    let answers: Vec<Value> = answers.collect::<Result<_, _>>().expect("answers");
+    assert_eq!(answers.len(), 40);
+    assert!(answers.iter().all(|answer| comes_from(answer, waypoint)), "{answers:?}");
+    let names: std::collections::BTreeSet<_> =
+        answers.iter().filter_map(|answer| answer["name"].as_str()).collect();
+    assert_eq!(names.into_iter().collect::<Vec<_>>(), ["one", "two"], "one connection, both servers");
+    assert_eq!(seen.count().expect("a whole capture"), 0, "no byte of the canary crosses the wire");
 }

@@ -15,6 +15,8 @@ use hbone::{Carried, Progress};
 use model::Str;
 use model::address::{AppAddr, ClientAddr};
 use model::service::Service;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
 use proxy::series::{self, About, Labels, Party, Series};
 
 use crate::refusal::Refusal;
@@ -36,8 +38,23 @@ pub(crate) struct Facts {
     pub(crate) app: Option<AppAddr>,
 }
 
+/// The labels of a connection's requests that were answered alike.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    #[prometheus(flatten)]
+    connection: Labels,
+    response_code: u16,
+}
+
+/// One series of requests.
+#[derive(Debug, Default)]
+struct Requests {
+    requests: Counter,
+}
+
 /// Where connections are reported.
 pub(crate) struct Telemetry {
+    requests: Table<RequestLabels, Requests>,
     series: Table<Labels, Series>,
     access: AccessLog,
 }
@@ -92,7 +109,15 @@ impl Telemetry {
         metrics.register_counter_fn("airglow_access_log_lost_lines", "Access-log lines lost", move || {
             lost.lost()
         });
-        Self { series: series::table(metrics), access }
+        let requests: Table<RequestLabels, Requests> = metrics.table();
+        metrics.register_column(&requests, "istio_requests", "Requests", |r| &r.requests);
+        Self { requests, series: series::table(metrics), access }
+    }
+
+    /// A request was answered with `status`, or not at all.
+    pub(crate) fn request(&self, facts: &Facts, status: u16) {
+        let of = RequestLabels { connection: labels(facts, "-"), response_code: status };
+        self.requests.row(of).requests.inc();
     }
 
     /// A connection was made.

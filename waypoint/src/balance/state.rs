@@ -57,6 +57,12 @@ impl Drop for Lease {
 }
 
 impl Lease {
+    /// What is known of its endpoint.
+    #[must_use]
+    pub fn state(&self) -> &State {
+        &self.0
+    }
+
     /// Takes in how it ended.
     pub fn ended(self, outcome: Outcome, now: u64) {
         self.0.learn(outcome, now);

@@ -3,9 +3,13 @@
 //! Each thread is a runtime of its own; a client's tunnel, its streams and the tunnels to endpoints live on one thread. Reads
 //! immutable snapshots only and waits for no lock of the control side.
 
+pub(crate) mod classify;
 pub(crate) mod endpoints;
 pub(crate) mod inbound;
+pub(crate) mod io;
+pub(crate) mod kept;
 pub(crate) mod opaque;
+pub(crate) mod requests;
 pub(crate) mod stream;
 #[cfg(test)]
 mod tests;
@@ -65,6 +69,7 @@ pub(crate) struct Context {
     pub(crate) tunnels: Tunnels,
     pub(crate) handshakes: Handshakes,
     pub(crate) endpoints: endpoints::Cache,
+    pub(crate) kept: kept::Kept,
 }
 
 /// How long one TCP connect may take before another endpoint is tried: three SYNs (1 + 2 + 4 s) and their answers.

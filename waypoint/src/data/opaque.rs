@@ -6,13 +6,16 @@
 use std::io;
 use std::sync::Arc;
 
-use hbone::{Incoming, RelayError};
+use bytes::Bytes;
+use hbone::{Incoming, Progress, Reason, RelayError, Stream};
 use model::policy::{Connection, Denial};
 use model::route::{self, Behind, NoRoute, Target};
 use model::service::Affinity;
 use model::workload::WorkloadUid;
 use proxy::headers;
 use proxy::tunnels::Opened;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::sleep_until;
 use twox_hash::XxHash64;
@@ -20,7 +23,7 @@ use twox_hash::XxHash64;
 use super::Context;
 use super::stream::Asked;
 use super::upstream::{self, Upstream};
-use crate::balance::{Ask, Endpoint, Lease, Outcome, Set, Strategy};
+use crate::balance::{Ask, Lease, Outcome, Strategy};
 use crate::refusal::Refusal;
 use crate::telemetry::{Facts, Live};
 
@@ -30,38 +33,69 @@ const ATTEMPTS: usize = 3;
 /// Carries one stream to its end and reports it.
 pub(crate) async fn serve(context: &Arc<Context>, incoming: Incoming, asked: &Asked, mut facts: Facts) {
     let telemetry = &context.shared.telemetry;
-    // Watched from before the first look at them, so that no change falls between.
-    let mut policies = context.shared.policies.clone();
-    policies.borrow_and_update();
-    let (upstream, target, _lease) = match reach(context, asked, &mut facts).await {
+    let policies = watched(context);
+    let reached = match reach(context, asked, &mut facts).await {
         Ok(reached) => reached,
         Err(refusal) => {
             telemetry.refused(&facts, &refusal);
             return incoming.refuse(refusal.status());
         }
     };
-    let stream = match incoming.accept(headers::answer(Some(&asked.local))) {
-        Ok(stream) => stream,
+    match incoming.accept(headers::answer(Some(&asked.local))) {
+        Ok(stream) => run(context, (stream, Vec::new()), reached, facts, policies).await,
         // The client gave up while the endpoint was being connected to.
-        Err(error) => return telemetry.refused(&facts, &error.into()),
-    };
-    let live = telemetry.opened(facts);
+        Err(error) => telemetry.refused(&facts, &error.into()),
+    }
+}
+
+/// The same for a stream that was accepted, and of which something was received that is not consumed.
+pub(crate) async fn carry(
+    context: &Arc<Context>,
+    (mut stream, said): (Stream, Vec<Bytes>),
+    asked: &Asked,
+    mut facts: Facts,
+) {
+    let policies = watched(context);
+    match reach(context, asked, &mut facts).await {
+        Ok(reached) => run(context, (stream, said), reached, facts, policies).await,
+        Err(refusal) => {
+            context.shared.telemetry.refused(&facts, &refusal);
+            stream.reset(Reason::CONNECT_ERROR);
+        }
+    }
+}
+
+/// Policies, watched from before the first look at them, so that no change falls between.
+fn watched(context: &Context) -> watch::Receiver<u64> {
+    let mut policies = context.shared.policies.clone();
+    policies.borrow_and_update();
+    policies
+}
+
+/// An endpoint that was connected to.
+type Reached = (Upstream, Target, Option<Lease>);
+
+async fn run(
+    context: &Arc<Context>,
+    (stream, said): (Stream, Vec<Bytes>),
+    (upstream, target, _lease): Reached,
+    facts: Facts,
+    mut policies: watch::Receiver<u64>,
+) {
+    let live = context.shared.telemetry.opened(facts);
     let carried = async {
         match upstream {
             Upstream::Tunnel(opened) => {
                 let Opened { stream: second, until, .. } = *opened;
                 tokio::select! {
-                    outcome = hbone::splice(stream, second, Vec::new(), &live) => Ok(outcome?),
+                    outcome = hbone::splice(stream, second, said, &live) => Ok(outcome?),
                     () = sleep_until(until) => {
                         let why = "the certificates of its tunnel expired a day ago";
                         Err(Refusal::Broken(io::Error::other(why)))
                     }
                 }
             }
-            Upstream::Tcp(tcp) => hbone::relay(&tcp, stream, &live).await.map_err(|error| match error {
-                RelayError::Stream(error) => error.into(),
-                RelayError::Tcp(error) => Refusal::Broken(error),
-            }),
+            Upstream::Tcp(tcp) => plain(stream, said, tcp, &live).await,
         }
     };
     let outcome = tokio::select! {
@@ -69,58 +103,67 @@ pub(crate) async fn serve(context: &Arc<Context>, incoming: Incoming, asked: &As
         denial = revoked(context, &target, &live, &mut policies) => Err(denial.into()),
         outcome = carried => outcome,
     };
-    telemetry.closed(&live, outcome);
+    context.shared.telemetry.closed(&live, outcome);
+}
+
+async fn plain(mut stream: Stream, said: Vec<Bytes>, mut tcp: TcpStream, live: &Live) -> Result<(), Refusal> {
+    for bytes in said {
+        tcp.write_all(&bytes).await.map_err(Refusal::Broken)?;
+        stream.consumed(bytes.len());
+        live.to_tcp(bytes.len() as u64);
+    }
+    hbone::relay(&tcp, stream, live).await.map_err(|error| match error {
+        RelayError::Stream(error) => error.into(),
+        RelayError::Tcp(error) => Refusal::Broken(error),
+    })
 }
 
 /// A connection to an endpoint of what is asked for.
-async fn reach(
-    context: &Arc<Context>,
-    asked: &Asked,
-    facts: &mut Facts,
-) -> Result<(Upstream, Target, Option<Lease>), Refusal> {
-    let (service, port, dialled) = match &asked.behind {
-        Behind::Workload(workload, app) => {
-            let target = route::direct(workload, *app);
-            return Ok((attempt(context, &target, facts).await?, target, None));
-        }
-        Behind::Service(service, port, dialled) => (service, *port, *dialled),
-    };
-    let (strategy, hash) = match service.load_balancing.affinity {
-        Affinity::Client => (Strategy::Hash, Some(XxHash64::oneshot(0, client(facts).as_bytes()))),
-        Affinity::None => (Strategy::LeastRequest, None),
-    };
-    let shared = &context.shared;
+async fn reach(context: &Arc<Context>, asked: &Asked, facts: &mut Facts) -> Result<Reached, Refusal> {
     let mut tried: Vec<WorkloadUid> = Vec::new();
     loop {
-        let mesh = Arc::clone(&shared.mesh.snapshot());
-        let known = (&mesh, &shared.endpoints);
-        let set = context.endpoints.get(known, &asked.local, service, (port, dialled))?;
-        let endpoint = choose(&set, strategy, hash, (&tried, shared.now()));
-        let endpoint = endpoint.ok_or_else(|| NoRoute::NoHealthyEndpoint(service.id.clone()))?;
-        let lease = endpoint.state.begin();
-        match attempt(context, &endpoint.target, facts).await {
-            Ok(upstream) => return Ok((upstream, endpoint.target.clone(), Some(lease))),
+        let (target, lease) = endpoint(context, (asked, facts), Strategy::LeastRequest, &tried)?;
+        match attempt(context, &target, facts).await {
+            Ok(upstream) => return Ok((upstream, target, lease)),
             Err(refusal) if refusal.is_endpoints_fault() => {
-                lease.ended(Outcome::Unreachable, shared.now());
-                tried.push(endpoint.target.workload.uid.clone());
-                if tried.len() == ATTEMPTS || set.iter().count() <= tried.len() {
+                if let Some(lease) = lease {
+                    lease.ended(Outcome::Unreachable, context.shared.now());
+                }
+                tried.push(target.workload.uid.clone());
+                if tried.len() == ATTEMPTS || !target.alternatives {
                     return Err(refusal);
                 }
-                tracing::debug!(endpoint = %endpoint.target.workload.uid, %refusal, "trying another endpoint");
+                tracing::debug!(endpoint = %target.workload.uid, %refusal, "trying another endpoint");
             }
             Err(refusal) => return Err(refusal),
         }
     }
 }
 
-fn choose<'a>(
-    set: &'a Set,
+/// The endpoint that takes what is asked for: the workload itself, or one of the service's that was not tried.
+pub(crate) fn endpoint(
+    context: &Context,
+    (asked, facts): (&Asked, &Facts),
     strategy: Strategy,
-    hash: Option<u64>,
-    (tried, now): (&[WorkloadUid], u64),
-) -> Option<&'a Endpoint> {
+    tried: &[WorkloadUid],
+) -> Result<(Target, Option<Lease>), Refusal> {
+    let (service, port, dialled) = match &asked.behind {
+        Behind::Workload(workload, app) => return Ok((route::direct(workload, *app), None)),
+        Behind::Service(service, port, dialled) => (service, *port, *dialled),
+    };
+    let (strategy, hash) = match service.load_balancing.affinity {
+        Affinity::Client => (Strategy::Hash, Some(XxHash64::oneshot(0, client(facts).as_bytes()))),
+        Affinity::None => (strategy, None),
+    };
+    let shared = &context.shared;
+    let mesh = Arc::clone(&shared.mesh.snapshot());
+    let known = (&mesh, &shared.endpoints);
+    let set = context.endpoints.get(known, &asked.local, service, (port, dialled))?;
     let random = &mut |below| fastrand::usize(..below);
-    set.choose(strategy, &mut Ask { now, hash, tried, random })
+    let chosen = set.choose(strategy, &mut Ask { now: shared.now(), hash, tried, random });
+    let chosen = chosen.ok_or_else(|| NoRoute::NoHealthyEndpoint(service.id.clone()))?;
+    let alternatives = set.iter().count() > tried.len() + 1;
+    Ok((Target { alternatives, ..chosen.target.clone() }, Some(chosen.state.begin())))
 }
 
 async fn attempt(context: &Arc<Context>, target: &Target, facts: &mut Facts) -> Result<Upstream, Refusal> {
@@ -139,7 +182,7 @@ async fn attempt(context: &Arc<Context>, target: &Target, facts: &mut Facts) -> 
 /// Whether a policy of the endpoint denies the client. The endpoint's own node sees this waypoint as its peer, so it enforces
 /// what is allowed to waypoints, and a DENY of the client would pass it by: that is kept here. An ALLOW is not asked for here,
 /// because it may name the waypoint alone.
-fn denied(context: &Context, target: &Target, facts: &Facts) -> Option<Denial> {
+pub(crate) fn denied(context: &Context, target: &Target, facts: &Facts) -> Option<Denial> {
     let connection =
         Connection { peer: facts.source.identity.clone(), client: facts.client, app: target.app };
     let verdict = context.shared.mesh.snapshot().authorize(&target.workload, connection);

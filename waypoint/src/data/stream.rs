@@ -11,7 +11,7 @@ use proxy::series::Party;
 use std::sync::Arc;
 
 use super::inbound::Client;
-use super::{Context, opaque};
+use super::{Context, classify, opaque, requests};
 use crate::refusal::Refusal;
 use crate::telemetry::Facts;
 
@@ -27,6 +27,9 @@ pub(crate) struct Asked {
 pub(crate) async fn serve(context: &Arc<Context>, incoming: Incoming, client: &Client) {
     let mut facts = facts(context, &incoming, client);
     match asked(context, &incoming, client, &mut facts).await {
+        Ok(asked) if classify::is_http(&asked.behind) => {
+            requests::serve(context, incoming, asked, facts).await;
+        }
         Ok(asked) => opaque::serve(context, incoming, &asked, facts).await,
         Err(refusal) => {
             context.shared.telemetry.refused(&facts, &refusal);

@@ -26,7 +26,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::{Context, Shared, endpoints, inbound};
+use super::{Context, Shared, endpoints, inbound, kept};
 use crate::balance::Registry;
 use crate::config::Own;
 use crate::made;
@@ -96,6 +96,7 @@ impl World {
             tunnels: Tunnels::default(),
             handshakes: Handshakes::default(),
             endpoints: endpoints::Cache::default(),
+            kept: kept::Kept::default(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

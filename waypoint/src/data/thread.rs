@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::{Context, Shared, endpoints, inbound};
+use super::{Context, Shared, endpoints, inbound, kept};
 use crate::refusal::Refusal;
 
 /// Connections on their way to a thread: a burst while it is busy. What it can't take the client's node sends elsewhere.
@@ -28,6 +28,9 @@ const MAX_TUNNELS: usize = 16_384;
 
 /// Pause after a failed accept: descriptors have run out, and only connections that end bring them back.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(20);
+
+/// How often idle connections to endpoints are looked at: they may be idle for half a minute.
+const SWEEP: Duration = Duration::from_secs(10);
 
 /// A handle on one thread.
 #[derive(Clone, Debug)]
@@ -97,10 +100,13 @@ async fn run(
         tunnels: Tunnels::default(),
         handshakes: Handshakes::default(),
         endpoints: endpoints::Cache::default(),
+        kept: kept::Kept::default(),
     });
     let mut tunnels = JoinSet::new();
+    let mut sweeps = tokio::time::interval(SWEEP);
     loop {
         tokio::select! {
+            _ = sweeps.tick() => context.kept.sweep(),
             connection = connections.recv() => {
                 let Some((tcp, client)) = connection else { return };
                 let (context, live) = (Arc::clone(&context), Live(Arc::clone(&live)));
