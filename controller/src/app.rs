@@ -26,11 +26,11 @@ use crate::config::{Config, Source};
 use crate::hub::{Handle, Hub};
 use crate::index::Index;
 use crate::proofs::Proofs;
-use crate::root::Root;
 use crate::serve::published::{Published, Publisher};
-use crate::serve::{self, Authenticator, Discovery, Gate};
+use crate::serve::{self, Discovery, Gate};
 use crate::source::Batch;
-use backend::{Backend, ELECTION, Wires};
+use crate::writes::say_statuses;
+use backend::{Backend, Begun, ELECTION, Wires};
 
 /// How long sessions may take to end: nodes hold theirs open for as long as we are there.
 const GRACE: Duration = Duration::from_secs(2);
@@ -80,13 +80,18 @@ impl Controller {
         let opened = Backend::open(&config, &readiness, &metrics, published.clone(), clock.clone());
         let backend = opened.await?;
         let (stop, stopped) = watch::channel(false);
-        let Started { hub, ready, nodes, root } =
+        let Started { hub, ready, begun } =
             start_hub(&config, backend, publisher, stopped.clone(), &mut tasks)?;
         ready.await.context("the source ended before it was read")?;
         drop(source_read);
 
+        let Begun { nodes, root, statuses } = begun;
         let gate = Gate::new(nodes);
         let discovery = Discovery::new(gate.clone(), published.clone());
+        if let Some((client, leader)) = statuses {
+            let statuses = say_statuses(client, hub.clone(), discovery.clone(), leader);
+            tasks.spawn_infallible("statuses", statuses);
+        }
         let issued = Arc::new(AtomicU64::new(0));
         register_metrics(&metrics, &gate, &discovery, &published, &issued);
         let socket = bind_unix(&config.state_dir.join("admin.sock"))?;
@@ -177,8 +182,7 @@ struct Started {
     hub: Handle,
     /// Hears when the source was read once.
     ready: oneshot::Receiver<()>,
-    nodes: Box<dyn Authenticator>,
-    root: Root,
+    begun: Begun,
 }
 
 fn start_hub(
@@ -195,9 +199,9 @@ fn start_hub(
     let (writer, hub, ready) = Hub::new(index, proofs, publisher);
     tasks.spawn_infallible("hub", writer.run());
     let (batches, received) = mpsc::channel(BATCHES);
-    let (nodes, root) = backend.start(config, &hub, Wires { batches, stopped }, tasks);
+    let begun = backend.start(config, &hub, Wires { batches, stopped }, tasks);
     tasks.spawn("source events", forward(received, hub.clone()));
-    Ok(Started { hub, ready, nodes, root })
+    Ok(Started { hub, ready, begun })
 }
 
 /// Resolves when the controller is to end.

@@ -26,7 +26,7 @@ use crate::serve::{Authenticator, JoinTokens, TokenReviews};
 use crate::source::kube::Kube;
 use crate::source::{Batch, directory};
 use crate::writes::{
-    SecretError, SharedAuthority, lead, make_waypoints, mark_pods, publish_roots, say_events, say_statuses,
+    Leader, SecretError, SharedAuthority, lead, make_waypoints, mark_pods, publish_roots, say_events,
 };
 
 /// How often the authority of a directory does what time has made due.
@@ -53,6 +53,16 @@ pub(super) struct Backend {
     pub(super) nodes: Box<dyn Authenticator>,
     /// The authority.
     pub(super) root: Root,
+}
+
+/// What the rest is given back by what was started.
+pub(super) struct Begun {
+    /// Who judges what nodes present.
+    pub(super) nodes: Box<dyn Authenticator>,
+    /// The authority.
+    pub(super) root: Root,
+    /// With what statuses are written, where there are any, and who may.
+    pub(super) statuses: Option<(Client, Leader)>,
 }
 
 /// What objects are read from.
@@ -107,15 +117,10 @@ impl Backend {
         }
     }
 
-    /// Starts what reads and what writes. Returns who judges nodes, and the authority.
-    pub(super) fn start(
-        self,
-        config: &Config,
-        hub: &Handle,
-        wires: Wires,
-        tasks: &mut TaskGroup,
-    ) -> (Box<dyn Authenticator>, Root) {
+    /// Starts what reads, and what writes and need not know what nodes say.
+    pub(super) fn start(self, config: &Config, hub: &Handle, wires: Wires, tasks: &mut TaskGroup) -> Begun {
         let Self { input, nodes, root } = self;
+        let mut statuses = None;
         let Wires { batches, stopped } = wires;
         match input {
             Input::Directory { path, copies } => {
@@ -128,7 +133,7 @@ impl Backend {
                 let (leader, election) = lead(client.clone(), namespace, replica(), told_to_stop(stopped));
                 tasks.spawn_infallible(ELECTION, election);
                 tasks.spawn_infallible("marks", mark_pods(client.clone(), hub.clone(), leader.clone()));
-                tasks.spawn_infallible("statuses", say_statuses(client.clone(), hub.clone(), leader.clone()));
+                statuses = Some((client.clone(), leader.clone()));
                 if let Some(template) = waypoint_template {
                     let made = make_waypoints(client.clone(), hub.clone(), template, leader.clone());
                     tasks.spawn_infallible("waypoints", made);
@@ -144,7 +149,7 @@ impl Backend {
         if let Root::Secret(shared) = &root {
             tasks.spawn_infallible("root maintenance", shared.clone().run());
         }
-        (nodes, root)
+        Begun { nodes, root, statuses }
     }
 }
 

@@ -42,7 +42,14 @@ impl Index {
             let (key, message) = (key.clone(), message.to_owned());
             Some(Complaint { uid: self.uid_of(&key), key, reason, message, is_told: false })
         });
-        found.chain(self.failures()).collect()
+        let by_nodes = self.refused_by_nodes().map(|(key, node, why)| Complaint {
+            uid: self.uid_of(&key),
+            key,
+            reason: "PolicyRefused",
+            message: format!("node {node}: {why}"),
+            is_told: false,
+        });
+        found.chain(by_nodes).chain(self.failures()).collect()
     }
 
     /// What nodes have told of their pods.

@@ -42,7 +42,7 @@ pub use complaints::Complaint;
 pub use enrolment::{Enrolment, Verdict};
 pub use finding::{Finding, Outcome, Reason};
 pub use gateways::{Said, Wanted};
-pub use judgements::{CONDITION, Judgement, Ruling, WAYPOINT_BOUND};
+pub use judgements::{Answers, CONDITION, Judgement, WAYPOINT_BOUND};
 pub use marks::{Mark, REDIRECTION, Remark};
 pub use products::Change;
 pub use proven::{PodState, Progress, Proven};

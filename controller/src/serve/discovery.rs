@@ -2,6 +2,7 @@
 //!
 //! Owns no session protocol (`xds`) and no resources (`published`).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use api::discovery as wire;
@@ -10,13 +11,16 @@ use api::discovery::aggregated_discovery_service_server::{
 };
 use api::type_url;
 use futures_util::StreamExt as _;
+use model::policy::PolicyName;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
+use xds::server_core::{Answer, TypeStatus};
 use xds::{Provider, Resource, Resources, Server};
 
 use super::gate::Gate;
 use super::published::Published;
 use super::tokens::{Caller, Role};
+use crate::index;
 
 /// The order in which changes are sent: a policy before the workloads that name it, because a workload that names a policy
 /// which is not known is refused everything.
@@ -45,8 +49,10 @@ impl Provider for Nodes {
         let caller =
             call.extensions.get::<Caller>().ok_or_else(|| Status::unauthenticated("not authenticated"))?;
         let claimed = node.metadata.get(NODE_NAME);
-        if claimed.is_some_and(|claimed| **claimed != *caller.node) {
-            tracing::warn!(node = %caller.node, claimed, "a node says that it is another one");
+        // A waypoint does not speak for the node that it runs on.
+        let is_its_own = |claimed: &String| caller.role == Role::Node && **claimed == *caller.node;
+        if claimed.is_some_and(|claimed| !is_its_own(claimed)) {
+            tracing::warn!(node = %caller.node, claimed, "a client says that it is another node");
             return Err(Status::permission_denied("not permitted"));
         }
         Ok(caller.clone())
@@ -103,6 +109,66 @@ impl Discovery {
     pub fn sessions(&self) -> Vec<xds::server::SessionStatus> {
         self.server.sessions()
     }
+
+    /// What nodes have answered, of policies as they are published now.
+    #[must_use]
+    pub fn answers(&self) -> Answers {
+        let mut nodes: BTreeMap<String, Vec<TypeStatus>> = BTreeMap::new();
+        for session in self.server.sessions() {
+            // Proven: whoever says another name than its own is not let in.
+            let Some(node) = session.node.metadata.get(NODE_NAME) else { continue };
+            let policies = session.types.into_iter().filter(|kind| kind.type_url == type_url::AUTHORIZATION);
+            nodes.entry(node.clone()).or_default().extend(policies);
+        }
+        Answers::new(self.published.now().authorizations.clone(), nodes)
+    }
+
+    /// Changes when a node refuses something, or something else than before.
+    #[must_use]
+    pub fn refusals(&self) -> watch::Receiver<u64> {
+        self.server.refusals()
+    }
+}
+
+/// What the nodes that are served here have answered.
+#[derive(Debug)]
+pub struct Answers {
+    current: Resources,
+    /// The sessions of each node, in the order of their beginning: the successor of a ztunnel says what its node thinks.
+    nodes: BTreeMap<String, Vec<TypeStatus>>,
+    /// By policy and node, why.
+    refused: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+impl Answers {
+    fn new(current: Resources, nodes: BTreeMap<String, Vec<TypeStatus>>) -> Self {
+        let mut refused: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
+        for (node, sessions) in &nodes {
+            for policy in sessions.iter().flat_map(|session| session.refused.keys()) {
+                if let Some(Answer::Refused(why)) = last_answer(sessions, &current, policy) {
+                    refused.entry(policy.clone()).or_default().insert(node.clone(), why.to_owned());
+                }
+            }
+        }
+        Self { current, nodes, refused }
+    }
+}
+
+impl index::Answers for Answers {
+    fn refusals(&self, policy: &PolicyName) -> BTreeMap<String, String> {
+        self.refused.get(&policy.to_string()).cloned().unwrap_or_default()
+    }
+
+    fn has_taken(&self, node: &str, policy: &PolicyName) -> bool {
+        let sessions = self.nodes.get(node).map(Vec::as_slice).unwrap_or_default();
+        last_answer(sessions, &self.current, &policy.to_string()) == Some(Answer::Taken)
+    }
+}
+
+/// What a node has said last of a policy as it is now.
+fn last_answer<'a>(sessions: &'a [TypeStatus], current: &Resources, policy: &str) -> Option<Answer<'a>> {
+    let version = &current.get(policy)?.version;
+    sessions.iter().rev().find_map(|session| session.answer(policy, version))
 }
 
 #[tonic::async_trait]

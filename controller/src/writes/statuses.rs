@@ -1,4 +1,5 @@
-//! What became of each policy, route, entry and wish for a waypoint, in the object's status: once per change, by the replica that leads.
+//! What became of each policy, route, entry and wish for a waypoint, in the object's status, once per change: by the replica that
+//! leads, and of a node that refuses by the replica that serves it.
 //!
 //! Decides nothing: `index` says what is to be said.
 
@@ -12,11 +13,12 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use super::lease::{Leader, timestamp};
-use super::{FIELD_MANAGER, entries};
+use super::{FIELD_MANAGER, Failing, entries};
 use crate::hub::Handle;
-use crate::index::{Index, Judgement, Ruling, Statement, WAYPOINT_BOUND};
+use crate::index::{Answers, Index, Judgement, Statement, WAYPOINT_BOUND};
+use crate::serve::Discovery;
 use crate::source::Misunderstood;
-use crate::source::objects::Key;
+use crate::source::objects::{Generation, Key, PolicyCondition};
 
 /// The manager of the condition about waypoints.
 const WAYPOINT_MANAGER: &str = "airglow-controller-waypoints";
@@ -27,6 +29,9 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// Changes come in groups, and people read statuses: nobody misses what was true in between.
 const GATHER: Duration = Duration::from_millis(200);
 
+/// How often to look though nothing was told: a node that has moved here may use what it refused elsewhere.
+const LOOK: Duration = Duration::from_secs(30);
+
 /// What there is to say.
 #[derive(PartialEq)]
 enum Word {
@@ -34,60 +39,63 @@ enum Word {
     Statement(Statement),
 }
 
-/// Says what `hub` has to say about objects, while `leader` says so. Ends with the hub.
-pub async fn say_statuses(client: Client, hub: Handle, mut leader: Leader) {
-    let mut changes = hub.changes();
+/// Says what `hub` has to say about objects: what nodes answer to `discovery`, and the rest while `leader` says so. Ends with the
+/// hub.
+pub async fn say_statuses(client: Client, hub: Handle, discovery: Discovery, mut leader: Leader) {
+    let (mut changes, mut refusals) = (hub.changes(), discovery.refusals());
     // What was said already, for definitions of policies that keep no status or only a part of it.
     let mut said: BTreeMap<(Key, &str), Word> = BTreeMap::new();
-    let mut failing = false;
+    let mut failing = Failing::default();
     loop {
-        leader.leading().await;
         changes.mark_unchanged();
-        let Ok(words) = hub.inspect(|view| words(view.index, view.misunderstood)).await else { return };
+        refusals.mark_unchanged();
+        let (leads, asked) = (leader.is_leading(), discovery.clone());
+        let judge = hub.inspect(move |view| words(view.index, view.misunderstood, &asked.answers(), leads));
+        let Ok(words) = judge.await else { return };
         let open: BTreeSet<_> = words.iter().map(Word::place).collect();
         said.retain(|place, _| open.contains(place));
-        let mut failed = None;
+        let mut outcome = Ok(());
         for word in words {
             if said.get(&word.place()) == Some(&word) {
                 continue;
             }
-            let outcome = match &word {
+            let written = match &word {
                 Word::Judgement(judgement) => say(&client, judgement).await,
                 Word::Statement(statement) => entries::say(&client, statement).await,
             };
-            match outcome {
+            match written {
                 Ok(()) => drop(said.insert(word.place(), word)),
-                Err(error) => failed = Some(error),
+                Err(error) => outcome = Err(error),
             }
         }
-        match failed {
-            None => {
-                failing = false;
-                if changes.changed().await.is_err() {
-                    return;
-                }
-                sleep(GATHER).await;
-            }
-            Some(error) => {
-                if !std::mem::replace(&mut failing, true) {
-                    tracing::warn!(error = explain(&error), "statuses can't be written");
-                }
-                sleep(AGAIN).await;
-            }
+        failing.note(&outcome, |error| {
+            tracing::warn!(error = explain(error), "statuses can't be written");
+        });
+        if outcome.is_err() {
+            sleep(AGAIN).await;
+            continue;
         }
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() { return },
+            _ = refusals.changed() => {}
+            () = leader.leading(), if !leads => continue,
+            () = sleep(LOOK) => continue,
+        }
+        sleep(GATHER).await;
     }
 }
 
-fn words(index: &Index, misunderstood: &[Misunderstood]) -> Vec<Word> {
-    let judgements = index.judgements(misunderstood).into_iter().map(Word::Judgement);
-    judgements.chain(index.statements(misunderstood).into_iter().map(Word::Statement)).collect()
+fn words(index: &Index, misunderstood: &[Misunderstood], answers: &dyn Answers, leads: bool) -> Vec<Word> {
+    let statements = if leads { index.statements(misunderstood) } else { Vec::new() };
+    let judgements = index.judgements(misunderstood, answers, leads).into_iter().map(Word::Judgement);
+    judgements.chain(statements.into_iter().map(Word::Statement)).collect()
 }
 
 impl Word {
-    /// What it is about: an object, and of a judgement its condition.
+    /// What it is about: an object, and of a judgement which conditions.
     fn place(&self) -> (Key, &'static str) {
         match self {
-            Self::Judgement(judgement) => (judgement.key.clone(), judgement.condition),
+            Self::Judgement(judgement) => (judgement.key.clone(), judgement.about),
             Self::Statement(statement) => (statement.key.clone(), ""),
         }
     }
@@ -95,9 +103,10 @@ impl Word {
 
 /// A definition without statuses says that there is nothing of that name, which is no failure.
 async fn say(client: &Client, judgement: &Judgement) -> Result<(), kube::Error> {
-    let Judgement { key: Key { kind, namespace, name }, condition: of, .. } = judgement;
-    // What a manager does not say any more is removed, so that each condition has its own.
-    let manager = if *of == WAYPOINT_BOUND { WAYPOINT_MANAGER } else { FIELD_MANAGER };
+    let Judgement { key: Key { kind, namespace, name }, about, conditions, .. } = judgement;
+    // What a manager does not say any more is removed, so that each group of conditions has its own.
+    let manager = if *about == WAYPOINT_BOUND { WAYPOINT_MANAGER } else { FIELD_MANAGER };
+    let conditions: Vec<_> = conditions.iter().map(written).collect();
     for version in kind.versions() {
         let path = format!(
             "/{root}/{version}/namespaces/{namespace}/{plural}/{name}/status?fieldManager={manager}&force=true",
@@ -107,7 +116,7 @@ async fn say(client: &Client, judgement: &Judgement) -> Result<(), kube::Error> 
         let status = json!({
             "apiVersion": version, "kind": kind.to_string(),
             "metadata": { "name": name, "namespace": namespace },
-            "status": { "conditions": condition(judgement).as_slice() },
+            "status": { "conditions": conditions },
         });
         // Not there in this version: the definition may be older than we are.
         if call(client, Method::PATCH, &path, Some(&status)).await?.is_some() {
@@ -117,16 +126,16 @@ async fn say(client: &Client, judgement: &Judgement) -> Result<(), kube::Error> 
     Ok(())
 }
 
-fn condition(judgement: &Judgement) -> Option<Value> {
-    let Judgement { condition, generation, verdict, .. } = judgement;
-    let Ruling { accepted, reason, message, since } = verdict.as_ref()?;
-    let mut condition = json!({
-        "type": condition, "status": if *accepted { "True" } else { "False" }, "reason": reason, "message": message,
-        "lastTransitionTime": since.clone().unwrap_or_else(|| timestamp(SystemTime::now())),
+fn written(condition: &PolicyCondition) -> Value {
+    let PolicyCondition { kind, status, reason, message, observed_generation, last_transition_time } =
+        condition;
+    let mut written = json!({
+        "type": kind, "status": status, "reason": reason, "message": message,
+        "lastTransitionTime": last_transition_time.clone().unwrap_or_else(|| timestamp(SystemTime::now())),
     });
     // Objects of Kubernetes' own are not counted.
-    if let Some(generation) = generation {
-        condition["observedGeneration"] = json!(generation);
+    if let Some(generation) = observed_generation.as_ref().and_then(Generation::number) {
+        written["observedGeneration"] = json!(generation);
     }
-    Some(condition)
+    written
 }

@@ -17,7 +17,7 @@ use controller::source::objects::{
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use crate::support::Mesh;
+use crate::support::{Mesh, Silence};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -372,7 +372,7 @@ proptest! {
         fresh.apply(objects.into_values().map(Event::Upsert));
         prop_assert_eq!(&mesh.seen, &fresh.seen);
         prop_assert_eq!(findings(&mesh), findings(&fresh));
-        prop_assert_eq!(mesh.index.judgements(&[]), fresh.index.judgements(&[]));
+        prop_assert_eq!(mesh.index.judgements(&[], &Silence, true), fresh.index.judgements(&[], &Silence, true));
         prop_assert_eq!(mesh.index.statements(&[]), fresh.index.statements(&[]));
         prop_assert_eq!(mesh.index.proven(), fresh.index.proven());
         prop_assert_eq!(mesh.index.enrolments().count(), mesh.seen.enrolments.len());

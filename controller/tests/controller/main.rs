@@ -5,6 +5,7 @@ mod directory;
 mod enrolment;
 mod entries;
 mod index_property;
+mod judgements;
 mod marks;
 mod policies;
 mod routes;

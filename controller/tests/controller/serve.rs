@@ -162,7 +162,11 @@ impl Site {
     fn discover(&self, token: &str, claimed: &str, address: Mode) -> Discovered {
         let node = xds::Node {
             id: format!("ztunnel~127.0.0.1~{claimed}"),
-            metadata: [("NODE_NAME".to_owned(), claimed.to_owned())].into(),
+            // A waypoint names no node: it does not speak for one.
+            metadata: (!claimed.is_empty())
+                .then(|| ("NODE_NAME".to_owned(), claimed.to_owned()))
+                .into_iter()
+                .collect(),
         };
         let of = |type_url, mode| Subscription { type_url, mode };
         let subscriptions =
@@ -390,7 +394,7 @@ async fn a_waypoint_speaks_for_itself_and_for_nobody_else() {
         assert!(is_denied, "{token} {identity}: {refused:?}");
     }
     assert_eq!(site.report(token, "n1", &[]).await, Err(Code::PermissionDenied));
-    let mut seen = site.discover(token, "n1", Mode::Wildcard);
+    let mut seen = site.discover(token, "", Mode::Wildcard);
     seen.until("the mesh", |seen| seen.synced.len() == 3 && seen.tunnel("pay").is_some()).await;
     assert_eq!(seen.seen.borrow().names(POD_ENROLMENT), [""; 0], "those are the node's");
     // Its session ends with its being a waypoint.

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use controller::index::{Change, Condition, Config, Enrolment, Finding, Index, PodState, Progress, Proven};
+use controller::index::{
+    Answers, Change, Condition, Config, Enrolment, Finding, Index, PodState, Progress, Proven,
+};
 use controller::source::objects::{Event, Object};
 use controller::source::yaml;
 use model::Str;
@@ -21,6 +23,19 @@ pub(crate) fn objects(text: &str) -> Vec<Object> {
 
 pub(crate) fn upserts(text: &str) -> Vec<Event> {
     objects(text).into_iter().map(Event::Upsert).collect()
+}
+
+/// No node has answered anything.
+pub(crate) struct Silence;
+
+impl Answers for Silence {
+    fn refusals(&self, _: &PolicyName) -> BTreeMap<String, String> {
+        BTreeMap::new()
+    }
+
+    fn has_taken(&self, _: &str, _: &PolicyName) -> bool {
+        false
+    }
 }
 
 /// What a reader of changes holds.

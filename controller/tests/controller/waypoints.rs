@@ -4,7 +4,7 @@ use controller::index::WAYPOINT_BOUND;
 use model::service::GatewayAddress;
 use model::workload::TunnelProtocol;
 
-use crate::support::{Mesh, SHOP_AMBIENT, pod, upserts};
+use crate::support::{Mesh, SHOP_AMBIENT, Silence, pod, upserts};
 
 /// A waypoint of `shop` that is ready; `more` goes into its metadata, `from` into its listener.
 fn waypoint(name: &str, more: &str, from: &str) -> String {
@@ -53,11 +53,11 @@ fn guard_of_pod(mesh: &Mesh, pod: &str) -> Option<String> {
 
 /// The reason of the condition, with a sign for whether it is true.
 fn bound(mesh: &Mesh, name: &str) -> Option<(String, String)> {
-    let judgements = mesh.index.judgements(&[]);
-    let judged = judgements.iter().find(|it| it.condition == WAYPOINT_BOUND && it.key.name == name)?;
-    let ruling = judged.verdict.as_ref().expect("nothing was said before");
-    let sign = if ruling.accepted { '+' } else { '-' };
-    Some((format!("{sign}{}", ruling.reason), ruling.message.clone()))
+    let judgements = mesh.index.judgements(&[], &Silence, true);
+    let judged = judgements.iter().find(|it| it.about == WAYPOINT_BOUND && it.key.name == name)?;
+    let [condition] = &judged.conditions[..] else { panic!("nothing was said before") };
+    let sign = if condition.status == "True" { '+' } else { '-' };
+    Some((format!("{sign}{}", condition.reason), condition.message.clone()))
 }
 
 fn reason(mesh: &Mesh, name: &str) -> Option<String> {
@@ -282,6 +282,6 @@ fn a_wish_that_ends_is_taken_out_of_the_status() {
     let said = service("shop", "web", "x", "")
         + "status: {conditions: [{type: istio.io/WaypointBound, status: 'True', reason: WaypointAccepted, message: m}]}\n";
     let mesh = Mesh::of(&said);
-    let judgements = mesh.index.judgements(&[]);
-    assert!(matches!(judgements.as_slice(), [it] if it.verdict.is_none()), "{judgements:?}");
+    let judgements = mesh.index.judgements(&[], &Silence, true);
+    assert!(matches!(judgements.as_slice(), [it] if it.conditions.is_empty()), "{judgements:?}");
 }

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use api::discovery::DeltaDiscoveryRequest;
 use api::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use api::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use api::node::node_service_client::NodeServiceClient;
 use api::node::pod_state::State;
 use api::node::{EnrolmentReport, PodState};
@@ -15,16 +15,19 @@ use controller::app::Controller;
 use controller::config;
 use controller::serve::published::Publisher;
 use controller::serve::{Accepted, Authenticator as _, TokenReviews};
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, stream};
 use identity::control::{Roots, Target, channel};
 use identity::{Ca, CaClient, Clock, KeyRequest, SystemClock, TokenFile, peer_identity};
 use kube::Client;
 use model::identity::Identity;
+use prost_types::value::Kind;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
+use tokio::sync::mpsc;
 use tokio::time::timeout;
+use tonic::Streaming;
 use tonic::transport::Channel;
 
 use crate::objects::{apply, delete_pod, pod, shop};
@@ -230,6 +233,29 @@ impl Site {
         serde_json::from_str(body).expect("JSON")
     }
 
+    /// A node's session about policies, which begins with all of them.
+    pub(crate) async fn policies(&self, token: &str, node: &str) -> Policies {
+        let (answers, questions) = mpsc::channel(1);
+        let name = prost_types::Value { kind: Some(Kind::StringValue(node.to_owned())) };
+        let metadata = prost_types::Struct { fields: [("NODE_NAME".to_owned(), name)].into() };
+        let id = format!("ztunnel~{node}");
+        let node = api::discovery::Node { id, metadata: Some(metadata), ..api::discovery::Node::default() };
+        let first = DeltaDiscoveryRequest {
+            node: Some(node),
+            type_url: api::type_url::AUTHORIZATION.into(),
+            ..DeltaDiscoveryRequest::default()
+        };
+        answers.send(first).await.expect("there is room");
+        let questions = stream::unfold(questions, async |mut all| Some((all.recv().await?, all)));
+        let mut request = tonic::Request::new(questions);
+        let bearer = format!("Bearer {token}").try_into().expect("printable");
+        request.metadata_mut().insert("authorization", bearer);
+        let mut discovery = AggregatedDiscoveryServiceClient::new(self.channel());
+        let session =
+            timeout(PATIENCE, discovery.delta_aggregated_resources(request)).await.expect("in time");
+        Policies { told: session.expect("it is a node").into_inner(), answers }
+    }
+
     fn channel(&self) -> Channel {
         let target = Target {
             address: format!("https://{}", self.controller.address()).parse().expect("an address"),
@@ -248,6 +274,39 @@ impl Site {
         let signed = timeout(PATIENCE, signed).await.expect("an answer in time");
         let signed = signed.map_err(|error| error.to_string())?;
         Ok(peer_identity(&signed.chain).expect("an identity"))
+    }
+}
+
+/// What a node is told of policies, and what it answers.
+pub(crate) struct Policies {
+    told: Streaming<DeltaDiscoveryResponse>,
+    answers: mpsc::Sender<DeltaDiscoveryRequest>,
+}
+
+impl Policies {
+    /// Answers until it has been told of the policy, and refuses that if there is a reason.
+    pub(crate) async fn answer(&mut self, policy: &str, refusal: Option<&str>) {
+        loop {
+            let told = timeout(PATIENCE, self.told.message()).await.expect("in time");
+            let told = told.expect("the session stands").expect("it goes on");
+            let is_told = told.resources.iter().any(|resource| resource.name == policy);
+            let refusal = refusal.filter(|_| is_told);
+            let error_detail = refusal.map(|reason| api::discovery::Status {
+                code: 3,
+                message: format!("{policy}: {reason}"),
+                ..api::discovery::Status::default()
+            });
+            let answer = DeltaDiscoveryRequest {
+                type_url: told.type_url,
+                response_nonce: told.nonce,
+                error_detail,
+                ..DeltaDiscoveryRequest::default()
+            };
+            self.answers.send(answer).await.expect("the session stands");
+            if is_told {
+                return;
+            }
+        }
     }
 }
 

@@ -343,6 +343,67 @@ fn routing() -> Vec<Value> {
     ]
 }
 
+/// Waits until the types and statuses of a policy's conditions are these.
+async fn conditions(client: &Client, name: &str, expected: &[(&str, &str)]) -> Value {
+    let path = format!("/apis/security.istio.io/v1/namespaces/shop/authorizationpolicies/{name}");
+    let mut seen = Value::Null;
+    let holds = async {
+        loop {
+            let policy: Value = client.request(http(&path)).await.expect("it is there");
+            let said = policy["status"]["conditions"].as_array().cloned().unwrap_or_default();
+            let brief = said.iter().map(|it| (it["type"].as_str(), it["status"].as_str()));
+            if brief.eq(expected.iter().map(|(kind, status)| (Some(*kind), Some(*status)))) {
+                return policy;
+            }
+            seen = policy["status"].clone();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let found = timeout(PATIENCE, holds).await;
+    found.unwrap_or_else(|_| panic!("{name}: never {expected:?}, but {seen}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_names_the_nodes_that_refuse_it() {
+    let (api, client) = with_ztunnel().await;
+    // The first leads, and the second is who the node is served by.
+    let leading = Site::start(&api).await;
+    said(&client, "only-web", "True", "Accepted", "").await;
+    let serving = Site::start(&api).await;
+    let token = token(&client, "istio-system", AUDIENCE, true).await;
+    let mut node = serving.policies(&token, "n1").await;
+    node.answer("shop/only-web", Some("this node is too old; upgrade it")).await;
+    let (mesh, own) = (("ZtunnelAccepted", "False"), ("n1/ZtunnelAccepted", "False"));
+    let refused = conditions(&client, "only-web", &[mesh, own]).await;
+    let said_of = |policy: &Value, index: usize| policy["status"]["conditions"][index].clone();
+    let of_node = said_of(&refused, 1);
+    assert_eq!(
+        (&of_node["reason"], &of_node["message"]),
+        (&json!("RefusedByNodes"), &json!("this node is too old; upgrade it"))
+    );
+    assert_eq!(of_node["observedGeneration"], refused["metadata"]["generation"]);
+    let text = said_of(&refused, 0)["message"].as_str().unwrap_or_default().to_owned();
+    assert!(text.contains("refused by n1"), "{text}");
+    event_of(&client, "shop", "only-web", "PolicyRefused", "node n1: this node is too old").await;
+
+    // The node's session moves to the other replica, which is told the same: nothing is news.
+    drop(node);
+    let mut node = leading.policies(&token, "n1").await;
+    node.answer("shop/only-web", Some("this node is too old; upgrade it")).await;
+    // Another policy shows that time has passed.
+    apply(&client, policy("last", json!({"rules": [{}]}))).await;
+    said(&client, "last", "True", "Accepted", "").await;
+    let again = conditions(&client, "only-web", &[mesh, own]).await;
+    assert_eq!(refused["metadata"]["resourceVersion"], again["metadata"]["resourceVersion"]);
+
+    // A change that the node has taken.
+    node.answer("shop/last", None).await;
+    apply(&client, policy("only-web", json!({"action": "DENY", "rules": [{}]}))).await;
+    node.answer("shop/only-web", None).await;
+    let taken = conditions(&client, "only-web", &[("ZtunnelAccepted", "True")]).await;
+    assert_eq!(said_of(&taken, 0)["observedGeneration"], taken["metadata"]["generation"]);
+}
+
 /// The rights that the reference page lists, and a kubeconfig of an account that has no others.
 async fn least(api: &ApiServer, client: &Client) -> std::path::PathBuf {
     let rbac = "rbac.authorization.k8s.io";

@@ -66,7 +66,15 @@ pub(crate) fn refusal(rejections: &[Rejection]) -> Option<String> {
     (!lines.is_empty()).then(|| lines.join(SEPARATOR))
 }
 
-/// What a refusal may name: pieces that are not names are among them, names that it holds are not missing.
-pub(crate) fn refused(error: &str) -> impl Iterator<Item = &str> {
-    error.split(SEPARATOR).filter_map(|line| line.split_once(": ")).map(|(name, _)| name)
+/// What a refusal says of each resource that is one, by `is_known`. A piece that names none goes on with what was said before.
+pub(crate) fn reasons(error: &str, is_known: impl Fn(&str) -> bool) -> BTreeMap<String, String> {
+    let mut found: Vec<(String, String)> = Vec::new();
+    for piece in error.split(SEPARATOR) {
+        match (piece.split_once(": ").filter(|(name, _)| is_known(name)), found.last_mut()) {
+            (Some((name, reason)), _) => found.push((name.to_owned(), reason.to_owned())),
+            (None, Some((_, reason))) => *reason = format!("{reason}{SEPARATOR}{piece}"),
+            (None, None) => {}
+        }
+    }
+    found.into_iter().collect()
 }

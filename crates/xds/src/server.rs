@@ -105,6 +105,8 @@ struct Shared<P> {
     provider: P,
     types: Vec<&'static str>,
     sessions: Mutex<Sessions>,
+    /// Counts changes of what clients refuse.
+    refusals: watch::Sender<u64>,
 }
 
 #[derive(Default)]
@@ -118,7 +120,8 @@ impl<P: Provider> Server<P> {
     /// what acts on both last.
     #[must_use]
     pub fn new(provider: P, types: Vec<&'static str>) -> Self {
-        Self { shared: Arc::new(Shared { provider, types, sessions: Mutex::default() }) }
+        let (sessions, refusals) = (Mutex::default(), watch::Sender::new(0));
+        Self { shared: Arc::new(Shared { provider, types, sessions, refusals }) }
     }
 
     /// The gRPC service, to be added to a tonic router.
@@ -135,6 +138,12 @@ impl<P: Provider> Server<P> {
             ..status.clone()
         };
         self.shared.sessions().open.values().map(aged).collect()
+    }
+
+    /// Changes when a client refuses something, or something else than before.
+    #[must_use]
+    pub fn refusals(&self) -> watch::Receiver<u64> {
+        self.shared.refusals.subscribe()
     }
 }
 
@@ -230,7 +239,9 @@ impl<P: Provider> Session<P> {
     async fn next(&mut self) -> Result<Option<wire::DeltaDiscoveryResponse>, Status> {
         loop {
             let response = self.core.poll(&Seen { provider: &self.shared.provider, access: &self.access });
-            self.shared.sessions().update(self.id, self.core.status());
+            if self.shared.sessions().update(self.id, self.core.status()) {
+                self.shared.refusals.send_modify(|count| *count += 1);
+            }
             if let Some(response) = response {
                 return Ok(Some(response.into()));
             }
@@ -288,9 +299,13 @@ impl Sessions {
         Ok(id)
     }
 
-    fn update(&mut self, id: u64, types: Vec<TypeStatus>) {
-        if let Some((_, status)) = self.open.get_mut(&id) {
-            status.types = types;
-        }
+    /// Whether the client refuses something else than before.
+    fn update(&mut self, id: u64, types: Vec<TypeStatus>) -> bool {
+        let Some((_, status)) = self.open.get_mut(&id) else { return false };
+        let before = std::mem::replace(&mut status.types, types);
+        let refused = |types: &[TypeStatus]| -> Vec<_> {
+            types.iter().map(|kind| kind.refused.clone()).filter(|refused| !refused.is_empty()).collect()
+        };
+        refused(&before) != refused(&status.types)
     }
 }

@@ -9,7 +9,7 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::message::{Request, Response, WILDCARD, refused};
+use crate::message::{Request, Response, WILDCARD, reasons};
 use crate::resource::{Difference, Resource, Resources};
 
 /// The most names that a client may subscribe to in one type: a node talks to fewer services and pods than this, and a
@@ -64,16 +64,33 @@ pub struct TypeStatus {
     pub nacks: u64,
     /// The last refusal.
     pub last_nack: Option<Nack>,
+    /// What the client refused and has not taken since, by name, with its reason.
+    pub refused: BTreeMap<String, String>,
     answered: Resources,
-    refused: BTreeSet<String>,
+}
+
+/// What a client has said of a resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer<'a> {
+    /// It can't use it, for this reason.
+    Refused(&'a str),
+    /// It uses it.
+    Taken,
 }
 
 impl TypeStatus {
+    /// What the client said of this version of a resource; `None` while it has not.
+    #[must_use]
+    pub fn answer(&self, name: &str, version: &str) -> Option<Answer<'_>> {
+        self.answered.get(name).filter(|answered| answered.version == version)?;
+        Some(self.refused.get(name).map_or(Answer::Taken, |reason| Answer::Refused(reason)))
+    }
+
     /// The version of a resource that the client is known to use.
     #[must_use]
     pub fn acknowledged(&self, name: &str) -> Option<&str> {
         let version = &self.answered.get(name)?.version;
-        (!version.is_empty() && !self.refused.contains(name)).then_some(version)
+        (!version.is_empty() && !self.refused.contains_key(name)).then_some(version)
     }
 }
 
@@ -150,8 +167,8 @@ struct Type {
     held: Resources,
     /// What it held when it last answered.
     answered: Resources,
-    /// What of `answered` it refused.
-    refused: BTreeSet<String>,
+    /// What of `answered` it refused, and why.
+    refused: BTreeMap<String, String>,
     /// `held` may differ from the view.
     dirty: bool,
     /// A response must follow even if it is empty.
@@ -180,7 +197,7 @@ impl Type {
             gone: BTreeSet::new(),
             held: Resources::default(),
             answered: Resources::default(),
-            refused: BTreeSet::new(),
+            refused: BTreeMap::new(),
             dirty: false,
             answer_due: false,
             in_flight: None,
@@ -196,15 +213,17 @@ impl Type {
             return;
         };
         self.answered = held;
-        self.refused.retain(|name| !names.contains(name));
+        self.refused.retain(|name, _| !names.contains(name));
         let Some(message) = error else {
             self.acks += 1;
             return;
         };
-        let named: BTreeSet<String> =
-            refused(&message).filter(|name| names.contains(*name)).map(ToOwned::to_owned).collect();
-        // Words that name none of the resources refuse them all.
-        self.refused.extend(if named.is_empty() { names } else { named });
+        let mut named = reasons(&message, |name| names.contains(name));
+        if named.is_empty() {
+            // Words that name none of the resources refuse them all.
+            named = names.into_iter().map(|name| (name, message.clone())).collect();
+        }
+        self.refused.extend(named);
         self.nacks += 1;
         self.last_nack = Some(Nack { at: now, nonce, message });
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use xds::message::Request;
-use xds::server_core::Core;
+use xds::server_core::{Answer, Core, View as _};
 
 use crate::pair::{ALL, BAD, NAMED, Pair, RULES, TYPES};
 
@@ -118,6 +118,10 @@ fn a_bad_resource_rejects_only_itself_and_comes_again_after_a_reconnect() {
     assert_eq!(status.last_nack.as_ref().map(|nack| nack.message.as_str()), Some("b: bad; it is: bad"));
     assert!(status.acknowledged("a").is_some() && status.acknowledged("c").is_some());
     assert_eq!(status.acknowledged("b"), None);
+    let versions = ["a", "b"].map(|name| pair.world.lookup(ALL, name)[0].version.clone());
+    assert_eq!(status.answer("a", &versions[0]), Some(Answer::Taken));
+    assert_eq!(status.answer("b", &versions[1]), Some(Answer::Refused("bad; it is: bad")));
+    assert_eq!(status.answer("b", "another"), None, "that was not answered yet");
 
     pair.connect();
     pair.settle();
