@@ -259,6 +259,17 @@ mod tests {
     }
 
     #[test]
+    fn one_that_nothing_is_known_of_is_tried_beside_the_quickest() {
+        let set = set(&[("known", 0, true), ("new", 0, true)]);
+        let known = set.iter().find(|endpoint| name(endpoint) == "known").unwrap();
+        known.state.learn(Outcome::Answered(std::time::Duration::from_micros(50)), 0);
+        assert_eq!(count(&set, Strategy::PeakEwma, 100).get("known"), None);
+        let new = set.iter().find(|endpoint| name(endpoint) == "new").unwrap();
+        let _first = new.state.begin();
+        assert_eq!(count(&set, Strategy::PeakEwma, 100).get("new"), None, "once, until it has answered");
+    }
+
+    #[test]
     fn requests_under_way_count() {
         let set = set(&[("busy", 0, true), ("idle", 0, true)]);
         let busy = set.iter().find(|endpoint| name(endpoint) == "busy").unwrap();

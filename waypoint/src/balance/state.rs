@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// What an endpoint is taken to need before it has answered once: little, so that new ones are tried soon.
+/// What an endpoint is taken to need before it has answered once, for each request beside its first, which is always worth a try.
 const FIRST_GUESS: Duration = Duration::from_millis(1);
 
 /// How fast old answers are forgotten: after this time without an answer an estimate has fallen to a third. Ten seconds
@@ -84,11 +84,16 @@ impl State {
     }
 
     /// What another request may be expected to take: the estimate for each that is under way and this one. A request for
-    /// peace counts as the time that is left of it.
+    /// peace counts as the time that is left of it. The first request to an endpoint costs nothing: one whose neighbours are
+    /// quicker than any guess would else never be tried.
     #[must_use]
     pub fn cost(&self, now: u64) -> f64 {
-        let peace = self.shunned_until.load(Relaxed).saturating_sub(now);
-        self.estimate(now).max(peace as f64) * (f64::from(self.under_way()) + 1.0)
+        let peace = self.shunned_until.load(Relaxed).saturating_sub(now) as f64;
+        let under_way = self.under_way();
+        if under_way == 0 && self.latency.load(Relaxed) == 0 {
+            return peace;
+        }
+        self.estimate(now).max(peace) * (f64::from(under_way) + 1.0)
     }
 
     /// Takes in how a request ended.
@@ -146,8 +151,11 @@ mod tests {
 
     #[test]
     fn a_slow_answer_counts_at_once_and_is_forgotten_in_time() {
-        let state = State::default();
-        assert_eq!(state.cost(0), 1e6, "the first guess");
+        let state = Arc::new(State::default());
+        assert_eq!(state.cost(0), 0.0, "nothing is known, and nothing under way");
+        let first = state.begin();
+        assert_eq!(state.cost(0), 2e6, "the first guess");
+        drop(first);
         state.learn(answered(2), 0);
         assert_eq!(state.cost(0), 2e6);
         state.learn(answered(200), 0);
@@ -165,9 +173,9 @@ mod tests {
         let leases: Vec<_> = (0..3).map(|_| state.begin()).collect();
         assert_eq!(state.cost(0), 4e6);
         drop(leases);
-        assert_eq!((state.cost(0), state.under_way()), (1e6, 0));
+        assert_eq!((state.cost(0), state.under_way()), (0.0, 0));
         state.begin().ended(Outcome::Abandoned, 0);
-        assert_eq!((state.cost(0), state.under_way()), (1e6, 0));
+        assert_eq!((state.cost(0), state.under_way()), (0.0, 0));
     }
 
     #[test]
@@ -175,7 +183,7 @@ mod tests {
         let state = State::default();
         state.learn(Outcome::Overloaded(Some(Duration::from_secs(3))), 0);
         assert_eq!(state.cost(SECOND), 2e9);
-        assert_eq!(state.cost(4 * SECOND), 1e6);
+        assert_eq!(state.cost(4 * SECOND), 0.0);
         state.learn(Outcome::Overloaded(None), 0);
         assert_eq!(state.cost(0), 3e9, "the longer word stands");
         state.learn(Outcome::Overloaded(Some(Duration::from_secs(86_400))), 0);
