@@ -59,6 +59,14 @@ fn a_namespace_is_labelled_and_unlabelled_under_load() {
     ];
     meshed().apply(&servers.concat()).expect("valid manifests");
     live.ready();
+    outside.ready();
+    // The clients don't try twice, and a node hears of a Service's endpoints in its own time.
+    eventually("the node of the clients reaches the service", || {
+        attempt(&outside, "stranger", "too-early").and_then(|said| match said {
+            said if said.contains("answered") => Ok(()),
+            said => Err(said),
+        })
+    });
     let clients = [
         pod("live", "client", "n1", &["echo"]),
         container("held", &hold),
@@ -67,7 +75,6 @@ fn a_namespace_is_labelled_and_unlabelled_under_load() {
     ];
     meshed().apply(&clients.concat()).expect("valid manifests");
     live.ready();
-    outside.ready();
     live.says("client/held", "holding 20");
     let pods = live.all_pods();
     pods.iter().for_each(|pod| live.until(pod, "not wanted"));
