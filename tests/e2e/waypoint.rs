@@ -1,7 +1,7 @@
 //! Through a waypoint: who dials a guarded service reaches it through the waypoint only, encrypted all the way, and under the
 //! policies of both.
 
-use lab::{Env, LabConfig, Pod, PodSpec, Process, ServiceSpec};
+use lab::{Env, LabConfig, Pod, PodSpec, Process, Program, ServiceSpec, Signal};
 use serde_json::Value;
 
 use crate::mesh::{Mesh, SOON, comes_from, curl, get, refused, serve};
@@ -32,6 +32,7 @@ impl Guarded {
         let client = mesh.pod(0, "client");
         let servers = ["one", "two"].map(|name| {
             let spec = PodSpec::new("shop", name).service_account("server").label("app", "server");
+            let spec = spec.label("version", name);
             let pod = mesh.node(1).add_pod(spec).expect("a pod");
             serve(&pod, &["http", "--name", name]);
             pod
@@ -200,4 +201,149 @@ fn each_request_of_a_connection_goes_its_own_way() {
         answers.iter().filter_map(|answer| answer["name"].as_str()).collect();
     assert_eq!(names.into_iter().collect::<Vec<_>>(), ["one", "two"], "one connection, both servers");
     assert_eq!(seen.count().expect("a whole capture"), 0, "no byte of the canary crosses the wire");
+}
+
+/// What is asked of `server:81`: a header leads to one version, a path is moved, another rewritten, and the rest is shared out.
+/// `x-weights` says which weights answered.
+fn route(one: u32, two: u32) -> String {
+    format!(
+        "\
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: canary, namespace: shop}}
+spec:
+  parentRefs: [{{group: \"\", kind: Service, name: server, port: 81}}]
+  rules:
+  - matches: [{{headers: [{{name: x-canary, value: please}}]}}]
+    backendRefs: [{{name: two, port: 80}}]
+  - matches: [{{path: {{type: PathPrefix, value: /old}}}}]
+    filters:
+    - type: RequestRedirect
+      requestRedirect: {{statusCode: 301, hostname: new.shop, path: {{type: ReplacePrefixMatch, replacePrefixMatch: /new}}}}
+  - matches: [{{path: {{type: PathPrefix, value: /api}}}}]
+    filters:
+    - {{type: URLRewrite, urlRewrite: {{hostname: inner.shop, path: {{type: ReplacePrefixMatch, replacePrefixMatch: /v1}}}}}}
+    - {{type: RequestHeaderModifier, requestHeaderModifier: {{set: [{{name: x-rule, value: api}}], remove: [x-secret]}}}}
+    backendRefs: [{{name: one, port: 80}}]
+  - filters:
+    - {{type: ResponseHeaderModifier, responseHeaderModifier: {{set: [{{name: x-weights, value: \"{one}-{two}\"}}]}}}}
+    backendRefs: [{{name: one, port: 80, weight: {one}}}, {{name: two, port: 80, weight: {two}}}]
+"
+    )
+}
+
+/// Breaks what one user asks for.
+const FAULT: &str = "\
+apiVersion: airglow.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: not-for-jane, namespace: shop}
+spec:
+  targetRefs: [{kind: Service, name: server}]
+  fault:
+    until: \"2099-01-01T00:00:00Z\"
+    matches: [{headers: [{name: x-user, value: jane}], clients: [{serviceAccount: client}]}]
+    abort: {httpStatus: 418}
+";
+
+const URL: &str = "http://server.shop:81";
+
+/// What curl was answered, as `format` has it.
+fn told(client: &Pod, format: &str, args: &[&str]) -> String {
+    let words: Vec<&str> =
+        ["-o", "/dev/null", "-w", format].into_iter().chain(args.iter().copied()).collect();
+    let output = curl(client, &words);
+    assert!(output.success(), "{args:?}: {output:?}");
+    output.stdout
+}
+
+fn until_told(client: &Pod, format: &str, args: &[&str], wanted: &str) {
+    lab::wait_until(&format!("{args:?} is answered with {wanted}"), SOON, || {
+        let told = told(client, format, args);
+        if told == wanted { Ok(()) } else { Err(told) }
+    })
+    .expect("an answer");
+}
+
+/// The load's last words, once it has ended by itself or was told to.
+fn account(load: &Process) -> Value {
+    let output = load.wait(SOON).expect("an end");
+    let last = output.stdout.lines().last().unwrap_or_default();
+    serde_json::from_str(last).unwrap_or_else(|error| panic!("{error} in {output:?}"))
+}
+
+fn load(requests: Option<&str>) -> Program {
+    let args =
+        ["load", "--protocol", "http", "--mode", "keep", "--to", "server.shop:81", "--connections", "4"];
+    let program = Program::new("lab-app").args(args);
+    match requests {
+        Some(count) => program.args(["--requests", count]),
+        None => program.args(["--interval-ms", "5"]),
+    }
+}
+
+/// How many of 600 requests each version answers.
+fn shares(client: &Pod) -> [u64; 2] {
+    let account = account(&client.spawn(load(Some("600"))).expect("a load"));
+    assert_eq!(account["succeeded"], 600, "{account}");
+    ["one", "two"].map(|name| account["answered_by"][name].as_u64().unwrap_or_default())
+}
+
+#[test]
+fn requests_follow_routes_and_their_changes() {
+    let guarded = Guarded::start();
+    let Guarded { mesh, client, .. } = &guarded;
+    for name in ["one", "two"] {
+        let service = ServiceSpec::new("shop", name).selector("version", name).port("http", 80, 8080);
+        mesh.lab.add_service(service).expect("a service");
+    }
+    const WEIGHTS: &str = "%header{x-weights}";
+    mesh.lab.apply_yaml("route.yaml", &route(90, 10)).expect("a route");
+    until_told(client, WEIGHTS, &[URL], "90-10");
+
+    // What is expected, and five standard deviations to either side.
+    let [one, two] = shares(client);
+    assert!((23..=97).contains(&two), "{one} and {two} by 90 and 10");
+    let steady = client.spawn(load(None)).expect("a load");
+    steady.wait_for_line("working", SOON).expect("a load that works");
+    mesh.lab.apply_yaml("route.yaml", &route(50, 50)).expect("a route");
+    until_told(client, WEIGHTS, &[URL], "50-50");
+    let [one, two] = shares(client);
+    assert!((239..=361).contains(&two), "{one} and {two} by 50 and 50");
+    steady.signal(Signal::SIGTERM).expect("a signal");
+    let account = account(&steady);
+    assert_eq!(account["failed"], 0, "no request suffers from the change: {account}");
+    assert!(account["succeeded"].as_u64().is_some_and(|count| count > 0), "{account}");
+
+    let answer = |args: &[&str]| -> Value {
+        let output = curl(client, args);
+        serde_json::from_str(&output.stdout).unwrap_or_else(|error| panic!("{output:?}: {error}"))
+    };
+    for _ in 0..10 {
+        assert_eq!(answer(&["-H", "x-canary: please", URL])["name"], "two");
+    }
+    let old = format!("{URL}/old/page?q=1");
+    assert_eq!(
+        told(client, "%{http_code} %{redirect_url}", &[&old]),
+        "301 http://new.shop:81/new/page?q=1",
+        "where the client is sent"
+    );
+    let seen = answer(&["-H", "x-secret: s", &format!("{URL}/api/x%2Fy?q=1")]);
+    assert_eq!((&seen["name"], &seen["path"]), (&"one".into(), &"/v1/x%2Fy?q=1".into()), "{seen}");
+    let headers = &seen["headers"];
+    assert_eq!((&headers["host"], &headers["x-rule"]), (&"inner.shop".into(), &"api".into()), "{seen}");
+    assert_eq!(headers["x-secret"], Value::Null, "{seen}");
+
+    mesh.lab.apply_yaml("fault.yaml", FAULT).expect("a policy");
+    const STATUS: &str = "%{http_code}";
+    let jane = ["-H", "x-user: jane", URL];
+    until_told(client, STATUS, &jane, "418");
+    for _ in 0..10 {
+        assert_eq!(told(client, STATUS, &jane), "418");
+        assert_eq!(told(client, STATUS, &["-H", "x-user: john", URL]), "200", "the others have no trouble");
+    }
+    mesh.lab.delete_yaml("fault.yaml").expect("no policy");
+    until_told(client, STATUS, &jane, "200");
+    mesh.lab.delete_yaml("route.yaml").expect("no route");
+    until_told(client, WEIGHTS, &[URL], "");
+    assert_eq!(told(client, STATUS, &[&old]), "200", "no route is left");
 }

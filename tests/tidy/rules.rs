@@ -54,6 +54,7 @@ pub(crate) const CORES: &[Core] = &[
     Core::File("waypoint/src/http1/response.rs"),
     Core::File("waypoint/src/http1/target.rs"),
     Core::File("waypoint/src/http1/write.rs"),
+    Core::Dir("waypoint/src/rules/"),
     Core::File("ztunnel/src/bin/ztunnel-cni/call.rs"),
     Core::File("ztunnel/src/bin/ztunnel-cni/decide.rs"),
     Core::File("ztunnel/src/node/cni/conflist.rs"),

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use api::type_url;
+use arc_swap::ArcSwap;
 use daemon::access::AccessLog;
 use daemon::admin::{metrics_routes, readiness_routes};
 use daemon::drain::{Drain, Outcome};
@@ -33,6 +34,7 @@ use crate::config::Config;
 use crate::data::Shared;
 use crate::data::thread::{self, Thread};
 use crate::discovery::Discovery;
+use crate::rules::{Book, Rules};
 use crate::telemetry::Telemetry;
 
 /// How long logs may take to be written at the end.
@@ -104,10 +106,12 @@ fn control_side(config: &Config, process: &Process, tasks: &mut TaskGroup) -> an
     );
 
     let (mesh, writer) = MeshState::new(Mesh::new(config.root_namespace.clone()));
-    let kinds = [type_url::ADDRESS, type_url::AUTHORIZATION];
+    let kinds = [type_url::ADDRESS, type_url::AUTHORIZATION, type_url::L7_RULE, type_url::L7_POLICY];
     let latches = kinds.map(|kind| (kind, process.readiness.latch(format!("discovery of {kind}"))));
     let (moved, policies) = watch::channel(0);
-    let sink = Discovery::new(writer, moved, BTreeMap::from(latches));
+    let book = Arc::new(ArcSwap::from_pointee(Book::default()));
+    let rules = Rules::new(config.own.gateway());
+    let sink = Discovery::new(writer, (rules, Arc::clone(&book)), moved, BTreeMap::from(latches));
     let node = xds::Node {
         id: format!("waypoint~127.0.0.1~{}~cluster.local", config.own.workload),
         metadata: BTreeMap::new(),
@@ -119,6 +123,7 @@ fn control_side(config: &Config, process: &Process, tasks: &mut TaskGroup) -> an
     Ok(Arc::new(Shared {
         own: config.own.clone(),
         mesh,
+        book,
         certificates,
         telemetry: Telemetry::new(&process.metrics, process.access.clone()),
         policies,

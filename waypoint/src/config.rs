@@ -56,6 +56,14 @@ pub struct Own {
     pub workload: WorkloadUid,
 }
 
+impl Own {
+    /// The Gateway that this waypoint was made for, by namespace and name: its pods run as an account of the same name.
+    #[must_use]
+    pub fn gateway(&self) -> (Str, Str) {
+        (self.identity.namespace.clone(), self.identity.service_account.clone())
+    }
+}
+
 /// Reads every setting.
 ///
 /// # Errors

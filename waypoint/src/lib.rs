@@ -12,4 +12,5 @@ pub mod http1;
 #[cfg(test)]
 mod made;
 mod refusal;
+mod rules;
 mod telemetry;

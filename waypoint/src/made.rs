@@ -3,6 +3,10 @@
 use std::collections::BTreeMap;
 
 use model::identity::Identity;
+use model::l7::{
+    Backend, BackendTarget, Match, Moment, Parent, PathMatch, PathText, RouteKind, Rule, RuleKey, Scope,
+    Timeouts,
+};
 use model::service::{
     AppProtocol, GatewayAddress, GatewayDestination, LoadBalancing, PortMapping, Service, ServiceName,
     ServicePort, Vip,
@@ -65,5 +69,29 @@ pub(crate) fn service(name: &str, vip: &str, guarded: bool) -> Service {
         canonical: true,
         ingress_use_waypoint: false,
         visibility: Default::default(),
+    }
+}
+
+/// The rule number `index` of the HTTPRoute `shop/split`, about port 80 of `web`: what lies below `prefix` goes to port 80 of these
+/// services by these weights.
+pub(crate) fn rule(index: u32, prefix: &str, backends: &[(&str, u32)]) -> Rule {
+    let path = PathMatch::Prefix(PathText::new(prefix).expect("a path"));
+    let backend = |(name, weight): &(&str, u32)| Backend {
+        weight: *weight,
+        target: BackendTarget::Service { name: service_name(name), port: 80 },
+        filters: Vec::new(),
+    };
+    Rule {
+        key: RuleKey { kind: RouteKind::Http, namespace: "shop".into(), name: "split".into(), index },
+        name: None,
+        parents: vec![Parent { service: service_name("web"), port: Some(80), scope: Scope::Producer }],
+        created: Moment(1),
+        matches: vec![Match { path, ..Match::default() }],
+        filters: Vec::new(),
+        backends: backends.iter().map(backend).collect(),
+        timeouts: Timeouts::default(),
+        retry: None,
+        session: None,
+        refusal: None,
     }
 }

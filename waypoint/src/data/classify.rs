@@ -2,18 +2,25 @@
 //!
 //! Reads nothing by itself.
 
+use model::identity::Identity;
 use model::route::Behind;
 use model::service::AppProtocol;
+
+use crate::rules::Book;
 
 /// How an HTTP/2 connection begins (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Whether HTTP is declared, of whichever version the client speaks. A port that declares nothing is opaque, so that nobody
-/// whose server speaks first is kept waiting.
-pub(crate) fn is_http(behind: &Behind) -> bool {
+/// Whether HTTP is declared, of whichever version the client speaks, by the port or by an HTTPRoute that names it. What declares
+/// nothing is opaque, so that nobody whose server speaks first is kept waiting.
+pub(crate) fn is_http(behind: &Behind, book: &Book, client: &Identity) -> bool {
     let Behind::Service(service, port, _) = behind else { return false };
     let declared = service.ports.iter().find(|declared| declared.port == *port);
-    declared.is_some_and(|declared| declared.protocol == AppProtocol::Http1)
+    declared.is_some_and(|declared| match declared.protocol {
+        AppProtocol::Http1 => true,
+        AppProtocol::Unknown => book.of(&service.id).is_http(*port, Some(client)),
+        AppProtocol::Grpc | AppProtocol::Http2 | AppProtocol::Tcp | AppProtocol::Tls => false,
+    })
 }
 
 /// Whether a client speaks HTTP/2; `None` while its first bytes don't tell.

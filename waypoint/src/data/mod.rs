@@ -5,6 +5,8 @@
 
 pub(crate) mod classify;
 pub(crate) mod endpoints;
+pub(crate) mod exchange;
+pub(crate) mod how;
 pub(crate) mod inbound;
 pub(crate) mod io;
 pub(crate) mod kept;
@@ -19,6 +21,7 @@ pub(crate) mod upstream;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use daemon::drain;
 use identity::{Certificate, Certificates};
 use proxy::handshakes::Handshakes;
@@ -30,12 +33,15 @@ use tokio::time::Instant;
 use crate::balance::Registry;
 use crate::config::Own;
 use crate::refusal::Refusal;
+use crate::rules::Book;
 use crate::telemetry::Telemetry;
 
 /// What every thread shares: snapshots and handles, no locks that anyone waits for.
 pub(crate) struct Shared {
     pub(crate) own: Own,
     pub(crate) mesh: Arc<MeshState>,
+    /// Routes and traffic policies.
+    pub(crate) book: Arc<ArcSwap<Book>>,
     pub(crate) certificates: Certificates,
     pub(crate) telemetry: Telemetry,
     /// Moves when policies have changed.
@@ -49,7 +55,12 @@ pub(crate) struct Shared {
 impl Shared {
     /// The time as balancing counts it.
     pub(crate) fn now(&self) -> u64 {
-        u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX)
+        u64::try_from(self.since().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// The same, as retries count it.
+    pub(crate) fn since(&self) -> Duration {
+        self.epoch.elapsed()
     }
 
     /// Our certificate, waiting a bounded time for the CA if there is none yet.

@@ -18,9 +18,9 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::sleep_until;
-use twox_hash::XxHash64;
 
 use super::Context;
+use super::how::{self, How};
 use super::stream::Asked;
 use super::upstream::{self, Upstream};
 use crate::balance::{Ask, Lease, Outcome, Strategy};
@@ -122,7 +122,8 @@ async fn plain(mut stream: Stream, said: Vec<Bytes>, mut tcp: TcpStream, live: &
 async fn reach(context: &Arc<Context>, asked: &Asked, facts: &mut Facts) -> Result<Reached, Refusal> {
     let mut tried: Vec<WorkloadUid> = Vec::new();
     loop {
-        let (target, lease) = endpoint(context, (asked, facts), Strategy::LeastRequest, &tried)?;
+        let how = How { strategy: Strategy::LeastRequest, hash: None };
+        let (target, lease) = endpoint(context, (asked, facts), how, &tried)?;
         match attempt(context, &target, facts).await {
             Ok(upstream) => return Ok((upstream, target, lease)),
             Err(refusal) if refusal.is_endpoints_fault() => {
@@ -144,16 +145,16 @@ async fn reach(context: &Arc<Context>, asked: &Asked, facts: &mut Facts) -> Resu
 pub(crate) fn endpoint(
     context: &Context,
     (asked, facts): (&Asked, &Facts),
-    strategy: Strategy,
+    how: How,
     tried: &[WorkloadUid],
 ) -> Result<(Target, Option<Lease>), Refusal> {
     let (service, port, dialled) = match &asked.behind {
         Behind::Workload(workload, app) => return Ok((route::direct(workload, *app), None)),
         Behind::Service(service, port, dialled) => (service, *port, *dialled),
     };
-    let (strategy, hash) = match service.load_balancing.affinity {
-        Affinity::Client => (Strategy::Hash, Some(XxHash64::oneshot(0, client(facts).as_bytes()))),
-        Affinity::None => (strategy, None),
+    let How { strategy, hash } = match service.load_balancing.affinity {
+        Affinity::Client if how.hash.is_none() => How::by(how::client(facts).as_bytes()),
+        Affinity::Client | Affinity::None => how,
     };
     let shared = &context.shared;
     let mesh = Arc::clone(&shared.mesh.snapshot());
@@ -203,9 +204,4 @@ async fn revoked(
     }
     // Nobody tells any more: the process is about to end.
     std::future::pending().await
-}
-
-/// What a client is known by, from whichever port it connects.
-fn client(facts: &Facts) -> String {
-    facts.source.workload.as_ref().map_or_else(|| facts.client.0.ip().to_string(), |w| w.uid.to_string())
 }

@@ -27,7 +27,7 @@ pub(crate) struct Asked {
 pub(crate) async fn serve(context: &Arc<Context>, incoming: Incoming, client: &Client) {
     let mut facts = facts(context, &incoming, client);
     match asked(context, &incoming, client, &mut facts).await {
-        Ok(asked) if classify::is_http(&asked.behind) => {
+        Ok(asked) if classify::is_http(&asked.behind, &context.shared.book.load(), &client.identity) => {
             requests::serve(context, incoming, asked, facts).await;
         }
         Ok(asked) => opaque::serve(context, incoming, &asked, facts).await,

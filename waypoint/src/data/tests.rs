@@ -1,9 +1,12 @@
 //! Whole streams between real tunnels on loopback addresses: a client's node, this waypoint, and endpoints' nodes that echo.
 
+mod routes;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use daemon::access::AccessLog;
 use daemon::drain::Drain;
@@ -30,6 +33,7 @@ use super::{Context, Shared, endpoints, inbound, kept};
 use crate::balance::Registry;
 use crate::config::Own;
 use crate::made;
+use crate::rules::{Book, Rules};
 use crate::telemetry::Telemetry;
 
 /// What takes longer will not come.
@@ -60,6 +64,8 @@ struct World {
     certificates: Certificates,
     writer: MeshWriter,
     policies: watch::Sender<u64>,
+    rules: Rules,
+    book: Arc<ArcSwap<Book>>,
     drain: Drain,
     address: SocketAddr,
     _state: tempfile::TempDir,
@@ -81,9 +87,11 @@ impl World {
         certificates.want(own.identity.clone());
         let drain = Drain::new();
         let (policies, watched) = watch::channel(0);
+        let book = Arc::new(ArcSwap::from_pointee(Book::default()));
         let shared = Shared {
             own: Own { identity: own.identity, workload: own.uid },
             mesh,
+            book: Arc::clone(&book),
             certificates: certificates.clone(),
             telemetry: Telemetry::new(&Metrics::new(), AccessLog::off()),
             policies: watched,
@@ -106,7 +114,8 @@ impl World {
                 tokio::spawn(inbound::handle(Arc::clone(&context), tcp, client));
             }
         });
-        Self { certificates, writer, policies, drain, address, _state: state }
+        let rules = Rules::new(("shop".into(), "waypoint".into()));
+        Self { certificates, writer, policies, rules, book, drain, address, _state: state }
     }
 
     async fn certificate(&self, account: &str) -> Arc<Certificate> {

@@ -38,7 +38,7 @@ pub use retry::{
     Attempt, Failure, MAX_PUSHBACK, Pushback, Retry, RetryBudget, RetryLedger, SAFE_RETRIES, again,
 };
 pub use routes::{Routes, Selected};
-pub use session::{Lifetime, Session, SessionCarrier, SessionPersistence};
+pub use session::{Lifetime, Session, SessionCarrier, SessionPersistence, cookie};
 pub use text::{CookieName, HeaderName, HeaderValue, Host, InvalidText, MAX_PATH, PathText};
 
 use crate::Str;

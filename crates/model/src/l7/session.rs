@@ -120,7 +120,8 @@ impl SessionPersistence {
 }
 
 /// The first cookie of this name (RFC 6265, section 5.4).
-fn cookie<'a>(headers: &'a dyn Headers, name: &CookieName) -> Option<&'a str> {
+#[must_use]
+pub fn cookie<'a>(headers: &'a dyn Headers, name: &CookieName) -> Option<&'a str> {
     let mut found = None;
     headers.each("cookie", &mut |line| {
         let pairs = std::str::from_utf8(line).unwrap_or_default().split(';');

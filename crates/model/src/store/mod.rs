@@ -219,7 +219,7 @@ impl Mesh {
     }
 
     /// Like [`Mesh::service`], borrowed.
-    pub(crate) fn service_named(&self, name: &ServiceName) -> Option<&Arc<Service>> {
+    pub fn service_named(&self, name: &ServiceName) -> Option<&Arc<Service>> {
         self.services.get(name)
     }
 

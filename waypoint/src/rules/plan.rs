@@ -1,0 +1,277 @@
+//! What becomes of one request: the rule that it meets, its faults and edits, and which backend it goes to.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, LOCATION, SET_COOKIE, VARY};
+use http::uri::{Authority, PathAndQuery};
+use http::{HeaderName, HeaderValue};
+use model::identity::Identity;
+use model::l7::{
+    AbortAnswer, Asked, BackendTarget, Balancing, Cors, CorsAnswer, Fault, Filter, HeaderEdits, Headers,
+    Injected, Moment, PathMatch, Redirect, Request, RetryLedger, Rule, Scheme, Selected, UrlRewrite,
+};
+use model::service::ServiceName;
+
+use super::store::OfService;
+use crate::http1::{Answer, FieldEdits, Fields, RequestEdits, RequestHead, ResponseHead};
+
+/// What a plan depends on.
+pub(crate) struct Of<'a> {
+    /// What is known of the service.
+    pub(crate) known: &'a OfService,
+    /// The service's port.
+    pub(crate) port: u16,
+    /// Who asks.
+    pub(crate) client: Option<&'a Identity>,
+    /// The time.
+    pub(crate) now: Moment,
+    /// Uniform over all of `u64`: for the weights, a delay and an abort.
+    pub(crate) random: [u64; 3],
+}
+
+/// What becomes of a request.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// It waits so long first.
+    pub(crate) delay: Option<Duration>,
+    /// Then.
+    pub(crate) then: Then,
+    /// The rule that decides, unless none does.
+    pub(crate) rule: Option<Arc<Rule>>,
+    /// What retries of the service are counted in, where a rule decides.
+    pub(crate) ledger: Option<Arc<RetryLedger>>,
+}
+
+/// What becomes of a request in the end.
+#[derive(Debug)]
+pub(crate) enum Then {
+    /// The connection is cut.
+    Abort,
+    /// We answer.
+    Answer(Answer),
+    /// It is sent on.
+    Forward(Way),
+}
+
+/// Where a request is sent, and what is changed on the way.
+#[derive(Debug, Default)]
+pub(crate) struct Way {
+    /// A port of this service; `None`: of the one that was asked.
+    pub(crate) to: Option<(ServiceName, u16)>,
+    /// Changes of the request.
+    pub(crate) request: RequestEdits,
+    /// How an endpoint is chosen, where a policy says so.
+    pub(crate) balancing: Option<Balancing>,
+    /// Changes of the response.
+    response: FieldEdits,
+    /// What browsers are told, in place of what the backend says about it.
+    cors: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// The fields of a request or response, as routing sees them.
+impl Headers for Fields {
+    fn each<'a>(&'a self, name: &str, each: &mut dyn FnMut(&'a [u8])) {
+        self.all(name).for_each(each);
+    }
+}
+
+/// Why a request goes no further.
+enum Stop {
+    /// It is answered.
+    Answer(Answer),
+    /// A browser asked, and is answered whatever is broken on purpose.
+    Preflight(Answer),
+}
+
+/// Decides about a request.
+pub(crate) fn plan(of: &Of<'_>, request: &RequestHead) -> Plan {
+    let asked = Request {
+        method: request.method(),
+        path: request.path(),
+        query: request.query(),
+        headers: request.fields(),
+        client: of.client,
+    };
+    let (rule, way) = match of.known.routes(of.port).select(&asked) {
+        Selected::Implicit => (None, Ok(Way::default())),
+        Selected::Unmatched => return Plan::answer(None, 404),
+        Selected::Rule { rule, .. } if rule.refusal.is_some() => return Plan::answer(Some(rule), 500),
+        Selected::Rule { rule, by } => (Some(rule), follow(rule, &by.path, of, request)),
+    };
+    let chosen = of.known.chosen(rule.map(|rule| &rule.key));
+    let ledger = rule.map(|_| Arc::clone(of.known.ledger()));
+    let rule = rule.cloned();
+    let injected = chosen.fault.as_ref().map(|fault| inject(fault, of, request)).unwrap_or_default();
+    let then = match (way, injected.abort) {
+        (Err(Stop::Preflight(answer)), _) => {
+            return Plan { delay: None, then: Then::Answer(answer), rule, ledger };
+        }
+        (_, Some(abort)) => aborted(abort),
+        (Err(Stop::Answer(answer)), None) => Then::Answer(answer),
+        (Ok(way), None) => Then::Forward(Way { balancing: chosen.balancing.clone(), ..way }),
+    };
+    Plan { delay: injected.delay, then, rule, ledger }
+}
+
+impl Plan {
+    /// On to what was asked for, as it is.
+    pub(crate) fn straight() -> Self {
+        Self { delay: None, then: Then::Forward(Way::default()), rule: None, ledger: None }
+    }
+
+    fn answer(rule: Option<&Arc<Rule>>, status: u16) -> Self {
+        Self { delay: None, then: Then::Answer(Answer::status(status)), rule: rule.cloned(), ledger: None }
+    }
+}
+
+impl Way {
+    /// Has the client keep a cookie, as this field says.
+    pub(crate) fn set_cookie(&mut self, field: HeaderValue) {
+        self.response.add(SET_COOKIE, field);
+    }
+
+    /// The changes of this response.
+    pub(crate) fn response(&self, response: &ResponseHead) -> FieldEdits {
+        let mut edits = self.response.clone();
+        if self.cors.is_empty() {
+            return edits;
+        }
+        for (name, _) in response.fields().iter() {
+            let about = name.get(..15).is_some_and(|start| start.eq_ignore_ascii_case("access-control-"));
+            if about && let Ok(name) = HeaderName::from_bytes(name.as_bytes()) {
+                edits.remove(name);
+            }
+        }
+        self.tell_browsers(&mut edits);
+        edits
+    }
+
+    fn tell_browsers(&self, edits: &mut FieldEdits) {
+        for (name, value) in &self.cors {
+            if *name == VARY {
+                edits.add(name.clone(), value.clone());
+            } else {
+                edits.set(name.clone(), value.clone());
+            }
+        }
+    }
+
+    /// An answer of our own on this way.
+    fn answer(&self, status: u16) -> Answer {
+        let mut fields = self.response.clone();
+        self.tell_browsers(&mut fields);
+        Answer { status, fields, ..Answer::default() }
+    }
+
+    fn cors(&mut self, cors: &Cors, request: &RequestHead) -> Result<(), Stop> {
+        let told = |fields: Vec<(&'static str, String)>| {
+            let told = fields.into_iter().filter_map(|(name, value)| {
+                Some((HeaderName::from_static(name), HeaderValue::from_str(&value).ok()?))
+            });
+            told.collect()
+        };
+        match cors.answer(request.method(), request.fields()) {
+            CorsAnswer::Preflight(fields) => {
+                self.cors = told(fields);
+                Err(Stop::Preflight(self.answer(204)))
+            }
+            CorsAnswer::Proceed(fields) => {
+                self.cors = told(fields);
+                Ok(())
+            }
+        }
+    }
+
+    fn redirect(&self, redirect: &Redirect, by: &PathMatch, port: u16, request: &RequestHead) -> Stop {
+        let asked = Asked {
+            scheme: Scheme::Http,
+            authority: request.authority(),
+            port,
+            path: request.path(),
+            query: request.query(),
+            by,
+        };
+        let Ok(location) = HeaderValue::from_str(&redirect.location(&asked)) else {
+            return Stop::Answer(Answer::status(400));
+        };
+        let mut answer = self.answer(redirect.status);
+        answer.fields.set(LOCATION, location);
+        Stop::Answer(answer)
+    }
+
+    fn rewrite(&mut self, rewrite: &UrlRewrite, by: &PathMatch, request: &RequestHead) -> Result<(), Stop> {
+        // What can't be written is not sent on as something else.
+        let unwritable = || Stop::Answer(Answer::status(400));
+        if let Some(host) = &rewrite.host {
+            let authority = host.as_str().parse::<Authority>().map_err(|_| unwritable())?;
+            self.request.authority = Some(authority);
+        }
+        // `*` and the target of CONNECT are no paths.
+        if let Some(path) = rewrite.path.as_ref().filter(|_| request.path().starts_with('/')) {
+            let mut target = path.apply(request.path(), by);
+            if let Some(query) = request.query() {
+                target.push('?');
+                target.push_str(query);
+            }
+            self.request.target = Some(target.parse::<PathAndQuery>().map_err(|_| unwritable())?);
+        }
+        Ok(())
+    }
+}
+
+/// What a rule does with a request.
+fn follow(rule: &Rule, by: &PathMatch, of: &Of<'_>, request: &RequestHead) -> Result<Way, Stop> {
+    let mut way = Way::default();
+    let backend = rule.backend(of.random[0]);
+    let filters = rule.filters.iter().chain(backend.into_iter().flat_map(|backend| &backend.filters));
+    for filter in filters {
+        match filter {
+            Filter::Cors(cors) => way.cors(cors, request)?,
+            // Not sent; the log says so when the rule arrives.
+            Filter::Mirror(_) => {}
+            Filter::Redirect(redirect) => return Err(way.redirect(redirect, by, of.port, request)),
+            Filter::RequestHeaders(edits) => edit(&mut way.request.fields, edits),
+            Filter::ResponseHeaders(edits) => edit(&mut way.response, edits),
+            Filter::Rewrite(rewrite) => way.rewrite(rewrite, by, request)?,
+        }
+    }
+    match backend.map(|backend| &backend.target) {
+        Some(BackendTarget::Service { name, port }) => way.to = Some((name.clone(), *port)),
+        Some(BackendTarget::Invalid(_)) | None => return Err(Stop::Answer(way.answer(500))),
+    }
+    Ok(way)
+}
+
+fn edit(fields: &mut FieldEdits, edits: &HeaderEdits) {
+    let name = |name: &model::l7::HeaderName| HeaderName::from_bytes(name.as_str().as_bytes()).ok();
+    let pair = |(own, value): &(model::l7::HeaderName, model::l7::HeaderValue)| {
+        Some((name(own)?, HeaderValue::from_bytes(value.as_str().as_bytes()).ok()?))
+    };
+    let HeaderEdits { set, add, remove } = edits;
+    set.iter().filter_map(pair).for_each(|(name, value)| fields.set(name, value));
+    add.iter().filter_map(pair).for_each(|(name, value)| fields.add(name, value));
+    remove.iter().filter_map(name).for_each(|name| fields.remove(name));
+}
+
+fn inject(fault: &Fault, of: &Of<'_>, request: &RequestHead) -> Injected {
+    let [_, delay, abort] = of.random;
+    fault.inject(request.fields(), of.client, of.now, [delay, abort])
+}
+
+fn aborted(abort: AbortAnswer) -> Then {
+    match abort {
+        AbortAnswer::Grpc(code) => {
+            let mut answer = Answer::status(200);
+            answer.fields.set(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+            answer.fields.set(HeaderName::from_static("grpc-status"), HeaderValue::from(code));
+            Then::Answer(answer)
+        }
+        AbortAnswer::Http(status) => Then::Answer(Answer {
+            body: Bytes::from_static(b"fault injected on purpose\n"),
+            ..Answer::status(status)
+        }),
+        AbortAnswer::Reset => Then::Abort,
+    }
+}
