@@ -81,7 +81,7 @@ fn rules(added: Vec<Resource>, removed: &[String]) -> (Vec<Change>, Vec<Rejectio
         match decode::rule(&resource.name, &resource.body) {
             Ok(ReceivedRule { rule, problem }) => {
                 rejections.extend(problem.map(|why| feed::rejection(resource.name, &why)));
-                warn_of_what_is_missing(&rule);
+                warn_of_mirrors(&rule);
                 changes.push(Change::Rule(Box::new(rule)));
             }
             Err(error) => {
@@ -95,10 +95,7 @@ fn rules(added: Vec<Resource>, removed: &[String]) -> (Vec<Change>, Vec<Rejectio
 }
 
 /// What the rule's author would wait for in vain.
-fn warn_of_what_is_missing(rule: &Rule) {
-    if rule.session.is_some() {
-        tracing::warn!(rule = %rule.key, "sessions are not kept at their endpoints; the rest of the rule is followed");
-    }
+fn warn_of_mirrors(rule: &Rule) {
     let filters = rule.filters.iter().chain(rule.backends.iter().flat_map(|backend| &backend.filters));
     if filters.into_iter().any(|filter| matches!(filter, Filter::Mirror(_))) {
         tracing::warn!(rule = %rule.key, "copies of requests (RequestMirror) are not sent; the rest of the rule is followed");

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
-use model::l7::{self, Attempt, Pushback, RetryLedger, Rule};
+use model::l7::{self, Attempt, Pushback, RetryLedger, Rule, Session};
 use model::route::{Behind, Target};
 use model::workload::WorkloadUid;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
@@ -16,7 +16,7 @@ use super::io::{Io, TunnelIo};
 use super::kept::Key;
 use super::stream::Asked;
 use super::upstream::{self, Upstream as Reached};
-use super::{Context, opaque};
+use super::{Context, opaque, requests};
 use crate::balance::{Lease, Outcome};
 use crate::http1::limits::REPLAY_BYTES_MAX;
 use crate::http1::{
@@ -43,7 +43,7 @@ pub(crate) struct OneRequest {
     delay: Option<Duration>,
     then: Option<Then>,
     /// Where it is sent, once it is.
-    way: Way,
+    way: Box<Way>,
     how: How,
     rule: Option<Arc<Rule>>,
     ledger: Option<Arc<RetryLedger>>,
@@ -87,7 +87,7 @@ impl OneRequest {
             facts,
             delay,
             then: Some(then),
-            way: Way::default(),
+            way: Box::default(),
             how,
             rule,
             ledger,
@@ -127,6 +127,26 @@ impl OneRequest {
         let behind = Behind::Service(service, port, dialled);
         self.asked = Arc::new(Asked { local: Arc::clone(&self.asked.local), behind });
         None
+    }
+
+    /// Tells the client who it is with from now on, unless it knows.
+    fn begin_session(&mut self) {
+        let kept = self.rule.as_ref().and_then(|rule| rule.session.as_ref());
+        let (Some(kept), Some(under_way), Behind::Service(service, ..)) =
+            (kept, &self.under_way, &self.asked.behind)
+        else {
+            return;
+        };
+        let endpoint = &under_way.key.0;
+        if self.way.session.is_some_and(|session| session.is_with(&service.id, endpoint)) {
+            return;
+        }
+        let (name, value) = kept.begin(Session::with(&service.id, endpoint, requests::now()));
+        if let (Ok(name), Ok(value)) =
+            (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(&value))
+        {
+            self.way.tell(name, value);
+        }
     }
 
     /// Whether the time for the whole request is up, or will be after this wait.
@@ -320,7 +340,11 @@ impl Exchange for OneRequest {
             pushback: Pushback::of(response.fields()),
         };
         self.wait = self.granted(&attempt);
-        if self.wait.is_some() { Verdict::Retry } else { Verdict::Forward(self.way.response(response)) }
+        if self.wait.is_some() {
+            return Verdict::Retry;
+        }
+        self.begin_session();
+        Verdict::Forward(self.way.response(response))
     }
 
     fn give_back(&mut self, upstream: Upstream<Io>) {

@@ -4,14 +4,16 @@
 //! apart from what it could not: see [`denied`].
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use hbone::{Incoming, Progress, Reason, RelayError, Stream};
+use model::l7::Session;
 use model::policy::{Connection, Denial};
 use model::route::{self, Behind, NoRoute, Target};
-use model::service::Affinity;
-use model::workload::WorkloadUid;
+use model::service::{Affinity, Service};
+use model::workload::{Workload, WorkloadUid};
 use proxy::headers;
 use proxy::tunnels::Opened;
 use tokio::io::AsyncWriteExt;
@@ -23,7 +25,7 @@ use super::Context;
 use super::how::{self, How};
 use super::stream::Asked;
 use super::upstream::{self, Upstream};
-use crate::balance::{Ask, Lease, Outcome, Strategy};
+use crate::balance::{Ask, Endpoint, Lease, Outcome, Set, Strategy};
 use crate::refusal::Refusal;
 use crate::telemetry::{Facts, Live};
 
@@ -122,7 +124,7 @@ async fn plain(mut stream: Stream, said: Vec<Bytes>, mut tcp: TcpStream, live: &
 async fn reach(context: &Arc<Context>, asked: &Asked, facts: &mut Facts) -> Result<Reached, Refusal> {
     let mut tried: Vec<WorkloadUid> = Vec::new();
     loop {
-        let how = How { strategy: Strategy::LeastRequest, hash: None };
+        let how = How { strategy: Strategy::LeastRequest, hash: None, session: None };
         let (target, lease) = endpoint(context, (asked, facts), how, &tried)?;
         match attempt(context, &target, facts).await {
             Ok(upstream) => return Ok((upstream, target, lease)),
@@ -152,19 +154,34 @@ pub(crate) fn endpoint(
         Behind::Workload(workload, app) => return Ok((route::direct(workload, *app), None)),
         Behind::Service(service, port, dialled) => (service, *port, *dialled),
     };
-    let How { strategy, hash } = match service.load_balancing.affinity {
+    let How { strategy, hash, .. } = match service.load_balancing.affinity {
         Affinity::Client if how.hash.is_none() => How::by(how::client(facts).as_bytes()),
         Affinity::Client | Affinity::None => how,
     };
     let shared = &context.shared;
-    let mesh = Arc::clone(&shared.mesh.snapshot());
-    let known = (&mesh, &shared.endpoints);
-    let set = context.endpoints.get(known, &asked.local, service, (port, dialled))?;
+    let set = endpoints(context, &asked.local, service, (port, dialled))?;
     let random = &mut |below| fastrand::usize(..below);
-    let chosen = set.choose(strategy, &mut Ask { now: shared.now(), hash, tried, random });
+    let is_kept = |one: &Endpoint, session: Session| {
+        let uid = &one.target.workload.uid;
+        session.is_with(&service.id, uid) && !tried.contains(uid)
+    };
+    let kept = how.session.and_then(|session| set.iter().find(|one| is_kept(one, session)));
+    let choose = || set.choose(strategy, &mut Ask { now: shared.now(), hash, tried, random });
+    let chosen = kept.or_else(choose);
     let chosen = chosen.ok_or_else(|| NoRoute::NoHealthyEndpoint(service.id.clone()))?;
     let alternatives = set.iter().count() > tried.len() + 1;
     Ok((Target { alternatives, ..chosen.target.clone() }, Some(chosen.state.begin())))
+}
+
+/// The endpoints of a port of a service.
+pub(crate) fn endpoints(
+    context: &Context,
+    local: &Workload,
+    service: &Arc<Service>,
+    port: (u16, Option<IpAddr>),
+) -> Result<Arc<Set>, NoRoute> {
+    let mesh = Arc::clone(&context.shared.mesh.snapshot());
+    context.endpoints.get((&mesh, &context.shared.endpoints), local, service, port)
 }
 
 async fn attempt(context: &Arc<Context>, target: &Target, facts: &mut Facts) -> Result<Upstream, Refusal> {

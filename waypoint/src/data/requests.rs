@@ -7,8 +7,9 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use hbone::{Incoming, Received, Stream, StreamError};
-use model::l7::Moment;
+use model::l7::{Moment, Session};
 use model::route::Behind;
+use model::service::ServiceName;
 use proxy::headers;
 use tokio::time::timeout;
 
@@ -77,8 +78,17 @@ impl Requests {
             client: self.facts.source.identity.as_ref(),
             now: now(),
             random: std::array::from_fn(|_| fastrand::u64(..)),
+            holds: &|service, port, session| self.holds(service, port, session),
         };
         rules::plan(&of, request)
+    }
+
+    /// Whether the endpoint of a session is there.
+    fn holds(&self, name: &ServiceName, port: u16, session: Session) -> bool {
+        let mesh = self.context.shared.mesh.snapshot();
+        let Some(service) = mesh.service_named(name) else { return false };
+        let set = opaque::endpoints(&self.context, &self.asked.local, service, (port, None));
+        set.is_ok_and(|set| set.iter().any(|one| session.is_with(name, &one.target.workload.uid)))
     }
 }
 
@@ -98,7 +108,7 @@ impl Decide for Requests {
 }
 
 /// The time of day, as faults count it.
-fn now() -> Moment {
+pub(crate) fn now() -> Moment {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Moment(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
 }

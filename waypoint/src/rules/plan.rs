@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, LOCATION, SET_COOKIE, VARY};
+use http::header::{CONTENT_TYPE, LOCATION, VARY};
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderName, HeaderValue};
 use model::identity::Identity;
 use model::l7::{
-    AbortAnswer, Asked, BackendTarget, Balancing, Cors, CorsAnswer, Fault, Filter, HeaderEdits, Headers,
-    Injected, Moment, PathMatch, Redirect, Request, RetryLedger, Rule, Scheme, Selected, UrlRewrite,
+    AbortAnswer, Asked, Backend, BackendTarget, Balancing, Cors, CorsAnswer, Fault, Filter, HeaderEdits,
+    Headers, Injected, Moment, PathMatch, Redirect, Request, RetryLedger, Rule, Scheme, Selected, Session,
+    UrlRewrite,
 };
 use model::service::ServiceName;
 
@@ -29,6 +30,8 @@ pub(crate) struct Of<'a> {
     pub(crate) now: Moment,
     /// Uniform over all of `u64`: for the weights, a delay and an abort.
     pub(crate) random: [u64; 3],
+    /// Whether the endpoint of a session is one of a port of this service, and up.
+    pub(crate) holds: &'a dyn Fn(&ServiceName, u16, Session) -> bool,
 }
 
 /// What becomes of a request.
@@ -52,7 +55,7 @@ pub(crate) enum Then {
     /// We answer.
     Answer(Answer),
     /// It is sent on.
-    Forward(Way),
+    Forward(Box<Way>),
 }
 
 /// Where a request is sent, and what is changed on the way.
@@ -62,6 +65,8 @@ pub(crate) struct Way {
     pub(crate) to: Option<(ServiceName, u16)>,
     /// Changes of the request.
     pub(crate) request: RequestEdits,
+    /// The session that the request belongs to, where the rule keeps sessions.
+    pub(crate) session: Option<Session>,
     /// How an endpoint is chosen, where a policy says so.
     pub(crate) balancing: Option<Balancing>,
     /// Changes of the response.
@@ -74,6 +79,15 @@ pub(crate) struct Way {
 impl Headers for Fields {
     fn each<'a>(&'a self, name: &str, each: &mut dyn FnMut(&'a [u8])) {
         self.all(name).for_each(each);
+    }
+}
+
+impl Of<'_> {
+    fn has(&self, backend: &Backend, session: Session) -> bool {
+        match &backend.target {
+            BackendTarget::Service { name, port } => (self.holds)(name, *port, session),
+            BackendTarget::Invalid(_) => false,
+        }
     }
 }
 
@@ -110,7 +124,7 @@ pub(crate) fn plan(of: &Of<'_>, request: &RequestHead) -> Plan {
         }
         (_, Some(abort)) => aborted(abort),
         (Err(Stop::Answer(answer)), None) => Then::Answer(answer),
-        (Ok(way), None) => Then::Forward(Way { balancing: chosen.balancing.clone(), ..way }),
+        (Ok(way), None) => Then::Forward(Box::new(Way { balancing: chosen.balancing.clone(), ..way })),
     };
     Plan { delay: injected.delay, then, rule, ledger }
 }
@@ -118,7 +132,7 @@ pub(crate) fn plan(of: &Of<'_>, request: &RequestHead) -> Plan {
 impl Plan {
     /// On to what was asked for, as it is.
     pub(crate) fn straight() -> Self {
-        Self { delay: None, then: Then::Forward(Way::default()), rule: None, ledger: None }
+        Self { delay: None, then: Then::Forward(Box::default()), rule: None, ledger: None }
     }
 
     fn answer(rule: Option<&Arc<Rule>>, status: u16) -> Self {
@@ -127,9 +141,9 @@ impl Plan {
 }
 
 impl Way {
-    /// Has the client keep a cookie, as this field says.
-    pub(crate) fn set_cookie(&mut self, field: HeaderValue) {
-        self.response.add(SET_COOKIE, field);
+    /// Tells the client one thing more.
+    pub(crate) fn tell(&mut self, name: HeaderName, value: HeaderValue) {
+        self.response.add(name, value);
     }
 
     /// The changes of this response.
@@ -223,8 +237,10 @@ impl Way {
 
 /// What a rule does with a request.
 fn follow(rule: &Rule, by: &PathMatch, of: &Of<'_>, request: &RequestHead) -> Result<Way, Stop> {
-    let mut way = Way::default();
-    let backend = rule.backend(of.random[0]);
+    let session = rule.session.as_ref().and_then(|kept| kept.session(request.fields(), of.now));
+    let mut way = Way { session, ..Way::default() };
+    let backend = session.and_then(|session| rule.backends.iter().find(|backend| of.has(backend, session)));
+    let backend = backend.or_else(|| rule.backend(of.random[0]));
     let filters = rule.filters.iter().chain(backend.into_iter().flat_map(|backend| &backend.filters));
     for filter in filters {
         match filter {

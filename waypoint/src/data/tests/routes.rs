@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use model::l7::{
     Abort, AbortAnswer, BackendTarget, Client, Cors, Delay, Fault, Filter, Fraction, HeaderEdits, HeaderName,
-    HeaderValue, Host, List, Moment, PathModifier, PathText, PolicyTarget, Redirect, Retry, Rule, Trigger,
-    UrlRewrite,
+    HeaderValue, Host, List, Moment, PathModifier, PathText, PolicyTarget, Redirect, Retry, Rule,
+    SessionCarrier, SessionPersistence, Trigger, UrlRewrite,
 };
 
 use super::*;
@@ -388,4 +388,31 @@ async fn a_fault_befalls_its_share_of_those_it_is_meant_for() {
     for _ in 0..20 {
         assert_eq!(http.get("/").await.status, 200);
     }
+}
+
+#[tokio::test]
+async fn a_session_stays_at_its_endpoint_whatever_the_weights_say() {
+    let mut world = World::new().await;
+    world.version("v1", "127.7.17.1").await;
+    world.version("v2", "127.7.17.2").await;
+    let carrier = SessionCarrier::Header(HeaderName::new("x-session").unwrap());
+    let split = |weights: [u32; 2]| Rule {
+        session: Some(SessionPersistence { carrier: carrier.clone(), absolute_timeout: None }),
+        ..made::rule(0, "/", &[("v1", weights[0]), ("v2", weights[1])])
+    };
+    world.rule(split([1, 0]));
+    let mut http = world.http("client").await;
+    let first = http.get("/").await;
+    let session = first.field("x-session").expect("a session").to_owned();
+    world.rule(split([0, 1]));
+    let asked = format!("GET / HTTP/1.1\r\nhost: w\r\nx-session: {session}");
+    for _ in 0..10 {
+        let kept = http.ask(&asked).await;
+        assert_eq!((kept.server(), kept.field("x-session")), ("v1", None), "it knows already");
+        assert_eq!(http.get("/").await.server(), "v2", "others follow the weights");
+    }
+    world.writer.apply([Update::WorkloadRemoved(made::pod("v1", "server", "127.7.17.1", "v1").uid)]);
+    let moved = http.ask(&asked).await;
+    assert_eq!(moved.server(), "v2");
+    assert!(moved.field("x-session").is_some_and(|new| new != session), "{}", moved.head);
 }
