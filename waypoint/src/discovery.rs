@@ -114,3 +114,54 @@ fn policies(added: Vec<Resource>, removed: Vec<String>) -> (Vec<Change>, Vec<Rej
     }
     (changes, rejections)
 }
+
+#[cfg(test)]
+mod tests {
+    use api::encode;
+    use model::l7::{Request, Selected};
+    use model::store::Mesh;
+    use proxy::mesh::MeshState;
+
+    use super::*;
+    use crate::made;
+
+    /// Why the rule that `GET /a` meets is refused.
+    fn refusal(book: &ArcSwap<Book>) -> Option<String> {
+        let request =
+            Request { method: "GET", path: "/a", query: None, headers: &made::NoFields, client: None };
+        let book = book.load();
+        match book.of(&made::service_name("web")).routes(80).select(&request) {
+            Selected::Rule { rule, .. } => rule.refusal.as_deref().map(str::to_owned),
+            Selected::Implicit | Selected::Unmatched => panic!("it meets no rule"),
+        }
+    }
+
+    #[test]
+    fn a_rule_that_is_not_understood_is_rejected_and_closes_what_it_is_about() {
+        let (_, writer) = MeshState::new(Mesh::default());
+        let book = Arc::new(ArcSwap::from_pointee(Book::default()));
+        let rules = Rules::new(("shop".into(), "waypoint".into()));
+        let mut sink =
+            Discovery::new(writer, (rules, Arc::clone(&book)), watch::channel(0).0, BTreeMap::new());
+        let sound = encode::rule(&made::rule(0, "/a", &[("one", 1)]));
+        let resource = |value: Vec<u8>| {
+            let mut body = sound.body.clone();
+            body.value = value;
+            Resource::new(sound.name.clone(), Vec::new(), body)
+        };
+        let mut tell = |value: Vec<u8>| sink.apply(type_url::L7_RULE, vec![resource(value)], Vec::new());
+        let good = sound.body.value.clone();
+
+        assert!(tell(good.clone()).is_empty());
+        assert_eq!(refusal(&book), None);
+        // A field that no version has yet.
+        let newer = [&good[..], &[0xfa, 0x7f, 0x01, b'x']].concat();
+        let rejected = tell(newer);
+        assert_eq!(rejected.len(), 1, "{rejected:?}");
+        assert!(refusal(&book).is_some());
+        assert!(tell(good).is_empty());
+        assert_eq!(refusal(&book), None, "mended");
+        assert_eq!(tell(vec![0xff; 4]).len(), 1);
+        assert!(refusal(&book).is_some(), "what it matched until now");
+    }
+}
