@@ -24,7 +24,7 @@ use super::last_known::{self, LastKnown, LastKnownFile};
 use super::report::Reports;
 use super::sandbox::{Sandbox, Sandboxes};
 use super::status::PENDING;
-use super::succession::{Charge, Predecessor};
+use super::succession::{Charge, Handover, Predecessor};
 use crate::config::CaptureConfig;
 use crate::data::Shared;
 use crate::data::thread::Thread;
@@ -122,6 +122,8 @@ pub(crate) struct Manager {
     pub(super) sandboxes: Sandboxes,
     last_known: LastKnownFile,
     pub(super) charge: Charge,
+    /// What a successor was left, since it took charge.
+    pub(super) handover: Option<Handover>,
     /// Kept for as long as this process lives.
     pub(super) predecessor: Option<Predecessor>,
     pub(super) door: Door,
@@ -157,6 +159,7 @@ impl Manager {
             sandboxes,
             last_known,
             charge: Charge::Expected,
+            handover: None,
             predecessor: None,
             door,
             commands,
@@ -209,9 +212,13 @@ impl Manager {
         Ok(())
     }
 
-    /// Whether nobody misses this process: another is in charge, or nobody uses it now.
+    /// Whether nobody misses this process: another is in charge and listens, or nobody uses it now.
     fn is_dispensable(&self) -> bool {
-        self.charge != Charge::Held || self.shared.flows.all().is_empty()
+        match self.charge {
+            Charge::Expected => true,
+            Charge::Held => self.shared.flows.all().is_empty(),
+            Charge::Passed => self.is_succeeded(),
+        }
     }
 
     /// Compares goals with what is, if that is this process's to do.

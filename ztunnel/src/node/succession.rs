@@ -5,7 +5,7 @@
 
 use std::io;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -30,6 +30,14 @@ pub(super) enum Charge {
     Held,
     /// Not any more: a successor does.
     Passed,
+}
+
+/// What a successor has to take over before this process may stop to accept.
+#[derive(Debug)]
+pub(super) struct Handover {
+    since: Instant,
+    /// Of each pod, the listeners (`SO_COOKIE`) that the kernel hands connections to.
+    listeners: Vec<(String, [Option<u64>; 4])>,
 }
 
 /// The ztunnel that was here before, while it runs.
@@ -109,12 +117,34 @@ impl Manager {
         }
         tracing::info!("a successor takes charge of the node's pods");
         self.charge = Charge::Passed;
+        self.handover = self.listening().map(|listeners| Handover { since: Instant::now(), listeners });
         self.door.close();
         self.reports.send_replace(None);
         for waiting in self.waiting.drain(..) {
             waiting.refer();
         }
         Reply::Ok { ok: true, state: None, pods: None }
+    }
+
+    /// Whether the successor's listeners stand where ours stood. In between nobody would take a pod's new connections, if we
+    /// were told to end before it was here. One that makes none has its reasons, and is not waited for.
+    pub(super) fn is_succeeded(&self) -> bool {
+        let Some(Handover { since, listeners: ours }) = &self.handover else { return true };
+        let are_taken = |now: Vec<(String, [Option<u64>; 4])>| {
+            let is_taken = |(uid, ours): &(String, [Option<u64>; 4])| {
+                let now = now.iter().find(|(pod, _)| pod == uid).map(|(_, listeners)| listeners);
+                now.is_none_or(|now| now.iter().zip(ours).all(|(now, ours)| ours.is_none() || now != ours))
+            };
+            ours.iter().all(is_taken)
+        };
+        since.elapsed() >= ANSWER_WITHIN || self.listening().is_some_and(are_taken)
+    }
+
+    /// The listeners in the places of the pods that are captured; `None` if the kernel doesn't say.
+    fn listening(&self) -> Option<Vec<(String, [Option<u64>; 4])>> {
+        let observed = self.node.observe([]).ok()?;
+        let ours = observed.into_iter().filter(|pod| self.enrolled.contains_key(&pod.uid));
+        Some(ours.map(|pod| (pod.uid, pod.listeners)).collect())
     }
 
     /// The successor has ended. Its listeners are gone; ours are offered again.
@@ -124,6 +154,7 @@ impl Manager {
         }
         tracing::warn!("the successor has ended; taking charge of the node's pods again");
         self.charge = Charge::Held;
+        self.handover = None;
         self.door.open().context("can't open the sockets in the run directory")?;
         self.sandboxes.read().context("can't read the known sandboxes")?;
         let mut ending = Vec::new();
