@@ -12,6 +12,7 @@ use model::authority::InvalidAuthority;
 use model::policy::Denial;
 use model::route::{NoRoute, NotGuarded};
 use model::workload::WorkloadUid;
+use proxy::reach::{NotOpened, RefusedByPeer};
 
 /// Why a connection was refused or cut. `Display` is for logs.
 #[derive(Debug, thiserror::Error)]
@@ -63,13 +64,8 @@ pub(crate) enum Refusal {
     #[error("{0}")]
     Peer(#[from] BadPeer),
     /// The other end of the tunnel took the request and refused it.
-    #[error("{to} refused the connection with status {status}; the log of its node says why")]
-    RefusedByPeer {
-        /// Where the tunnel goes.
-        to: SocketAddr,
-        /// What it answered.
-        status: StatusCode,
-    },
+    #[error(transparent)]
+    RefusedByPeer(RefusedByPeer),
     /// The tunnel could not be made or did not take the connection.
     #[error("no tunnel with {with}: {reason}")]
     Tunnel {
@@ -100,7 +96,7 @@ impl Refusal {
             Self::NotGuarded(_) => "not-guarded",
             Self::OwnPort(_) => "own-port",
             Self::Peer(_) => "peer-identity",
-            Self::RefusedByPeer { .. } => "refused-by-peer",
+            Self::RefusedByPeer(_) => "refused-by-peer",
             Self::Tunnel { .. } => "tunnel-failed",
             Self::Unknown(_) => "workload-unknown",
         }
@@ -110,8 +106,8 @@ impl Refusal {
     pub(crate) fn flag(&self) -> &'static str {
         match self {
             Self::Denied(_) => "DENY",
-            Self::RefusedByPeer { status, .. } if is_denial(*status) => "DENY",
-            Self::Connect { .. } | Self::RefusedByPeer { .. } | Self::Tunnel { .. } => "CONNECT",
+            Self::RefusedByPeer(refused) if refused.is_denial() => "DENY",
+            Self::Connect { .. } | Self::RefusedByPeer(_) | Self::Tunnel { .. } => "CONNECT",
             Self::Peer(_) => "TLS_FAILURE",
             Self::Certificate(_) => "IDENTITY_ERROR",
             Self::Authority(_)
@@ -132,7 +128,7 @@ impl Refusal {
             Self::Authority(_) | Self::NotGuarded(_) => StatusCode::BAD_REQUEST,
             Self::Denied(_) => StatusCode::UNAUTHORIZED,
             // The client's node is to know that another instance would not help.
-            Self::RefusedByPeer { status, .. } if is_denial(*status) => StatusCode::UNAUTHORIZED,
+            Self::RefusedByPeer(refused) if refused.is_denial() => StatusCode::UNAUTHORIZED,
             Self::Broken(_)
             | Self::Certificate(_)
             | Self::Connect { .. }
@@ -142,7 +138,7 @@ impl Refusal {
             | Self::Overload(_)
             | Self::OwnPort(_)
             | Self::Peer(_)
-            | Self::RefusedByPeer { .. }
+            | Self::RefusedByPeer(_)
             | Self::Tunnel { .. }
             | Self::Unknown(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -152,8 +148,7 @@ impl Refusal {
     pub(crate) fn is_endpoints_fault(&self) -> bool {
         match self {
             Self::Connect { .. } | Self::Tunnel { .. } => true,
-            // It could not reach its application. Any other answer is a decision, which others would only repeat.
-            Self::RefusedByPeer { status, .. } => *status == StatusCode::SERVICE_UNAVAILABLE,
+            Self::RefusedByPeer(refused) => refused.is_endpoints_fault(),
             Self::Authority(_)
             | Self::Broken(_)
             | Self::Certificate(_)
@@ -181,7 +176,11 @@ impl From<StreamError> for Refusal {
     }
 }
 
-/// Whether a peer's answer says that policy does not allow it: ours is 401, others say 403.
-fn is_denial(status: StatusCode) -> bool {
-    matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+impl From<NotOpened> for Refusal {
+    fn from(error: NotOpened) -> Self {
+        match error {
+            NotOpened::Refused(refused) => Self::RefusedByPeer(refused),
+            NotOpened::Tunnel(with, error) => Self::Tunnel { with, reason: error.to_string() },
+        }
+    }
 }

@@ -12,6 +12,7 @@ use model::identity::Identity;
 use model::policy::Denial;
 use model::route::{BadAuthority, NoRoute};
 use model::workload::WorkloadUid;
+use proxy::reach::{NotOpened, RefusedByPeer};
 
 use crate::flow::Denied;
 
@@ -83,13 +84,8 @@ pub(crate) enum Refusal {
     #[error("{0}")]
     Peer(#[from] BadPeer),
     /// The other end of the tunnel took the request and refused it.
-    #[error("{to} refused the connection with status {status}{}", hint(*.status))]
-    RefusedByPeer {
-        /// Where the tunnel goes.
-        to: SocketAddr,
-        /// What it answered.
-        status: StatusCode,
-    },
+    #[error(transparent)]
+    RefusedByPeer(RefusedByPeer),
     /// The pod must not be served.
     #[error("this pod is captured but refused: {0}")]
     PodRefused(String),
@@ -127,7 +123,7 @@ impl Refusal {
             Self::OwnPort(_) => "own-port",
             Self::Peer(_) => "peer-identity",
             Self::PodRefused(_) => "pod-refused",
-            Self::RefusedByPeer { .. } => "refused-by-peer",
+            Self::RefusedByPeer(_) => "refused-by-peer",
             Self::Relay(_) => "connection-broken",
             Self::Revoked(_) => "policy-revoked",
             Self::Tunnel { .. } => "tunnel-failed",
@@ -138,8 +134,8 @@ impl Refusal {
     pub(crate) fn flag(&self) -> &'static str {
         match self {
             Self::AroundWaypoint(_) | Self::Denied(_) | Self::Revoked(_) => "DENY",
-            Self::RefusedByPeer { status, .. } if is_denial(*status) => "DENY",
-            Self::Connect { .. } | Self::RefusedByPeer { .. } | Self::Tunnel { .. } => "CONNECT",
+            Self::RefusedByPeer(refused) if refused.is_denial() => "DENY",
+            Self::Connect { .. } | Self::RefusedByPeer(_) | Self::Tunnel { .. } => "CONNECT",
             Self::Peer(_) => "TLS_FAILURE",
             Self::Certificate { .. } => "IDENTITY_ERROR",
             Self::Authority(_)
@@ -175,7 +171,7 @@ impl Refusal {
             | Self::OwnPort(_)
             | Self::Peer(_)
             | Self::PodRefused(_)
-            | Self::RefusedByPeer { .. }
+            | Self::RefusedByPeer(_)
             | Self::Relay(_)
             | Self::Tunnel { .. }
             | Self::WorkloadUnknown(_) => StatusCode::SERVICE_UNAVAILABLE,
@@ -186,8 +182,7 @@ impl Refusal {
     pub(crate) fn is_endpoints_fault(&self) -> bool {
         match self {
             Self::Connect { .. } | Self::Peer(_) | Self::Tunnel { .. } => true,
-            // It could not reach its application. Any other answer is a decision, which others would only repeat.
-            Self::RefusedByPeer { status, .. } => *status == StatusCode::SERVICE_UNAVAILABLE,
+            Self::RefusedByPeer(refused) => refused.is_endpoints_fault(),
             Self::AroundWaypoint(_)
             | Self::Authority(_)
             | Self::Certificate { .. }
@@ -208,39 +203,11 @@ impl Refusal {
     }
 }
 
-/// Whether a peer's answer says that policy does not allow it: ours is 401, others say 403.
-fn is_denial(status: StatusCode) -> bool {
-    matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
-}
-
-/// What to look at when a peer answers so.
-fn hint(status: StatusCode) -> &'static str {
-    match status {
-        denial if is_denial(denial) => ": its policies do not allow it; its node's log names the policy",
-        StatusCode::SERVICE_UNAVAILABLE => {
-            ": it can't reach its application, or does not know its own pod yet"
+impl From<NotOpened> for Refusal {
+    fn from(error: NotOpened) -> Self {
+        match error {
+            NotOpened::Refused(refused) => Self::RefusedByPeer(refused),
+            NotOpened::Tunnel(to, error) => Self::Tunnel { to, reason: error.to_string() },
         }
-        StatusCode::BAD_REQUEST => {
-            ": the address is not its own; do both nodes have the same view of the mesh?"
-        }
-        _ => "",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn answered(status: StatusCode) -> (&'static str, bool) {
-        let refusal = Refusal::RefusedByPeer { to: SocketAddr::from(([10, 0, 0, 1], 15008)), status };
-        (refusal.flag(), refusal.is_endpoints_fault())
-    }
-
-    #[test]
-    fn a_peers_answer_is_a_denial_or_a_failure() {
-        assert_eq!(answered(StatusCode::UNAUTHORIZED), ("DENY", false));
-        assert_eq!(answered(StatusCode::FORBIDDEN), ("DENY", false));
-        assert_eq!(answered(StatusCode::BAD_REQUEST), ("CONNECT", false));
-        assert_eq!(answered(StatusCode::SERVICE_UNAVAILABLE), ("CONNECT", true));
     }
 }

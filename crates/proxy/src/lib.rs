@@ -11,5 +11,6 @@ pub mod feed;
 pub mod handshakes;
 pub mod headers;
 pub mod mesh;
+pub mod reach;
 pub mod series;
 pub mod tunnels;

@@ -10,9 +10,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use hbone::{
-    ClientLimits, ClientTls, Connect, DialError, Driver, OpenError, Opener, Pool, PoolLimits, Stream,
-};
+use hbone::{ClientLimits, ClientTls, Connect, DialError, Driver, Opener, Pool, PoolLimits, Stream};
 use identity::{Certificate, peer_expiry, peer_identity};
 use model::identity::Identity;
 use model::route::Target;
@@ -23,6 +21,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::expiry::{GRACE, first_of};
+use crate::reach::NotOpened;
 
 /// Noticed within twelve minutes that a peer vanished without a word, which is what Istio's users are used to.
 pub static KEEPALIVE: LazyLock<TcpKeepalive> = LazyLock::new(|| {
@@ -126,7 +125,7 @@ impl Tunnels {
         means: Means,
         connect: Connect,
         dial: D,
-    ) -> Result<Opened, OpenError>
+    ) -> Result<Opened, NotOpened>
     where
         D: Fn(SocketAddr) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Result<TcpStream, DialError>> + Send + 'static,
@@ -143,7 +142,8 @@ impl Tunnels {
             let (answers, peer) = (Arc::clone(&self.answers), peer.clone());
             move || establish(Arc::clone(&answers), peer.clone(), means.clone(), dial(peer.address))
         };
-        let stream = self.pool.open(&peer, connect, make).await?;
+        let stream = self.pool.open(&peer, connect, make).await;
+        let stream = stream.map_err(|error| NotOpened::new(peer.address, error))?;
         let (identity, expires) = self.answered(target);
         let until = expires.map_or(own_expiry, |expires| expires.min(own_expiry)) + GRACE;
         Ok(Opened { stream, identity, until })

@@ -82,6 +82,3 @@ pub(crate) struct Context {
     pub(crate) endpoints: endpoints::Cache,
     pub(crate) kept: kept::Kept,
 }
-
-/// How long one TCP connect may take before another endpoint is tried: three SYNs (1 + 2 + 4 s) and their answers.
-pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);

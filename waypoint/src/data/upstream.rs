@@ -6,16 +6,17 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use hbone::{ClientLimits, Connect, DialError, OpenError};
+use hbone::{ClientLimits, Connect, DialError};
 use model::address::PROXY_PORTS;
 use model::route::Target;
 use model::workload::TunnelProtocol;
 use proxy::headers;
+use proxy::reach;
 use proxy::tunnels::{KEEPALIVE, Means, Opened};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-use super::{CONNECT_TIMEOUT, Context};
+use super::Context;
 use crate::refusal::Refusal;
 use crate::telemetry::Facts;
 
@@ -56,21 +57,11 @@ async fn tunnel(context: &Context, target: &Target, facts: &Facts) -> Result<Ope
     let headers = headers::request(facts.source.workload.as_deref(), facts.client, host);
     let connect = Connect { authority: target.authority.clone(), headers, ..Connect::default() };
     let dial = |to| async move { dial(to).await.map_err(DialError::from) };
-    let with = target.peer.0;
-    context.tunnels.open(target, means, connect, dial).await.map_err(|error| {
-        if let OpenError::Refused(status) = error {
-            return Refusal::RefusedByPeer { to: with, status };
-        }
-        Refusal::Tunnel { with, reason: error.to_string() }
-    })
+    Ok(context.tunnels.open(target, means, connect, dial).await?)
 }
 
 async fn dial(to: SocketAddr) -> io::Result<TcpStream> {
-    let dialled = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(to)).await;
-    let tcp = dialled.unwrap_or_else(|_| {
-        let text = format!("no answer within {} s; does a NetworkPolicy drop it?", CONNECT_TIMEOUT.as_secs());
-        Err(io::Error::new(io::ErrorKind::TimedOut, text))
-    })?;
+    let tcp = reach::in_time(TcpStream::connect(to)).await?;
     tcp.set_nodelay(true)?;
     SockRef::from(&tcp).set_tcp_keepalive(&KEEPALIVE)?;
     Ok(tcp)

@@ -16,7 +16,6 @@ pub(crate) mod thread;
 pub(crate) mod upstream;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use identity::Certificates;
 use model::Str;
@@ -27,9 +26,6 @@ use proxy::tunnels::Tunnels;
 use crate::flow::Flows;
 use crate::pod::{Pod, Pods};
 use crate::telemetry::Telemetry;
-
-/// How long one TCP connect may take before another endpoint is tried: three SYNs (1 + 2 + 4 s) and their answers.
-pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// What every thread shares: snapshots and handles, no locks that anyone waits for.
 #[derive(Debug)]

@@ -11,19 +11,19 @@ use std::sync::Arc;
 use bytes::Bytes;
 use ebpf::socket;
 use hbone::{
-    ClientLimits, Connect, DialError, OpenError, Progress, RelayError, ServerLimits, Stream, StreamError,
-    TunnelLimits,
+    ClientLimits, Connect, DialError, Progress, RelayError, ServerLimits, Stream, StreamError, TunnelLimits,
 };
 use identity::Certificate;
 use model::address::ClientAddr;
 use model::policy::Permit;
 use model::route::Target;
 use proxy::headers;
+use proxy::reach;
 use proxy::tunnels::{KEEPALIVE, Means, Opened};
 use socket2::{SockRef, Socket};
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::{CONNECT_TIMEOUT, PodContext};
+use super::PodContext;
 use crate::flow::Traffic;
 use crate::pod::Pod;
 use crate::refusal::Refusal;
@@ -78,13 +78,7 @@ pub(crate) async fn open(
             async move { plain(&context, client, to).await.map_err(DialError::rejected) }
         }
     };
-    let to = target.peer.0;
-    context.tunnels.open(target, means, connect, dial).await.map_err(|error| {
-        if let OpenError::Refused(status) = error {
-            return Refusal::RefusedByPeer { to, status };
-        }
-        Refusal::Tunnel { to, reason: error.to_string() }
-    })
+    Ok(context.tunnels.open(target, means, connect, dial).await?)
 }
 
 /// Plain TCP from the pod's namespace to the network.
@@ -121,15 +115,7 @@ pub(crate) fn unpaced(context: &PodContext, socket: &impl AsFd) {
 async fn connect(socket: io::Result<Socket>, to: SocketAddr) -> io::Result<TcpStream> {
     let socket = socket?;
     socket.set_tcp_nodelay(true)?;
-    let connecting = TcpSocket::from_std_stream(socket.into()).connect(to);
-    match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
-        Ok(connected) => connected,
-        Err(_) => {
-            let text =
-                format!("no answer within {} s; does a NetworkPolicy drop it?", CONNECT_TIMEOUT.as_secs());
-            Err(io::Error::new(io::ErrorKind::TimedOut, text))
-        }
-    }
+    reach::in_time(TcpSocket::from_std_stream(socket.into()).connect(to)).await
 }
 
 /// Copies between an application and a stream; `outbound` says which of the two opened the connection.
