@@ -151,7 +151,8 @@ fn every_setting_is_in_the_reference() {
     let mut known = BTreeSet::new();
     for (program, page) in REFERENCES {
         let config = format!("{program}/src/config.rs");
-        let settings = docs::settings(file(&config));
+        let shared = sources().iter().filter(|source| is_shared(program, &source.path));
+        let settings = shared.chain([file(&config)]).flat_map(docs::settings).collect();
         let listed = docs::listed(&document(page), "Settings");
         violations.extend(docs::agree("setting", (&config, &settings), (page, &listed)));
         known.extend(settings);
@@ -180,13 +181,13 @@ fn every_refusal_code_is_in_the_reference() {
 fn every_metric_is_in_the_reference() {
     let mut violations = Vec::new();
     for (program, page) in REFERENCES {
-        let proxies = ["waypoint", "ztunnel"].contains(program).then(|| "crates/proxy/src/".to_owned());
-        let folders: Vec<_> =
-            [format!("{program}/src/"), "crates/daemon/src/".to_owned()].into_iter().chain(proxies).collect();
-        let counts = |source: &&source::Source| folders.iter().any(|folder| source.path.starts_with(folder));
+        let counts = |source: &&source::Source| {
+            let own = [format!("{program}/src/"), "crates/daemon/src/".to_owned()];
+            own.iter().any(|folder| source.path.starts_with(folder)) || is_shared(program, &source.path)
+        };
         let metrics = sources().iter().filter(counts).flat_map(docs::metrics).collect();
         let listed = docs::listed_metrics(&document(page));
-        violations.extend(docs::agree("metric", (&folders[0], &metrics), (page, &listed)));
+        violations.extend(docs::agree("metric", (program, &metrics), (page, &listed)));
     }
     none(violations);
 }
@@ -223,6 +224,11 @@ fn every_limit_is_in_the_reference_with_its_value() {
 #[test]
 fn the_map_of_the_source_is_short() {
     none(docs::map_is_short(&document("ARCHITECTURE.md")));
+}
+
+/// Whether this source is part of both proxies, and `program` is one of them.
+fn is_shared(program: &str, path: &str) -> bool {
+    ["waypoint", "ztunnel"].contains(&program) && path.starts_with("crates/proxy/src/")
 }
 
 /// Programs and the pages that say how to run them.

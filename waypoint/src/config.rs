@@ -71,7 +71,7 @@ impl Own {
 pub fn load(vars: &dyn Vars) -> Result<Config, Mistakes> {
     let p = Parser::new(vars);
     let any = |port| SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 0], port));
-    let controller = controller(&p);
+    let controller = Controller::load(&p);
     let own = own(&p, controller.as_ref().map(|controller| &controller.cluster));
     let root_namespace = p.or("AIRGLOW_ROOT_NAMESPACE", "istio-system".to_owned());
     let listen = p.or("AIRGLOW_LISTEN", any(HBONE_PORT));
@@ -98,26 +98,6 @@ pub fn load(vars: &dyn Vars) -> Result<Config, Mistakes> {
             log: (format?, filter?),
             access_log: access_log?,
         })
-    })
-}
-
-fn controller(p: &Parser<'_>) -> Option<Controller> {
-    let address = p.required::<String>("AIRGLOW_CONTROLLER");
-    if let Some(address) = &address
-        && !address.starts_with("https://")
-    {
-        p.conflict("AIRGLOW_CONTROLLER", "must begin with https://: there is no plaintext control channel");
-    }
-    let root = p.required("AIRGLOW_ROOT_CERT");
-    let token = p.required("AIRGLOW_TOKEN");
-    let cluster = p.or("AIRGLOW_CLUSTER_ID", "Kubernetes".to_owned());
-    let aliases = p.or("AIRGLOW_TRUST_DOMAIN_ALIASES", String::new());
-    Some(Controller {
-        address: address?,
-        root: root?,
-        token: token?,
-        cluster: cluster?.into(),
-        trust_domain_aliases: aliases?.split(',').filter(|alias| !alias.is_empty()).map(Into::into).collect(),
     })
 }
 

@@ -162,27 +162,11 @@ pub(crate) fn load(vars: &dyn Vars) -> Result<Config, Mistakes> {
 }
 
 fn controller(p: &Parser<'_>) -> Option<ControllerConfig> {
-    let address = p.required::<String>("AIRGLOW_CONTROLLER");
-    if let Some(address) = &address
-        && !address.starts_with("https://")
-    {
-        p.conflict("AIRGLOW_CONTROLLER", "must begin with https://: there is no plaintext control channel");
-    }
-    let root = p.required("AIRGLOW_ROOT_CERT");
-    let token = p.required("AIRGLOW_TOKEN");
-    let cluster = p.or("AIRGLOW_CLUSTER_ID", "Kubernetes".to_owned());
+    let reach = Controller::load(p);
     let mode = p.or_as("AIRGLOW_XDS_MODE", "`wildcard` or `on-demand`", XdsMode::Wildcard);
-    let aliases = p.or("AIRGLOW_TRUST_DOMAIN_ALIASES", String::new());
     let root_namespace = p.or("AIRGLOW_ROOT_NAMESPACE", "istio-system".to_owned());
-    let reach = Controller {
-        address: address?,
-        root: root?,
-        token: token?,
-        cluster: cluster?.into(),
-        trust_domain_aliases: aliases?.split(',').filter(|alias| !alias.is_empty()).map(Into::into).collect(),
-    };
     Some(ControllerConfig {
-        reach,
+        reach: reach?,
         on_demand: mode? == XdsMode::OnDemand,
         root_namespace: root_namespace?.into(),
     })

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use daemon::config::Parser;
 use identity::control::{self, BadTarget, Roots, Target};
 use identity::{CaClient, Certificates, CertificatesConfig, Driver, SystemClock, TokenFile, TokenSource};
 use model::Str;
@@ -25,6 +26,30 @@ pub struct Controller {
     pub cluster: Str,
     /// Other trust domains that are let in.
     pub trust_domain_aliases: Vec<Str>,
+}
+
+impl Controller {
+    /// Reads the settings that say so.
+    pub fn load(p: &Parser<'_>) -> Option<Self> {
+        let address = p.required::<String>("AIRGLOW_CONTROLLER");
+        if let Some(address) = &address
+            && !address.starts_with("https://")
+        {
+            p.conflict("AIRGLOW_CONTROLLER", "must begin with https://: there is no plaintext control channel");
+        }
+        let root = p.required("AIRGLOW_ROOT_CERT");
+        let token = p.required("AIRGLOW_TOKEN");
+        let cluster = p.or("AIRGLOW_CLUSTER_ID", "Kubernetes".to_owned());
+        let aliases = p.or("AIRGLOW_TRUST_DOMAIN_ALIASES", String::new());
+        let aliases = aliases?.split(',').filter(|alias| !alias.is_empty()).map(Into::into).collect();
+        Some(Self {
+            address: address?,
+            root: root?,
+            token: token?,
+            cluster: cluster?.into(),
+            trust_domain_aliases: aliases,
+        })
+    }
 }
 
 /// Why the controller can't be spoken to with these settings.
