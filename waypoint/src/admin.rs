@@ -3,15 +3,11 @@
 //! A unix socket that only its owner can open. Reads by GET; what changes anything is a POST. Decides nothing.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use daemon::admin::{logging_routes, metrics_routes, readiness_routes};
-use daemon::drain::Drain;
 use daemon::http::{Reply, Routes};
-use daemon::logs::Logs;
-use daemon::metrics::Metrics;
-use daemon::readiness::Readiness;
 use proxy::dump;
+use proxy::process::Process;
 use serde_json::{Value, json};
 
 use crate::data::Shared;
@@ -20,19 +16,14 @@ use crate::data::Shared;
 #[derive(Clone)]
 pub(crate) struct Sources {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) metrics: Metrics,
-    pub(crate) readiness: Readiness,
-    pub(crate) logs: Logs,
-    pub(crate) drain: Drain,
-    /// How long what is open may go on after `POST /quitquitquit`.
-    pub(crate) patience: Duration,
+    pub(crate) process: Process,
 }
 
 /// Every route of the socket.
 pub(crate) fn routes(sources: &Sources) -> Routes {
-    let Sources { metrics, readiness, logs, .. } = sources;
+    let Process { metrics, readiness, logs, .. } = &sources.process;
     let base = metrics_routes(metrics).merge(readiness_routes(readiness)).merge(logging_routes(logs));
-    let (dumped, quit) = (Arc::clone(&sources.shared), sources.clone());
+    let (dumped, quit) = (Arc::clone(&sources.shared), sources.process.clone());
     base.get("/config_dump", "everything known, in the form that istioctl reads", move |_| {
         let reply = Reply::json(&config_dump(&dumped));
         async move { reply }

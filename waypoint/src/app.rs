@@ -5,25 +5,21 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context;
 use api::type_url;
 use arc_swap::ArcSwap;
-use daemon::access::AccessLog;
 use daemon::admin::{metrics_routes, readiness_routes};
-use daemon::drain::{Drain, Outcome};
+use daemon::drain::Outcome;
 use daemon::http::{bind_unix, serve_tcp, serve_unix};
-use daemon::logs::{self, Logs};
-use daemon::metrics::{EXPIRY_PERIOD, Metrics, register_process_metrics};
-use daemon::readiness::{Latch, Readiness};
-use daemon::signal::Terminate;
+use daemon::readiness::Latch;
 use daemon::tasks::TaskGroup;
 use identity::Certificates;
 use model::identity::Identity;
 use model::store::Mesh;
 use proxy::control::Control;
 use proxy::mesh::MeshState;
+use proxy::process::Process;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -37,40 +33,27 @@ use crate::discovery::Discovery;
 use crate::rules::{Book, Rules};
 use crate::telemetry::Telemetry;
 
-/// How long logs may take to be written at the end.
-const FLUSH: Duration = Duration::from_secs(2);
-
 /// Runs the waypoint until it is told to stop.
 ///
 /// # Errors
 /// What it can't do without, in words for an operator.
 pub fn run(config: Config) -> anyhow::Result<()> {
-    let logs = logs::init(config.log.0, &config.log.1, io::stdout())?;
+    let process = Process::start(&config.process)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let outcome = runtime.block_on(serve(config, logs.clone()));
+    let outcome = runtime.block_on(serve(&config, &process));
     if let Err(error) = &outcome {
         tracing::error!(error = format!("{error:#}"), "waypoint ends");
     }
-    logs.flush(FLUSH);
+    process.flush();
     outcome
 }
 
-async fn serve(config: Config, logs: Logs) -> anyhow::Result<()> {
-    let access =
-        if config.access_log { AccessLog::start(config.log.0, io::stdout())? } else { AccessLog::off() };
-    let process = Process {
-        logs,
-        metrics: Metrics::new(),
-        readiness: Readiness::new(),
-        drain: Drain::new(),
-        access: access.clone(),
-    };
-    register_process_metrics(&process.metrics);
+async fn serve(config: &Config, process: &Process) -> anyhow::Result<()> {
     let mut tasks = TaskGroup::new();
-    let shared = control_side(&config, &process, &mut tasks)?;
-    data_side(&config, &shared, &mut tasks).await?;
-    outside(&config, &process, &shared, &mut tasks).await?;
-    tracing::info!(identity = %config.own.identity, threads = config.threads, "waypoint has started");
+    let shared = control_side(config, process, &mut tasks)?;
+    data_side(config, &shared, &mut tasks).await?;
+    outside(config, process, &shared, &mut tasks).await?;
+    tracing::info!(identity = %config.own.identity, threads = config.process.threads, "waypoint has started");
     tokio::select! {
         outcome = process.drain.finished() => {
             if let Outcome::Cut { left } = outcome {
@@ -79,18 +62,8 @@ async fn serve(config: Config, logs: Logs) -> anyhow::Result<()> {
         }
         Some(ended) = tasks.next() => ended.outcome.with_context(|| format!("the task {:?} ended", ended.name))?,
     }
-    access.flush(FLUSH);
     tracing::info!("waypoint has stopped");
     Ok(())
-}
-
-/// What makes this a process.
-struct Process {
-    logs: Logs,
-    metrics: Metrics,
-    readiness: Readiness,
-    drain: Drain,
-    access: AccessLog,
 }
 
 /// What discovery and the CA feed.
@@ -144,7 +117,7 @@ async fn first(certificates: Certificates, identity: Identity, latch: Latch) {
 
 /// The data threads, and who hands them connections.
 async fn data_side(config: &Config, shared: &Arc<Shared>, tasks: &mut TaskGroup) -> anyhow::Result<()> {
-    let threads = (0..config.threads).map(|index| Thread::start(index, Arc::clone(shared)));
+    let threads = (0..config.process.threads).map(|index| Thread::start(index, Arc::clone(shared)));
     let threads = threads.collect::<io::Result<Vec<_>>>().context("can't start the data threads")?;
     let listener = listen(config.listen).await?;
     tasks.spawn_infallible("tunnels", thread::accept(listener, threads, Arc::clone(shared)));
@@ -158,24 +131,14 @@ async fn outside(
     shared: &Arc<Shared>,
     tasks: &mut TaskGroup,
 ) -> anyhow::Result<()> {
-    let terminate = Terminate::listen().context("can't listen for signals")?;
-    tasks.spawn_infallible("signals", terminate.drive(process.drain.clone(), config.drain_deadline));
-    let metrics = listen(config.metrics).await?;
+    process.attend(tasks).context("can't listen for signals")?;
+    let settings = &config.process;
+    let metrics = listen(settings.metrics).await?;
     tasks.spawn_infallible("metrics", serve_tcp(metrics, metrics_routes(&process.metrics)));
-    let readiness = listen(config.readiness).await?;
+    let readiness = listen(settings.readiness).await?;
     tasks.spawn_infallible("readiness", serve_tcp(readiness, readiness_routes(&process.readiness)));
-    tasks.spawn_infallible("metrics expiry", process.metrics.clone().expire_forever(EXPIRY_PERIOD));
-    std::fs::create_dir_all(&config.run_dir)
-        .with_context(|| format!("can't make {}", config.run_dir.display()))?;
-    let socket = bind_unix(&config.run_dir.join("admin.sock"))?;
-    let sources = Sources {
-        shared: Arc::clone(shared),
-        metrics: process.metrics.clone(),
-        readiness: process.readiness.clone(),
-        logs: process.logs.clone(),
-        drain: process.drain.clone(),
-        patience: config.drain_deadline,
-    };
+    let socket = bind_unix(&settings.run_dir.join("admin.sock"))?;
+    let sources = Sources { shared: Arc::clone(shared), process: process.clone() };
     tasks.spawn_infallible("admin", serve_unix(socket, admin::routes(&sources)));
     Ok(())
 }

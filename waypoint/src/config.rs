@@ -3,22 +3,14 @@
 //! Parses only: opens no file and asks no kernel.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::time::Duration;
 
 use daemon::config::{Mistakes, Parser, Vars};
-use daemon::logs::Format;
 use model::Str;
 use model::address::HBONE_PORT;
 use model::identity::Identity;
 use model::workload::WorkloadUid;
 use proxy::control::Controller;
-
-/// Connections and streams may go on for this long after the process was told to stop: less than the 30 s that Kubernetes
-/// gives a pod by default, so that we close before we are killed.
-const DRAIN_DEADLINE: Duration = Duration::from_secs(25);
-/// One thread per core up to this many: larger waypoints are better several.
-const THREADS_MAX: usize = 64;
+use proxy::process::Settings;
 
 /// All settings.
 #[derive(Clone, Debug)]
@@ -31,20 +23,8 @@ pub struct Config {
     pub root_namespace: Str,
     /// Where tunnels are accepted.
     pub listen: SocketAddr,
-    /// Data threads.
-    pub threads: usize,
-    /// Where the admin socket is made.
-    pub run_dir: PathBuf,
-    /// Where metrics are served.
-    pub metrics: SocketAddr,
-    /// Where readiness is served.
-    pub readiness: SocketAddr,
-    /// How long what is open may go on after the process was told to stop.
-    pub drain_deadline: Duration,
-    /// The log's form and filter.
-    pub log: (Format, String),
-    /// Whether each connection is logged.
-    pub access_log: bool,
+    /// What it has in common with other proxies.
+    pub process: Settings,
 }
 
 /// Who this waypoint is: the pod that it runs in.
@@ -70,33 +50,18 @@ impl Own {
 /// Everything that is wrong, at once.
 pub fn load(vars: &dyn Vars) -> Result<Config, Mistakes> {
     let p = Parser::new(vars);
-    let any = |port| SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 0], port));
     let controller = Controller::load(&p);
     let own = own(&p, controller.as_ref().map(|controller| &controller.cluster));
     let root_namespace = p.or("AIRGLOW_ROOT_NAMESPACE", "istio-system".to_owned());
-    let listen = p.or("AIRGLOW_LISTEN", any(HBONE_PORT));
-    let cores = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
-    let threads = p.or_within("AIRGLOW_THREADS", cores, 1..=THREADS_MAX);
-    let run_dir = p.or("AIRGLOW_RUN_DIR", PathBuf::from("/run/airglow"));
-    let metrics = p.or("AIRGLOW_METRICS", any(15020));
-    let readiness = p.or("AIRGLOW_READINESS", any(15021));
-    let drain_deadline = p.or("AIRGLOW_DRAIN_DEADLINE", DRAIN_DEADLINE);
-    let format = p.or_as("AIRGLOW_LOG_FORMAT", "`plain` or `json`", Format::Plain);
-    let filter = p.or("AIRGLOW_LOG", "info".to_owned());
-    let access_log = p.or("AIRGLOW_ACCESS_LOG", true);
+    let listen = p.or("AIRGLOW_LISTEN", SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 0], HBONE_PORT)));
+    let process = Settings::load(&p);
     p.finish(|| {
         Some(Config {
             own: own?,
             controller: controller?,
             root_namespace: root_namespace?.into(),
             listen: listen?,
-            threads: threads?,
-            run_dir: run_dir?,
-            metrics: metrics?,
-            readiness: readiness?,
-            drain_deadline: drain_deadline?,
-            log: (format?, filter?),
-            access_log: access_log?,
+            process: process?,
         })
     })
 }

@@ -105,10 +105,6 @@ impl Progress for Live {
 impl Telemetry {
     /// Registers the metrics; connections are logged to `access`.
     pub(crate) fn new(metrics: &Metrics, access: AccessLog) -> Self {
-        let lost = access.clone();
-        metrics.register_counter_fn("airglow_access_log_lost_lines", "Access-log lines lost", move || {
-            lost.lost()
-        });
         let requests: Table<RequestLabels, Requests> = metrics.table();
         metrics.register_column(&requests, "istio_requests", "Requests", |r| &r.requests);
         Self { requests, series: series::table(metrics), access }

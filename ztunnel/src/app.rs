@@ -11,19 +11,15 @@ use std::time::Duration;
 
 use anyhow::Context;
 use api::type_url;
-use daemon::access::AccessLog;
 use daemon::admin::{metrics_routes, readiness_routes};
-use daemon::drain::Drain;
-use daemon::http::{Routes, serve_tcp};
-use daemon::logs::{self, Logs};
-use daemon::metrics::{EXPIRY_PERIOD, Metrics, register_process_metrics};
-use daemon::readiness::Readiness;
-use daemon::signal::Terminate;
+use daemon::http::serve_tcp;
+use daemon::logs;
 use daemon::tasks::TaskGroup;
 use model::store::Mesh;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use proxy::control::Control;
 use proxy::mesh::MeshState;
+use proxy::process::{FLUSH, Process};
 use tokio::sync::watch;
 
 use crate::admin::{self, Sources};
@@ -33,7 +29,6 @@ use crate::data::thread::Thread;
 use crate::discovery::{Discovery, Wanted};
 use crate::flow::Flows;
 use crate::memory;
-use crate::node::api::PodStatus;
 use crate::node::cni::{self, Installer};
 use crate::node::manager::{Manager, Parts};
 use crate::node::report::Reporter;
@@ -47,20 +42,18 @@ use crate::vitals;
 
 /// How often bytes of live connections are taken over into metrics: below any scrape interval.
 const COLLECT: Duration = Duration::from_secs(1);
-/// How long logs may take to be written at the end.
-const FLUSH: Duration = Duration::from_secs(2);
 
 /// Runs ztunnel until it is told to stop.
 pub(crate) fn run(config: Config) -> anyhow::Result<()> {
-    let logs = logs::init(config.log.0, &config.log.1, io::stdout())?;
+    let process = Process::start(&config.process)?;
     raise_file_limit();
     memory::refuse_huge_pages();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let outcome = runtime.block_on(serve(config, logs.clone()));
+    let outcome = runtime.block_on(serve(&config, &process));
     if let Err(error) = &outcome {
         tracing::error!(error = format!("{error:#}"), "ztunnel ends");
     }
-    logs.flush(FLUSH);
+    process.flush();
     outcome
 }
 
@@ -72,42 +65,20 @@ pub(crate) fn uninstall(config: &Uninstall) -> anyhow::Result<()> {
     outcome
 }
 
-async fn serve(config: Config, logs: Logs) -> anyhow::Result<()> {
-    std::fs::create_dir_all(&config.run_dir)
-        .with_context(|| format!("can't make {}", config.run_dir.display()))?;
-    let access =
-        if config.access_log { AccessLog::start(config.log.0, io::stdout())? } else { AccessLog::off() };
-    let process = Process {
-        logs,
-        metrics: Metrics::new(),
-        readiness: Readiness::new(),
-        drain: Drain::new(),
-        access: access.clone(),
-    };
-    register_process_metrics(&process.metrics);
+async fn serve(config: &Config, process: &Process) -> anyhow::Result<()> {
     let mut tasks = TaskGroup::new();
     let control = Control::new(&config.controller.reach)?;
-    let (shared, wanted) = data_side(&config, &process, &control, &mut tasks)?;
-    let manager = node_side(&config, &process, &control, (&shared, wanted), &mut tasks)?;
-    outside(&config, &process, &mut tasks)?;
+    let (shared, wanted) = data_side(config, process, &control, &mut tasks)?;
+    let manager = node_side(config, process, &control, (&shared, wanted), &mut tasks)?;
+    outside(config, process, &mut tasks)?;
 
-    tracing::info!(node = %config.data.node, threads = config.threads, "ztunnel has started");
+    tracing::info!(node = %config.data.node, threads = config.process.threads, "ztunnel has started");
     tokio::select! {
         outcome = manager.run(process.drain.clone()) => outcome?,
         Some(ended) = tasks.next() => ended.outcome.with_context(|| format!("the task {:?} ended", ended.name))?,
     }
-    access.flush(FLUSH);
     tracing::info!("ztunnel has stopped");
     Ok(())
-}
-
-/// What makes this a process.
-struct Process {
-    logs: Logs,
-    metrics: Metrics,
-    readiness: Readiness,
-    drain: Drain,
-    access: AccessLog,
 }
 
 /// What the data threads share, fed by discovery and the CA.
@@ -155,7 +126,7 @@ fn node_side(
     tasks: &mut TaskGroup,
 ) -> anyhow::Result<Manager> {
     let latch = process.readiness.latch("enrolment of this node's pods");
-    let threads = (0..config.threads).map(|index| Thread::start(index, Arc::clone(shared)));
+    let threads = (0..config.process.threads).map(|index| Thread::start(index, Arc::clone(shared)));
     let threads = threads.collect::<io::Result<Vec<_>>>().context("can't start the data threads")?;
     let (pods, pods_shown) = watch::channel(Arc::default());
     let (reports, reported) = watch::channel(None);
@@ -166,17 +137,18 @@ fn node_side(
         reports: reported,
     };
     tasks.spawn_infallible("reports", reporter.run());
-    let sandboxes =
-        Sandboxes::open(config.run_dir.join(sandbox::FOLDER)).context("can't read the known sandboxes")?;
+    let sandboxes = Sandboxes::open(config.process.run_dir.join(sandbox::FOLDER))
+        .context("can't read the known sandboxes")?;
     let shared = Arc::clone(shared);
-    let admin = (admin_routes(config, process, &shared, pods_shown), config.admin_port);
-    let run_dir = config.run_dir.clone();
+    let sources = Sources { shared: Arc::clone(&shared), pods: pods_shown, process: process.clone() };
+    let admin = (admin::routes(&sources), config.admin_port);
+    let run_dir = config.process.run_dir.clone();
     let parts = Parts { threads, shared, sandboxes, run_dir, admin, wanted, pods, reports, latch };
     let (known, in_charge) = (parts.pods.subscribe(), parts.reports.subscribe());
     let manager = Manager::start(&config.capture, parts)?;
     manager.register_metrics(&process.metrics);
     if let Some(cni) = &config.cni {
-        let installer = Installer::new(cni, &config.run_dir, plugin()?);
+        let installer = Installer::new(cni, &config.process.run_dir, plugin()?);
         let latch = process.readiness.latch("the CNI plugin on this node");
         tasks.spawn_infallible("CNI plugin", installer.run(in_charge.clone(), latch));
     }
@@ -193,35 +165,13 @@ fn plugin() -> anyhow::Result<PathBuf> {
     Ok(own.with_file_name(cni::PLUGIN))
 }
 
-/// What operators can ask this process when it is in charge of the node.
-fn admin_routes(
-    config: &Config,
-    process: &Process,
-    shared: &Arc<Shared>,
-    pods: watch::Receiver<Arc<Vec<PodStatus>>>,
-) -> Routes {
-    admin::routes(&Sources {
-        shared: Arc::clone(shared),
-        pods,
-        metrics: process.metrics.clone(),
-        readiness: process.readiness.clone(),
-        logs: process.logs.clone(),
-        drain: process.drain.clone(),
-        patience: config.drain_deadline,
-    })
-}
-
 /// What others can ask this process at any time, and the signals that end it.
 fn outside(config: &Config, process: &Process, tasks: &mut TaskGroup) -> anyhow::Result<()> {
-    let metrics = serve_tcp(ports::shared(config.metrics)?, metrics_routes(&process.metrics));
+    let metrics = serve_tcp(ports::shared(config.process.metrics)?, metrics_routes(&process.metrics));
     tasks.spawn_infallible("metrics", until_drain(process.drain.watch(), metrics));
-    let readiness = serve_tcp(ports::shared(config.readiness)?, readiness_routes(&process.readiness));
+    let readiness = serve_tcp(ports::shared(config.process.readiness)?, readiness_routes(&process.readiness));
     tasks.spawn_infallible("readiness", until_drain(process.drain.watch(), readiness));
-    tasks.spawn_infallible("metrics expiry", process.metrics.clone().expire_forever(EXPIRY_PERIOD));
-    let terminate = Terminate::listen().context("can't listen for signals")?;
-    let signals = terminate.drive(process.drain.clone(), config.drain_deadline);
-    tasks.spawn_infallible("signals", signals);
-    Ok(())
+    process.attend(tasks).context("can't listen for signals")
 }
 
 /// Serves until the drain begins. The kernel spreads connections over all who listen: from then on only a successor does.

@@ -2,24 +2,17 @@
 //!
 //! Parses only: opens no file and asks no kernel.
 
-use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::time::Duration;
 
 use daemon::config::{Mistakes, Parser, Vars};
 use daemon::logs::Format;
 use model::Str;
 use proxy::control::Controller;
+use proxy::process::Settings as ProcessSettings;
 
 use crate::data::Settings;
-
-/// A pod may hold connections for this long after its ztunnel was told to stop: less than the 30 s that Kubernetes gives
-/// a pod by default, so that we close before we are killed.
-const DRAIN_DEADLINE: Duration = Duration::from_secs(25);
-/// One thread per core up to this many: beyond it a node proxy should leave cores to the pods.
-const THREADS_MAX: usize = 64;
 
 /// What a cluster and the mesh itself need to come up, so that they can't be waited for.
 const ALWAYS_START: &str = "kube-system,airglow-system";
@@ -28,21 +21,16 @@ const ALWAYS_START: &str = "kube-system,airglow-system";
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     pub(crate) data: Settings,
-    pub(crate) threads: usize,
     pub(crate) controller: ControllerConfig,
     pub(crate) capture: CaptureConfig,
     /// `None` where no container runtime calls a CNI plugin.
     pub(crate) cni: Option<CniConfig>,
     /// The container runtime's CRI socket, if there is one.
     pub(crate) cri_socket: Option<PathBuf>,
-    pub(crate) run_dir: PathBuf,
-    pub(crate) metrics: SocketAddr,
-    pub(crate) readiness: SocketAddr,
+    /// What it has in common with other proxies.
+    pub(crate) process: ProcessSettings,
     /// A port of the node's loopback where root can read what the admin socket tells; `None` for none.
     pub(crate) admin_port: Option<u16>,
-    pub(crate) drain_deadline: Duration,
-    pub(crate) log: (Format, String),
-    pub(crate) access_log: bool,
 }
 
 /// How the controller is reached, and what is asked of it.
@@ -92,8 +80,8 @@ pub(crate) struct Uninstall {
 /// Reads what `ztunnel uninstall` and `ready` need. They take every setting of a ztunnel that serves, so that all can have the
 /// same environment, and demand none.
 pub(crate) fn load_uninstall(vars: &dyn Vars) -> Result<Uninstall, Mistakes> {
-    let Config { capture, cni, run_dir, log, .. } = load(&Undemanding(vars))?;
-    Ok(Uninstall { pins: capture.pins, cni, run_dir, log })
+    let Config { capture, cni, process, .. } = load(&Undemanding(vars))?;
+    Ok(Uninstall { pins: capture.pins, cni, run_dir: process.run_dir, log: process.log })
 }
 
 /// Variables, with a stand-in for each that [`load`] demands.
@@ -117,8 +105,6 @@ impl Vars for Undemanding<'_> {
 /// Reads every setting, or says everything that is wrong.
 pub(crate) fn load(vars: &dyn Vars) -> Result<Config, Mistakes> {
     let p = Parser::new(vars);
-    let cores = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
-    let threads = p.or_within("AIRGLOW_THREADS", cores, 1..=THREADS_MAX);
     let controller = controller(&p);
     let capture = capture(&p);
     let cni = cni(&p);
@@ -128,14 +114,8 @@ pub(crate) fn load(vars: &dyn Vars) -> Result<Config, Mistakes> {
     let cluster_domain = p.or("AIRGLOW_CLUSTER_DOMAIN", "cluster.local".to_owned());
     let local = p.or_as("AIRGLOW_LOCAL_PATH", "`direct` or `tunnel`", LocalPath::Direct);
     let local_congestion = p.or("AIRGLOW_LOCAL_CONGESTION", "reno".to_owned());
-    let run_dir = p.or("AIRGLOW_RUN_DIR", PathBuf::from("/run/airglow"));
-    let metrics = p.or("AIRGLOW_METRICS", SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 0], 15020)));
-    let readiness = p.or("AIRGLOW_READINESS", SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 0], 15021)));
+    let process = ProcessSettings::load(&p);
     let admin_port = p.optional_as::<NonZeroU16>("AIRGLOW_ADMIN_PORT", "a port, from 1 to 65535");
-    let drain_deadline = p.or("AIRGLOW_DRAIN_DEADLINE", DRAIN_DEADLINE);
-    let format = p.or_as("AIRGLOW_LOG_FORMAT", "`plain` or `json`", Format::Plain);
-    let filter = p.or("AIRGLOW_LOG", "info".to_owned());
-    let access_log = p.or("AIRGLOW_ACCESS_LOG", true);
     p.finish(|| {
         Some(Config {
             data: Settings {
@@ -145,18 +125,12 @@ pub(crate) fn load(vars: &dyn Vars) -> Result<Config, Mistakes> {
                 force_tunnel: local? == LocalPath::Tunnel,
                 local_congestion: Some(local_congestion?).filter(|name| name != "host").map(Into::into),
             },
-            threads: threads?,
             controller: controller?,
             capture: capture?,
             cni: cni?,
             cri_socket: cri_socket?,
-            run_dir: run_dir?,
-            metrics: metrics?,
-            readiness: readiness?,
+            process: process?,
             admin_port: admin_port?.map(NonZeroU16::get),
-            drain_deadline: drain_deadline?,
-            log: (format?, filter?),
-            access_log: access_log?,
         })
     })
 }
@@ -257,7 +231,7 @@ mod tests {
         let config = load_with(&[]).unwrap();
         assert_eq!(&*config.data.node, "n1");
         assert!(!config.data.force_tunnel && !config.controller.on_demand);
-        assert_eq!(config.metrics.port(), 15020);
+        assert_eq!(config.process.metrics.port(), 15020);
         assert!(config.cni.is_none() && config.cri_socket.is_none());
     }
 

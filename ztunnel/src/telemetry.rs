@@ -116,10 +116,6 @@ pub(crate) struct Telemetry {
 impl Telemetry {
     /// Registers the metrics; connections are logged to `access`.
     pub(crate) fn new(metrics: &Metrics, access: AccessLog) -> Self {
-        let lost = access.clone();
-        metrics.register_counter_fn("airglow_access_log_lost_lines", "Access-log lines lost", move || {
-            lost.lost()
-        });
         Self { series: series::table(metrics), access }
     }
 

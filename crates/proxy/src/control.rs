@@ -35,7 +35,10 @@ impl Controller {
         if let Some(address) = &address
             && !address.starts_with("https://")
         {
-            p.conflict("AIRGLOW_CONTROLLER", "must begin with https://: there is no plaintext control channel");
+            p.conflict(
+                "AIRGLOW_CONTROLLER",
+                "must begin with https://: there is no plaintext control channel",
+            );
         }
         let root = p.required("AIRGLOW_ROOT_CERT");
         let token = p.required("AIRGLOW_TOKEN");

@@ -11,6 +11,7 @@ pub mod feed;
 pub mod handshakes;
 pub mod headers;
 pub mod mesh;
+pub mod process;
 pub mod reach;
 pub mod series;
 pub mod tunnels;

@@ -9,11 +9,8 @@ mod why;
 use std::sync::Arc;
 
 use daemon::admin::{logging_routes, metrics_routes, readiness_routes};
-use daemon::drain::Drain;
 use daemon::http::{Reply, Routes};
-use daemon::logs::Logs;
-use daemon::metrics::Metrics;
-use daemon::readiness::Readiness;
+use proxy::process::Process;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -25,17 +22,12 @@ use crate::node::api::PodStatus;
 pub(crate) struct Sources {
     pub(crate) shared: Arc<Shared>,
     pub(crate) pods: watch::Receiver<Arc<Vec<PodStatus>>>,
-    pub(crate) metrics: Metrics,
-    pub(crate) readiness: Readiness,
-    pub(crate) logs: Logs,
-    pub(crate) drain: Drain,
-    /// How long connections may finish after `POST /quitquitquit`.
-    pub(crate) patience: std::time::Duration,
+    pub(crate) process: Process,
 }
 
 /// Every route of the socket.
 pub(crate) fn routes(sources: &Sources) -> Routes {
-    let Sources { metrics, readiness, logs, .. } = sources;
+    let Process { metrics, readiness, logs, .. } = &sources.process;
     let base = metrics_routes(metrics).merge(readiness_routes(readiness)).merge(logging_routes(logs));
     let read = |routes: Routes, path: &'static str, about: &'static str, show: fn(&Sources) -> Value| {
         let sources = sources.clone();
@@ -76,7 +68,7 @@ pub(crate) fn routes(sources: &Sources) -> Routes {
         json!(proxy::dump::certificates(&s.shared.certificates))
     });
     let routes = read(routes, "/debug", "a summary", summary);
-    let quit = sources.clone();
+    let quit = sources.process.clone();
     routes.post("/quitquitquit", "drain and stop", move |_| {
         quit.drain.begin(quit.patience);
         async { Reply::text("draining\n") }
@@ -102,6 +94,6 @@ fn summary(sources: &Sources) -> Value {
         "workloads": mesh.all_workloads().count(),
         "services": mesh.all_services().count(),
         "policies": mesh.all_policies().count(),
-        "draining": sources.drain.watch().has_begun(),
+        "draining": sources.process.drain.watch().has_begun(),
     })
 }
