@@ -197,8 +197,11 @@ fn every_admin_route_is_in_the_reference() {
     let daemon = file("crates/daemon/src/admin.rs");
     let mut violations = Vec::new();
     let admins = ["controller/src/admin.rs", "waypoint/src/admin.rs", "ztunnel/src/admin/mod.rs"];
-    for ((_, page), admin) in REFERENCES.iter().zip(admins) {
-        let routes = docs::routes(&[file(admin), daemon]);
+    for ((program, page), admin) in REFERENCES.iter().zip(admins) {
+        let shared = file("crates/proxy/src/admin.rs");
+        let shared = is_shared(program, &shared.path).then_some(shared);
+        let parts: Vec<_> = [file(admin), daemon].into_iter().chain(shared).collect();
+        let routes = docs::routes(&parts);
         let listed = docs::listed_routes(&document(page));
         violations.extend(docs::agree("route", (admin, &routes), (page, &listed)));
     }

@@ -4,7 +4,6 @@
 
 use std::sync::Arc;
 
-use daemon::admin::{logging_routes, metrics_routes, readiness_routes};
 use daemon::http::{Reply, Routes};
 use proxy::dump;
 use proxy::process::Process;
@@ -12,39 +11,25 @@ use serde_json::{Value, json};
 
 use crate::data::Shared;
 
-/// What the routes read.
-#[derive(Clone)]
-pub(crate) struct Sources {
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) process: Process,
-}
-
 /// Every route of the socket.
-pub(crate) fn routes(sources: &Sources) -> Routes {
-    let Process { metrics, readiness, logs, .. } = &sources.process;
-    let base = metrics_routes(metrics).merge(readiness_routes(readiness)).merge(logging_routes(logs));
-    let (dumped, quit) = (Arc::clone(&sources.shared), sources.process.clone());
-    base.get("/config_dump", "everything known, in the form that istioctl reads", move |_| {
-        let reply = Reply::json(&config_dump(&dumped));
-        async move { reply }
-    })
-    .post("/quitquitquit", "drain and stop", move |_| {
-        quit.drain.begin(quit.patience);
-        async { Reply::text("draining\n") }
-    })
+pub(crate) fn routes(process: &Process, shared: &Arc<Shared>) -> Routes {
+    let dumped = Arc::clone(shared);
+    proxy::admin::routes(process).get(
+        "/config_dump",
+        "everything known, in the form that istioctl reads",
+        move |_| {
+            let reply = Reply::json(&config_dump(&dumped));
+            async move { reply }
+        },
+    )
 }
 
 fn config_dump(shared: &Shared) -> Value {
-    let mesh = shared.mesh.snapshot();
-    json!({
-        "workloads": dump::workloads(&mesh),
-        "services": dump::services(&mesh),
-        "policies": dump::policies(&mesh),
-        "certificates": dump::certificates(&shared.certificates),
-        "version": { "version": env!("CARGO_PKG_VERSION"), "cryptoProvider": "aws-lc-rs" },
-        "config": {
-            "identity": shared.own.identity.to_string(),
-            "workload": shared.own.workload.to_string(),
-        },
-    })
+    let mut all = dump::all(&shared.mesh.snapshot(), &shared.certificates);
+    let config = json!({
+        "identity": shared.own.identity.to_string(),
+        "workload": shared.own.workload.to_string(),
+    });
+    all.insert("config".to_owned(), config);
+    Value::Object(all)
 }

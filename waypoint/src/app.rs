@@ -24,7 +24,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::admin::{self, Sources};
+use crate::admin;
 use crate::balance::Registry;
 use crate::config::Config;
 use crate::data::Shared;
@@ -138,8 +138,7 @@ async fn outside(
     let readiness = listen(settings.readiness).await?;
     tasks.spawn_infallible("readiness", serve_tcp(readiness, readiness_routes(&process.readiness)));
     let socket = bind_unix(&settings.run_dir.join("admin.sock"))?;
-    let sources = Sources { shared: Arc::clone(shared), process: process.clone() };
-    tasks.spawn_infallible("admin", serve_unix(socket, admin::routes(&sources)));
+    tasks.spawn_infallible("admin", serve_unix(socket, admin::routes(process, shared)));
     Ok(())
 }
 

@@ -13,7 +13,21 @@ use model::service::{
 };
 use model::store::Mesh;
 use model::workload::{Health, NetworkMode, TunnelProtocol, Workload};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+
+/// What every proxy knows; each adds what is its own.
+#[must_use]
+pub fn all(mesh: &Mesh, held: &Certificates) -> Map<String, Value> {
+    let version = json!({ "version": env!("CARGO_PKG_VERSION"), "cryptoProvider": "aws-lc-rs" });
+    let all = [
+        ("workloads", json!(workloads(mesh))),
+        ("services", json!(services(mesh))),
+        ("policies", json!(policies(mesh))),
+        ("certificates", json!(certificates(held))),
+        ("version", version),
+    ];
+    all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
 
 /// The workloads known.
 #[must_use]

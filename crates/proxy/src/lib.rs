@@ -4,6 +4,7 @@
 //! And say of it what operators read. Refuses to know captured pods, HTTP and policy: those are the programs'.
 
 pub mod accept;
+pub mod admin;
 pub mod control;
 pub mod dump;
 pub mod expiry;

@@ -13,21 +13,16 @@ use crate::telemetry::Reporter;
 
 /// The whole dump.
 pub(crate) fn all(shared: &Shared, pods: &[PodStatus]) -> Value {
-    let mesh = shared.mesh.snapshot();
-    json!({
-        "workloads": dump::workloads(&mesh),
-        "services": dump::services(&mesh),
-        "policies": dump::policies(&mesh),
-        "certificates": dump::certificates(&shared.certificates),
-        "workloadState": workload_state(shared, pods),
-        "version": { "version": env!("CARGO_PKG_VERSION"), "cryptoProvider": "aws-lc-rs" },
-        "config": {
-            "localNode": &*shared.settings.node,
-            "network": &*shared.settings.network,
-            "clusterDomain": &*shared.settings.cluster_domain,
-            "forceTunnel": shared.settings.force_tunnel,
-        },
-    })
+    let mut all = dump::all(&shared.mesh.snapshot(), &shared.certificates);
+    let config = json!({
+        "localNode": &*shared.settings.node,
+        "network": &*shared.settings.network,
+        "clusterDomain": &*shared.settings.cluster_domain,
+        "forceTunnel": shared.settings.force_tunnel,
+    });
+    all.insert("config".to_owned(), config);
+    all.insert("workloadState".to_owned(), workload_state(shared, pods));
+    Value::Object(all)
 }
 
 fn workload_state(shared: &Shared, pods: &[PodStatus]) -> Value {

@@ -8,7 +8,6 @@ mod why;
 
 use std::sync::Arc;
 
-use daemon::admin::{logging_routes, metrics_routes, readiness_routes};
 use daemon::http::{Reply, Routes};
 use proxy::process::Process;
 use serde_json::{Value, json};
@@ -27,8 +26,7 @@ pub(crate) struct Sources {
 
 /// Every route of the socket.
 pub(crate) fn routes(sources: &Sources) -> Routes {
-    let Process { metrics, readiness, logs, .. } = &sources.process;
-    let base = metrics_routes(metrics).merge(readiness_routes(readiness)).merge(logging_routes(logs));
+    let base = proxy::admin::routes(&sources.process);
     let read = |routes: Routes, path: &'static str, about: &'static str, show: fn(&Sources) -> Value| {
         let sources = sources.clone();
         routes.get(path, about, move |_| {
@@ -67,12 +65,7 @@ pub(crate) fn routes(sources: &Sources) -> Routes {
     let routes = read(routes, "/certificates", "certificates held", |s| {
         json!(proxy::dump::certificates(&s.shared.certificates))
     });
-    let routes = read(routes, "/debug", "a summary", summary);
-    let quit = sources.process.clone();
-    routes.post("/quitquitquit", "drain and stop", move |_| {
-        quit.drain.begin(quit.patience);
-        async { Reply::text("draining\n") }
-    })
+    read(routes, "/debug", "a summary", summary)
 }
 
 /// Live connections. The kernel is asked on another thread: it may have many to tell of.
