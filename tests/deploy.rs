@@ -119,6 +119,18 @@ fn monitors_are_there_on_request_with_the_ports_and_paths_that_the_annotations_n
 }
 
 #[test]
+fn waypoints_can_be_made_unless_they_are_switched_off() {
+    let parts =
+        ["AIRGLOW_WAYPOINT_TEMPLATE", "name: airglow-waypoint", "resources: [deployments]", "/waypoint:"];
+    let rendered = |more: &[&str]| text(&template(more).stdout);
+    let (on, off) = (rendered(&[]), rendered(&["--set", "waypoint.enabled=false"]));
+    for part in parts {
+        assert!(on.contains(part) && !off.contains(part), "{part}");
+    }
+    assert!(off.contains("gateways/status"), "that nothing is made of a Gateway can be said");
+}
+
+#[test]
 fn definitions_are_apart_from_what_is_templated() {
     // So that neither an upgrade nor an uninstallation touches those of another mesh, or takes users' policies away.
     let named =

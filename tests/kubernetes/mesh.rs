@@ -15,7 +15,7 @@ pub(crate) const AMBIENT: &str = "istio.io/dataplane-mode";
 
 static MESH: LazyLock<()> = LazyLock::new(|| {
     named().load_mesh_images().expect("images of what was built: cargo build -p ztunnel -p controller");
-    install_with(named(), ",waypoint.enabled=true");
+    install_with(named(), "");
     begin_schedule();
 });
 

@@ -35,9 +35,18 @@ impl<'a> Wait<'a> {
 
     /// Until `look` finds nothing that is still awaited. Fails with what it found last.
     pub(crate) fn until(&self, what: &str, mut look: impl FnMut() -> Vec<String>) -> anyhow::Result<()> {
+        self.until_or(what, || Ok(look()))
+    }
+
+    /// The same, unless `look` finds that waiting is of no use.
+    pub(crate) fn until_or(
+        &self,
+        what: &str,
+        mut look: impl FnMut() -> anyhow::Result<Vec<String>>,
+    ) -> anyhow::Result<()> {
         let mut shown = String::new();
         loop {
-            let awaited = look();
+            let awaited = look().inspect_err(|_| self.progress.rest())?;
             let Some(first) = awaited.first() else { return Ok(()) };
             if *first != shown {
                 shown.clone_from(first);

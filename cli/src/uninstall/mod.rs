@@ -29,6 +29,10 @@ const MADE: [&str; 2] = [
 /// What it makes in every namespace.
 const ROOTS: &str = "istio-ca-root-cert";
 
+/// What it makes for the whole cluster, where the Gateway API is, and what those name as their controller.
+const CLASSES: &str = "/apis/gateway.networking.k8s.io/v1/gatewayclasses";
+const OF_WAYPOINTS: &str = "airglow.dev/waypoint-controller";
+
 /// The name under which it does.
 const CONTROLLER: &str = "airglow-controller";
 
@@ -225,6 +229,20 @@ impl Removal<'_> {
             self.cluster
                 .delete(&path)
                 .map_err(|error| anyhow::anyhow!("ConfigMap {namespace}/{ROOTS}: {error}"))?;
+        }
+        self.classes()
+    }
+
+    /// Removes the classes of waypoints. Their Gateways are the users'; what was made for those goes with them.
+    fn classes(&self) -> anyhow::Result<()> {
+        // Without the Gateway API there are none.
+        if self.cluster.get::<Value>(CLASSES).map_err(asking)?.is_none() {
+            return Ok(());
+        }
+        let classes: Vec<Value> = self.cluster.list(CLASSES).map_err(asking)?;
+        for class in classes.iter().filter(|class| class["spec"]["controllerName"] == OF_WAYPOINTS) {
+            let name = class["metadata"]["name"].as_str().unwrap_or_default();
+            self.remove(&format!("{CLASSES}/{name}"), &format!("GatewayClass {name}"))?;
         }
         Ok(())
     }

@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 use daemon::config::Vars;
 use serde_json::{Value, json};
 
+use super::awaited::Awaited;
 use super::gateway::{
     self, CLASS, FOR_SERVICE_ACCOUNT, Gateway, PROTOCOL, USE_WAYPOINT, USE_WAYPOINT_NAMESPACE, WAYPOINT_FOR,
 };
@@ -91,7 +92,8 @@ pub(super) fn run(
     done(&format!("waypoint {namespace}/{name} applied"));
     if !args.no_wait {
         let wait = Wait::new(args.patience, interrupt, &progress);
-        wait.until("the waypoint to be ready", || unready(&cluster, &path))?;
+        let mut awaited = Awaited::new(&cluster, namespace, name);
+        wait.until_or("the waypoint to be ready", || awaited.look())?;
         progress.rest();
         done(&format!("waypoint {namespace}/{name} is ready"));
     }
@@ -125,18 +127,6 @@ fn refusal(
         labels.get(USE_WAYPOINT).filter(|used| *used != name || labels.contains_key(USE_WAYPOINT_NAMESPACE));
     used.filter(|_| args.enroll_namespace)
         .map(|used| format!("the namespace uses waypoint {used} already; --overwrite changes that"))
-}
-
-/// What is awaited of it.
-fn unready(cluster: &Cluster, path: &str) -> Vec<String> {
-    match cluster.get::<Gateway>(path) {
-        Ok(Some(gateway)) => match gateway.programmed() {
-            ("True", ..) => Vec::new(),
-            (_, reason, message) => vec![format!("{reason}: {message}")],
-        },
-        Ok(None) => vec!["the Gateway is gone".to_owned()],
-        Err(error) => vec![error],
-    }
 }
 
 fn body(args: &Apply, namespace: &str, name: &str) -> Value {

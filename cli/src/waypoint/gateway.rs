@@ -15,6 +15,10 @@ pub(super) const FOR_SERVICE_ACCOUNT: &str = "istio.io/for-service-account";
 pub(super) const USE_WAYPOINT: &str = "istio.io/use-waypoint";
 pub(super) const USE_WAYPOINT_NAMESPACE: &str = "istio.io/use-waypoint-namespace";
 
+/// What there is to say of a Gateway of which nobody has said anything.
+const UNHEARD: &str =
+    "no controller has said anything about it; `airglow check` says whether Airglow's is well";
+
 const API: &str = "/apis/gateway.networking.k8s.io/v1";
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -70,9 +74,9 @@ impl Gateway {
     /// Whether it is ready: yes, no or unknown, why in a word, and why for people.
     pub(super) fn programmed(&self) -> (&str, &str, &str) {
         let condition = self.status.conditions.iter().find(|condition| condition.kind == "Programmed");
-        condition.map_or(("Unknown", "Unknown", "no controller has said anything about it"), |it| {
-            (&it.status, &it.reason, &it.message)
-        })
+        // The API server's own word until somebody says another one.
+        let said = condition.filter(|condition| condition.status != "Unknown");
+        said.map_or(("Unknown", "Unknown", UNHEARD), |it| (&it.status, &it.reason, &it.message))
     }
 }
 

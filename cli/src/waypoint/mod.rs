@@ -5,6 +5,7 @@
 //! without it.
 
 mod apply;
+mod awaited;
 mod delete;
 mod gateway;
 

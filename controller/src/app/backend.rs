@@ -134,10 +134,8 @@ impl Backend {
                 tasks.spawn_infallible(ELECTION, election);
                 tasks.spawn_infallible("marks", mark_pods(client.clone(), hub.clone(), leader.clone()));
                 statuses = Some((client.clone(), leader.clone()));
-                if let Some(template) = waypoint_template {
-                    let made = make_waypoints(client.clone(), hub.clone(), template, leader.clone());
-                    tasks.spawn_infallible("waypoints", made);
-                }
+                let made = make_waypoints(client.clone(), hub.clone(), waypoint_template, leader.clone());
+                tasks.spawn_infallible("waypoints", made);
                 if let Root::Secret(shared) = &root {
                     let events = say_events(client.clone(), hub.clone(), shared.clone(), leader.clone());
                     tasks.spawn_infallible("events", events);

@@ -9,6 +9,7 @@ use tokio::time::timeout;
 use crate::nodes::Site;
 use crate::objects::apply;
 use crate::server::{ApiServer, PATIENCE, http};
+use crate::waypoints::{self, until};
 
 const US: &str = "airglow.dev/controller";
 
@@ -124,6 +125,16 @@ async fn others_are_judged(client: &Client) {
     told(client, path, "ancestors", |entry| condition(entry, "Accepted")["status"] == "True").await;
 }
 
+/// Makes a Gateway where nothing is made of it, and waits until it says so.
+async fn unmade(client: &Client) {
+    apply(client, waypoints::definition("Gateway", "gateways", "Namespaced")).await;
+    apply(client, waypoints::gateway("wp", "HBONE")).await;
+    let path = "/apis/gateway.networking.k8s.io/v1/namespaces/shop/gateways/wp";
+    let said = |wp: &Value| waypoints::is(wp, "Programmed", "False", "NoResources");
+    let message = until(client, path, said).await["status"]["conditions"].to_string();
+    assert!(message.contains("waypoint.enabled"), "{message}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn routes_and_traffic_policies_say_what_became_of_them() {
     let (api, client) = with_web().await;
@@ -154,6 +165,7 @@ async fn routes_and_traffic_policies_say_what_became_of_them() {
     );
 
     others_are_judged(&client).await;
+    unmade(&client).await;
     let now: Value = client.request(http(&path)).await.expect("an object");
     let version = |object: &Value| object["metadata"]["resourceVersion"].clone();
     assert_eq!(version(&now), version(&unresolved), "written once for a change");

@@ -18,7 +18,7 @@ spec:
 ";
 
 /// What the Gateway API has, as far as it matters here.
-fn definition(kind: &str, plural: &str, scope: &str) -> Value {
+pub(crate) fn definition(kind: &str, plural: &str, scope: &str) -> Value {
     let any = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
     json!({
         "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
@@ -34,14 +34,14 @@ fn definition(kind: &str, plural: &str, scope: &str) -> Value {
     })
 }
 
-fn gateway(name: &str, protocol: &str) -> Value {
+pub(crate) fn gateway(name: &str, protocol: &str) -> Value {
     json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
         "metadata": {"name": name, "namespace": "shop", "annotations": {"airglow.dev/replicas": "2"}},
         "spec": {"gatewayClassName": "airglow-waypoint", "listeners": [{"name": "mesh", "port": 15008, "protocol": protocol}]}})
 }
 
 /// Waits until what is at `path` is as it should be, and returns it.
-async fn until(client: &Client, path: &str, holds: impl Fn(&Value) -> bool) -> Value {
+pub(crate) async fn until(client: &Client, path: &str, holds: impl Fn(&Value) -> bool) -> Value {
     let mut last = Value::Null;
     let waited = timeout(PATIENCE, async {
         loop {
@@ -64,7 +64,7 @@ fn condition(object: &Value, kind: &str) -> (String, String) {
     (text("status"), text("reason"))
 }
 
-fn is(object: &Value, kind: &str, status: &str, reason: &str) -> bool {
+pub(crate) fn is(object: &Value, kind: &str, status: &str, reason: &str) -> bool {
     condition(object, kind) == (status.to_owned(), reason.to_owned())
 }
 

@@ -338,6 +338,7 @@ fn routing() -> Vec<Value> {
         json!({"apiGroups": [api], "resources": routes, "verbs": read}),
         json!({"apiGroups": [api], "resources": ["gateways", "gatewayclasses", "referencegrants"], "verbs": ["list", "watch"]}),
         json!({"apiGroups": [api], "resources": statuses, "verbs": ["patch"]}),
+        json!({"apiGroups": [api], "resources": ["gateways/status"], "verbs": ["patch"]}),
         json!({"apiGroups": ["airglow.dev"], "resources": ["trafficpolicies"], "verbs": read}),
         json!({"apiGroups": ["airglow.dev"], "resources": ["trafficpolicies/status"], "verbs": ["patch"]}),
     ]

@@ -33,6 +33,10 @@ const GATHER: Duration = Duration::from_millis(200);
 /// How often to look whether someone has changed or deleted what we made, and whether the template is another one.
 const RECHECK: Duration = Duration::from_secs(60);
 
+/// What is said of a Gateway of which nothing is made.
+const SWITCHED_OFF: &str = "this controller makes no waypoints; set waypoint.enabled in the values of Airglow's chart \
+                            (AIRGLOW_WAYPOINT_TEMPLATE), or run its pods yourself";
+
 /// What was made for a Gateway.
 struct Done {
     wanted: Vec<Made>,
@@ -41,9 +45,9 @@ struct Done {
     trouble: Option<String>,
 }
 
-/// Makes waypoints as `hub` says that they are asked for, by the pod template in the file `template`, while `leader` says so. Ends
-/// with the hub.
-pub async fn make_waypoints(client: Client, hub: Handle, template: PathBuf, mut leader: Leader) {
+/// Makes waypoints as `hub` says that they are asked for, by the pod template in the file `template`, while `leader` says so; without
+/// a template, says of each that it is not made. Ends with the hub.
+pub async fn make_waypoints(client: Client, hub: Handle, template: Option<PathBuf>, mut leader: Leader) {
     let mut changes = hub.changes();
     let mut done: BTreeMap<String, Done> = BTreeMap::new();
     let mut classes = Classes::default();
@@ -52,10 +56,17 @@ pub async fn make_waypoints(client: Client, hub: Handle, template: PathBuf, mut 
         changes.mark_unchanged();
         let looked = hub.inspect(|view| (view.index.wanted_waypoints(), view.index.gateway_classes()));
         let Ok((wanted, known)) = looked.await else { return };
-        let mut failed = classes.keep(&client, known).await.err();
+        let mut failed = match &template {
+            Some(_) => classes.keep(&client, known).await.err(),
+            None => None,
+        };
         done.retain(|uid, _| wanted.iter().any(|wanted| wanted.gateway.metadata.uid == *uid));
         for wanted in &wanted {
-            let trouble = made(&client, wanted, &template, &mut done).await;
+            let trouble = match &template {
+                Some(template) => made(&client, wanted, template, &mut done).await,
+                // Somebody may run its pods.
+                None => (wanted.ready == 0).then(|| SWITCHED_OFF.to_owned()),
+            };
             if let Err(error) = status::say(&client, wanted, trouble.as_deref()).await {
                 failed = Some(error);
             }
