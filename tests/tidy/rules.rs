@@ -46,7 +46,7 @@ pub(crate) const CORES: &[Core] = &[
     Core::File("ebpf/src/plan.rs"),
     Core::Dir("waypoint/src/balance/"),
     Core::File("waypoint/src/http1/body.rs"),
-    Core::File("waypoint/src/http1/edits.rs"),
+    Core::File("waypoint/src/decide/edits.rs"),
     Core::File("waypoint/src/http1/framing.rs"),
     Core::File("waypoint/src/http1/head.rs"),
     Core::File("waypoint/src/http1/refusal.rs"),

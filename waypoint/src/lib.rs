@@ -7,6 +7,7 @@ pub mod app;
 pub mod balance;
 pub mod config;
 mod data;
+pub mod decide;
 mod discovery;
 pub mod http1;
 #[cfg(test)]

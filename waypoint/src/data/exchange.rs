@@ -1,76 +1,64 @@
-//! One request of HTTP/1.1 and its response: carries out what was planned, on endpoints of its own choice.
+//! One request of any protocol and its response: carries out what was planned.
 //!
-//! Decides about attempts and their time; the protocol is `http1`'s, what the rules want `rules`'.
+//! Which endpoint, and whether once more, is `attempts`'; the protocol is `http1`'s, what the rules want `rules`'.
 
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
-use model::l7::{self, Attempt, Pushback, RetryLedger, Rule, Session};
-use model::route::{Behind, Target};
+use model::l7::{RetryLedger, Rule, Session};
+use model::route::Behind;
 use model::workload::WorkloadUid;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
+use super::attempts::UnderWay;
 use super::how::{self, How};
-use super::io::{Io, TunnelIo};
-use super::kept::Key;
+use super::kept::Carrier;
 use super::stream::Asked;
-use super::upstream::{self, Upstream as Reached};
-use super::{Context, opaque, requests};
-use crate::balance::{Lease, Outcome};
-use crate::http1::limits::REPLAY_BYTES_MAX;
-use crate::http1::{
-    Answer, Exchange, Failed, Failure, Forward, Next, Record, RequestEdits, RequestHead, ResponseHead,
-    Upstream, Verdict,
+use super::{Context, requests};
+use crate::decide::{
+    Answer, AnyRequest, AnyResponse, Exchange, Failed, Forward, Next, REPLAY_BYTES_MAX, Record, RequestEdits,
+    Verdict,
 };
 use crate::refusal::Refusal;
 use crate::rules::{Plan, Then, Way};
 use crate::telemetry::Facts;
 
-/// Endpoints tried for one request before anything of it was sent: two that fail are bad luck, three are an outage that a fourth
-/// won't mend.
-const ATTEMPTS: usize = 3;
-
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
-/// One request and its response.
-pub(crate) struct OneRequest {
-    context: Arc<Context>,
-    asked: Arc<Asked>,
-    facts: Facts,
+/// One request and its response, sent over a `U`.
+pub(crate) struct OneRequest<U> {
+    pub(super) context: Arc<Context>,
+    pub(super) asked: Arc<Asked>,
+    pub(super) facts: Facts,
     /// A fault's delay and what follows it, until it is carried out.
     delay: Option<Duration>,
     then: Option<Then>,
     /// Where it is sent, once it is.
     way: Box<Way>,
-    how: How,
-    rule: Option<Arc<Rule>>,
-    ledger: Option<Arc<RetryLedger>>,
+    pub(super) how: How,
+    pub(super) rule: Option<Arc<Rule>>,
+    pub(super) ledger: Option<Arc<RetryLedger>>,
     /// When all of it has to be over.
-    deadline: Option<Instant>,
-    tried: Vec<WorkloadUid>,
-    under_way: Option<UnderWay>,
+    pub(super) deadline: Option<Instant>,
+    pub(super) tried: Vec<WorkloadUid>,
+    pub(super) under_way: Option<UnderWay>,
     /// Attempts that were made.
-    made: u32,
+    pub(super) made: u32,
     /// How long to wait before the response that was just refused is asked for again.
-    wait: Option<Duration>,
+    pub(super) wait: Option<Duration>,
+    over: PhantomData<fn() -> U>,
 }
 
-/// A request that was sent, or is about to be.
-struct UnderWay {
-    key: Key,
-    lease: Option<Lease>,
-    since: Instant,
-}
-
-impl OneRequest {
+impl<U: Carrier> OneRequest<U> {
     /// A request that has arrived, and what is to become of it.
     pub(crate) fn begin(
         context: &Arc<Context>,
         asked: &Arc<Asked>,
         facts: Facts,
-        (plan, request): (Plan, &RequestHead),
+        (plan, request): (Plan, &dyn AnyRequest),
     ) -> Self {
         let Plan { delay, mut then, rule, ledger } = plan;
         if let Some(ledger) = &ledger {
@@ -96,11 +84,12 @@ impl OneRequest {
             under_way: None,
             made: 0,
             wait: None,
+            over: PhantomData,
         }
     }
 
     /// Carries out what was planned, up to where it is sent; what we answer, if we do.
-    async fn set_out(&mut self) -> Option<Next<Io>> {
+    async fn set_out(&mut self) -> Option<Next<U>> {
         if let Some(delay) = self.delay.take() {
             let until = Instant::now() + delay;
             sleep_until(self.deadline.map_or(until, |deadline| deadline.min(until))).await;
@@ -150,114 +139,8 @@ impl OneRequest {
     }
 
     /// Whether the time for the whole request is up, or will be after this wait.
-    fn is_late(&self, wait: Duration) -> bool {
+    pub(super) fn is_late(&self, wait: Duration) -> bool {
         self.deadline.is_some_and(|deadline| Instant::now() + wait >= deadline)
-    }
-
-    /// Whether to try again after an attempt that failed, and after what wait.
-    fn again(&mut self, request: &RequestHead, failed: &Failed) -> Option<Duration> {
-        let under_way = self.under_way.take()?;
-        let outcome = match failed.failure {
-            Failure::Status(_) => Outcome::Abandoned,
-            _ if failed.stale => Outcome::Abandoned,
-            // It may be well, and slower than the rule has patience for.
-            Failure::Timeout => Outcome::Answered(under_way.since.elapsed()),
-            Failure::Closed | Failure::Io(_) | Failure::Malformed(_) | Failure::Unasked => {
-                Outcome::Unreachable
-            }
-        };
-        self.ended(under_way.lease, outcome);
-        if failed.is_free(request) {
-            self.made -= 1;
-            return Some(Duration::ZERO);
-        }
-        let (endpoint, _) = under_way.key;
-        self.tried.push(endpoint);
-        let failure = match failed.failure {
-            Failure::Status(_) => return self.wait.take(),
-            Failure::Closed | Failure::Io(_) if failed.unsent => l7::Failure::NotSent,
-            Failure::Closed | Failure::Io(_) => l7::Failure::Lost { reused: failed.stale },
-            Failure::Timeout => l7::Failure::Deadline,
-            Failure::Malformed(_) | Failure::Unasked => return None,
-        };
-        let replayable = failed.again;
-        self.granted(&Attempt {
-            failure,
-            method: request.method(),
-            replayable,
-            made: self.made,
-            pushback: Pushback::None,
-        })
-    }
-
-    /// The wait before another attempt, if the rule wants one and the budget has one left.
-    fn granted(&self, attempt: &Attempt<'_>) -> Option<Duration> {
-        let rule = self.rule.as_ref()?;
-        let wait = l7::again(rule.retry.as_ref(), attempt, fastrand::u64(..))?;
-        let spent = || self.ledger.as_ref().is_some_and(|ledger| ledger.spend(self.context.shared.since()));
-        (!self.is_late(wait) && spent()).then_some(wait)
-    }
-
-    /// A connection to an endpoint; one that is kept, unless a fresh one is wanted.
-    async fn reach(&mut self, fresh: bool) -> Result<Upstream<Io>, Refusal> {
-        let mut failures = 0;
-        loop {
-            let found = self.endpoint();
-            let (target, lease) = match found {
-                // Who has only endpoints that failed gets another chance at one of them, when the rule asks for it.
-                Err(Refusal::NoRoute(_)) if failures == 0 && !self.tried.is_empty() => {
-                    self.tried.clear();
-                    self.endpoint()?
-                }
-                found => found?,
-            };
-            match self.connect(&target, fresh).await {
-                Ok(upstream) => {
-                    let key = (target.workload.uid.clone(), target.app.0);
-                    self.under_way = Some(UnderWay { key, lease, since: Instant::now() });
-                    return Ok(upstream);
-                }
-                Err(refusal) if refusal.is_endpoints_fault() => {
-                    self.ended(lease, Outcome::Unreachable);
-                    self.tried.push(target.workload.uid.clone());
-                    failures += 1;
-                    if failures >= ATTEMPTS || !target.alternatives {
-                        return Err(refusal);
-                    }
-                }
-                Err(refusal) => return Err(refusal),
-            }
-        }
-    }
-
-    fn endpoint(&self) -> Result<(Target, Option<Lease>), Refusal> {
-        opaque::endpoint(&self.context, (&self.asked, &self.facts), self.how, &self.tried)
-    }
-
-    async fn connect(&mut self, target: &Target, fresh: bool) -> Result<Upstream<Io>, Refusal> {
-        self.facts.destination.workload = Some(Arc::clone(&target.workload));
-        self.facts.app = Some(target.app);
-        if let Some(denial) = opaque::denied(&self.context, target, &self.facts) {
-            return Err(denial.into());
-        }
-        let kept = (!fresh).then(|| self.context.kept.take(&(target.workload.uid.clone(), target.app.0)));
-        if let Some(upstream) = kept.flatten() {
-            return Ok(upstream);
-        }
-        let io = match upstream::connect(&self.context, target, &self.facts).await? {
-            Reached::Tcp(tcp) => Io::Tcp(tcp),
-            Reached::Tunnel(opened) => {
-                self.facts.destination.identity = Some(opened.identity);
-                Io::Tunnel(Box::new(TunnelIo::new(opened.stream, Vec::new())))
-            }
-        };
-        Ok(Upstream::new(io))
-    }
-
-    fn ended(&self, lease: Option<Lease>, outcome: Outcome) {
-        if let Some(lease) = lease {
-            lease.ended(outcome, self.context.shared.now());
-        }
     }
 
     /// Who the client is, as the endpoint's application hears it.
@@ -278,15 +161,15 @@ impl OneRequest {
     }
 }
 
-impl Exchange for OneRequest {
-    type Io = Io;
+impl<U: Carrier> Exchange for OneRequest<U> {
+    type Upstream = U;
 
     fn replay(&self) -> usize {
         let retries = self.rule.as_ref().is_some_and(|rule| rule.retry.is_some());
         if retries { REPLAY_BYTES_MAX } else { 0 }
     }
 
-    async fn next(&mut self, request: &RequestHead, failed: Option<&Failed>) -> Next<Io> {
+    async fn next(&mut self, request: &dyn AnyRequest, failed: Option<&Failed>) -> Next<U> {
         match failed {
             None => {
                 if let Some(over) = self.set_out().await {
@@ -321,47 +204,22 @@ impl Exchange for OneRequest {
         }
     }
 
-    fn response(&mut self, request: &RequestHead, response: &ResponseHead, again: bool) -> Verdict {
-        if let Some(under_way) = &mut self.under_way {
-            let outcome = match response.status() {
-                429 | 503 => Outcome::Overloaded(retry_after(response)),
-                _ => Outcome::Answered(under_way.since.elapsed()),
-            };
-            // It goes on counting as under way until the request is over.
-            if let Some(lease) = &under_way.lease {
-                lease.state().learn(outcome, self.context.shared.now());
-            }
-        }
-        let attempt = Attempt {
-            failure: l7::Failure::Status(response.status()),
-            method: request.method(),
-            replayable: again,
-            made: self.made,
-            pushback: Pushback::of(response.fields()),
-        };
-        self.wait = self.granted(&attempt);
-        if self.wait.is_some() {
+    fn response(&mut self, request: &dyn AnyRequest, response: &dyn AnyResponse, again: bool) -> Verdict {
+        if self.refuses(request, response, again) {
             return Verdict::Retry;
         }
         self.begin_session();
-        Verdict::Forward(self.way.response(response))
+        Verdict::Forward(self.way.response())
     }
 
-    fn give_back(&mut self, upstream: Upstream<Io>) {
+    fn give_back(&mut self, upstream: U) {
         if let Some(under_way) = &self.under_way {
-            self.context.kept.put(under_way.key.clone(), upstream);
+            upstream.keep(&self.context, under_way.key.clone(), self.facts.destination.identity.as_ref());
         }
     }
 
-    fn end(self, _: &RequestHead, record: &Record) {
+    fn end(self, _: &dyn AnyRequest, record: &Record) {
         // 0 is what dashboards know for a request without an answer.
         self.context.shared.telemetry.request(&self.facts, record.status.unwrap_or(0));
     }
-}
-
-/// How long an endpoint asks to be left alone, in its seconds; a date is not understood, and then the usual time counts.
-fn retry_after(response: &ResponseHead) -> Option<Duration> {
-    let value = response.fields().get("retry-after")?;
-    let seconds = std::str::from_utf8(value).ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds))
 }

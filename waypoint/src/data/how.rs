@@ -10,7 +10,7 @@ use model::l7::{self, Balancing, CookieName, HashKey, Headers, Session};
 use twox_hash::XxHash64;
 
 use crate::balance::Strategy;
-use crate::http1::RequestHead;
+use crate::decide::AnyRequest;
 use crate::rules::Way;
 use crate::telemetry::Facts;
 
@@ -34,12 +34,12 @@ impl How {
 }
 
 /// How an endpoint is chosen for a request. One without what a policy hashes goes to any; a cookie it is given.
-pub(crate) fn of(way: &mut Way, request: &RequestHead, facts: &Facts) -> How {
+pub(crate) fn of(way: &mut Way, request: &dyn AnyRequest, facts: &Facts) -> How {
     How { session: way.session, ..by_policy(way, request, facts) }
 }
 
-fn by_policy(way: &mut Way, request: &RequestHead, facts: &Facts) -> How {
-    let fields: &dyn Headers = request.fields();
+fn by_policy(way: &mut Way, request: &dyn AnyRequest, facts: &Facts) -> How {
+    let fields: &dyn Headers = request;
     let strategy = match way.balancing.take() {
         None => return LEAST_LOAD,
         Some(Balancing::LeastLoad) => Strategy::PeakEwma,

@@ -12,12 +12,23 @@ use hbone::{FillError, Reason, Received, Stream, StreamError};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::upstream::Upstream;
+
 /// A connection.
 pub(crate) enum Io {
     /// Plain TCP.
     Tcp(TcpStream),
     /// A stream of a tunnel.
     Tunnel(Box<TunnelIo>),
+}
+
+impl From<Upstream> for Io {
+    fn from(upstream: Upstream) -> Self {
+        match upstream {
+            Upstream::Tcp(tcp) => Self::Tcp(tcp),
+            Upstream::Tunnel(opened) => Self::Tunnel(Box::new(TunnelIo::new(opened.stream, Vec::new()))),
+        }
+    }
 }
 
 /// A stream, and what has come and was not read yet.

@@ -4,15 +4,21 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
+use model::identity::Identity;
+use model::route::Target;
 use model::workload::WorkloadUid;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::io::Io;
+use super::upstream;
 use crate::http1::Upstream;
+use crate::refusal::Refusal;
+use crate::telemetry::Facts;
 
 /// Idle connections to one endpoint that one thread keeps: as many as there are rarely requests at once to one endpoint on one
 /// thread; what is beyond it is closed and costs a new one later.
@@ -25,6 +31,46 @@ const IDLE_MAX: Duration = Duration::from_secs(30);
 /// Which endpoint: a workload, and where its application listens.
 pub(crate) type Key = (WorkloadUid, SocketAddr);
 
+/// What a target's connections are kept by.
+pub(crate) fn key(target: &Target) -> Key {
+    (target.workload.uid.clone(), target.app.0)
+}
+
+/// What requests of one protocol are sent over: a connection for each at a time, or one for many.
+pub(crate) trait Carrier: Send + Sized {
+    /// A way to send a request to `target`: one that there is, unless a fresh one is wanted. Notes who answers.
+    fn reach(
+        context: &Arc<super::Context>,
+        target: &Target,
+        facts: &mut Facts,
+        fresh: bool,
+    ) -> impl Future<Output = Result<Self, Refusal>> + Send;
+
+    /// Keeps it for another request to the endpoint, which was answered by `who`.
+    fn keep(self, context: &super::Context, key: Key, who: Option<&Identity>);
+}
+
+impl Carrier for Upstream<Io> {
+    async fn reach(
+        context: &Arc<super::Context>,
+        target: &Target,
+        facts: &mut Facts,
+        fresh: bool,
+    ) -> Result<Self, Refusal> {
+        let kept = (!fresh).then(|| context.kept.take(&key(target)));
+        if let Some((upstream, who)) = kept.flatten() {
+            facts.destination.identity = who;
+            return Ok(upstream);
+        }
+        let reached = upstream::connect(context, target, facts).await?;
+        Ok(Self::new(reached.into()))
+    }
+
+    fn keep(self, context: &super::Context, key: Key, who: Option<&Identity>) {
+        context.kept.put(key, self, who.cloned());
+    }
+}
+
 /// The connections. The lock is this thread's alone and so never waited for.
 #[derive(Default)]
 pub(crate) struct Kept(Mutex<HashMap<Key, Vec<Idle>>>);
@@ -32,17 +78,19 @@ pub(crate) struct Kept(Mutex<HashMap<Key, Vec<Idle>>>);
 struct Idle {
     since: Instant,
     upstream: Upstream<Io>,
+    /// Who answers at its end.
+    who: Option<Identity>,
 }
 
 impl Kept {
     /// The connection that was used last, if there is one that still can be.
-    pub(crate) fn take(&self, key: &Key) -> Option<Upstream<Io>> {
+    fn take(&self, key: &Key) -> Option<(Upstream<Io>, Option<Identity>)> {
         let mut all = self.0.lock();
         let idle = all.get_mut(key)?;
         let oldest = Instant::now() - IDLE_MAX;
         let found = std::iter::from_fn(|| idle.pop()).find_map(|mut one| {
             let usable = one.since > oldest && is_usable(&mut one.upstream);
-            usable.then_some(one.upstream)
+            usable.then_some((one.upstream, one.who))
         });
         if idle.is_empty() {
             all.remove(key);
@@ -51,11 +99,11 @@ impl Kept {
     }
 
     /// Keeps a connection for another request.
-    pub(crate) fn put(&self, key: Key, upstream: Upstream<Io>) {
+    fn put(&self, key: Key, upstream: Upstream<Io>, who: Option<Identity>) {
         let mut all = self.0.lock();
         let idle = all.entry(key).or_default();
         if idle.len() < KEPT_MAX {
-            idle.push(Idle { since: Instant::now(), upstream });
+            idle.push(Idle { since: Instant::now(), upstream, who });
         }
     }
 

@@ -3,6 +3,7 @@
 //! Each thread is a runtime of its own; a client's tunnel, its streams and the tunnels to endpoints live on one thread. Reads
 //! immutable snapshots only and waits for no lock of the control side.
 
+mod attempts;
 pub(crate) mod classify;
 pub(crate) mod endpoints;
 pub(crate) mod exchange;

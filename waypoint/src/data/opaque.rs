@@ -24,13 +24,10 @@ use tokio::time::sleep_until;
 use super::Context;
 use super::how::{self, How};
 use super::stream::Asked;
-use super::upstream::{self, Upstream};
+use super::upstream::{self, ATTEMPTS, Upstream};
 use crate::balance::{Ask, Endpoint, Lease, Outcome, Set, Strategy};
 use crate::refusal::Refusal;
 use crate::telemetry::{Facts, Live};
-
-/// Endpoints tried for one connection: two that fail are bad luck, three are an outage that a fourth won't mend.
-const ATTEMPTS: usize = 3;
 
 /// Carries one stream to its end and reports it.
 pub(crate) async fn serve(context: &Arc<Context>, incoming: Incoming, asked: &Asked, mut facts: Facts) {
@@ -126,7 +123,8 @@ async fn reach(context: &Arc<Context>, asked: &Asked, facts: &mut Facts) -> Resu
     loop {
         let how = How { strategy: Strategy::LeastRequest, hash: None, session: None };
         let (target, lease) = endpoint(context, (asked, facts), how, &tried)?;
-        match attempt(context, &target, facts).await {
+        upstream::aim(context, &target, facts)?;
+        match upstream::connect(context, &target, facts).await {
             Ok(upstream) => return Ok((upstream, target, lease)),
             Err(refusal) if refusal.is_endpoints_fault() => {
                 if let Some(lease) = lease {
@@ -182,19 +180,6 @@ pub(crate) fn endpoints(
 ) -> Result<Arc<Set>, NoRoute> {
     let mesh = Arc::clone(&context.shared.mesh.snapshot());
     context.endpoints.get((&mesh, &context.shared.endpoints), local, service, port)
-}
-
-async fn attempt(context: &Arc<Context>, target: &Target, facts: &mut Facts) -> Result<Upstream, Refusal> {
-    facts.destination.workload = Some(Arc::clone(&target.workload));
-    facts.app = Some(target.app);
-    if let Some(denial) = denied(context, target, facts) {
-        return Err(denial.into());
-    }
-    let upstream = upstream::connect(context, target, facts).await?;
-    if let Upstream::Tunnel(opened) = &upstream {
-        facts.destination.identity = Some(opened.identity.clone());
-    }
-    Ok(upstream)
 }
 
 /// Whether a policy of the endpoint denies the client. The endpoint's own node sees this waypoint as its peer, so it enforces

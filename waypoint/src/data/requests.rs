@@ -17,8 +17,9 @@ use super::exchange::OneRequest;
 use super::io::{Io, TunnelIo};
 use super::stream::Asked;
 use super::{Context, classify, opaque};
+use crate::decide::{self, AnyRequest, Decide};
 use crate::http1::limits::Timeouts;
-use crate::http1::{self, Decide, RequestHead};
+use crate::http1::{self, Upstream};
 use crate::rules::{self, Of, Plan};
 use crate::telemetry::Facts;
 
@@ -68,7 +69,7 @@ struct Requests {
 }
 
 impl Requests {
-    fn plan(&self, request: &RequestHead) -> Plan {
+    fn plan(&self, request: &dyn AnyRequest) -> Plan {
         // Routes are about services; who dials a pod gets the pod.
         let Behind::Service(service, port, _) = &self.asked.behind else { return Plan::straight() };
         let book = self.context.shared.book.load();
@@ -93,15 +94,15 @@ impl Requests {
 }
 
 impl Decide for Requests {
-    type Io = Io;
-    type Exchange = OneRequest;
+    type Upstream = Upstream<Io>;
+    type Exchange = OneRequest<Upstream<Io>>;
 
-    fn begin(&self, request: &RequestHead) -> OneRequest {
+    fn begin(&self, request: &dyn AnyRequest) -> OneRequest<Upstream<Io>> {
         let plan = self.plan(request);
         OneRequest::begin(&self.context, &self.asked, self.facts.clone(), (plan, request))
     }
 
-    fn refused(&self, refusal: http1::Refusal) {
+    fn refused(&self, refusal: decide::Refusal) {
         tracing::debug!(client = %self.facts.client, code = refusal.code(), "a malformed request is refused");
         self.context.shared.telemetry.request(&self.facts, refusal.status());
     }

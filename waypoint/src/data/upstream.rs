@@ -16,7 +16,7 @@ use proxy::tunnels::{KEEPALIVE, Means, Opened};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-use super::Context;
+use super::{Context, opaque};
 use crate::refusal::Refusal;
 use crate::telemetry::Facts;
 
@@ -28,11 +28,22 @@ pub(crate) enum Upstream {
     Tunnel(Box<Opened>),
 }
 
-/// Connects to `target` on behalf of the client that `facts` are of.
+/// Endpoints tried before anything was sent: two that fail are bad luck, three are an outage that a fourth won't mend.
+pub(crate) const ATTEMPTS: usize = 3;
+
+/// Notes that `target` was chosen for the client that `facts` are of, unless it is denied there.
+pub(crate) fn aim(context: &Context, target: &Target, facts: &mut Facts) -> Result<(), Refusal> {
+    facts.destination.workload = Some(Arc::clone(&target.workload));
+    facts.destination.identity = None;
+    facts.app = Some(target.app);
+    opaque::denied(context, target, facts).map_or(Ok(()), |denial| Err(denial.into()))
+}
+
+/// Connects to `target` on behalf of the client that `facts` are of, and notes who answers.
 pub(crate) async fn connect(
     context: &Arc<Context>,
     target: &Target,
-    facts: &Facts,
+    facts: &mut Facts,
 ) -> Result<Upstream, Refusal> {
     let app = target.app.0;
     if PROXY_PORTS.contains(&app.port()) {
@@ -40,7 +51,9 @@ pub(crate) async fn connect(
     }
     match target.tunnel {
         TunnelProtocol::Hbone => {
-            tunnel(context, target, facts).await.map(|opened| Upstream::Tunnel(Box::new(opened)))
+            let opened = tunnel(context, target, facts).await?;
+            facts.destination.identity = Some(opened.identity.clone());
+            Ok(Upstream::Tunnel(Box::new(opened)))
         }
         TunnelProtocol::None => {
             let plain = dial(app).await;

@@ -7,18 +7,19 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
-use super::decide::{Answer, Exchange, Failed, Failure, Forward, Outcome, Verdict};
-use super::edits::FieldEdits;
 use super::exchange::{After, Course, Watch};
 use super::framing::Framing;
 use super::head::Finder;
-use super::limits::ATTEMPTS_MAX;
 use super::pump::{Broken, Pump, Shape};
 use super::refusal::Refusal;
 use super::response::ResponseHead;
 use super::tunnel;
 use super::upstream::Upstream;
 use super::write::{self, Persistence, Sending};
+use crate::decide::{
+    ATTEMPTS_MAX, Answer, AnyRequest, AnyResponse, Exchange, Failed, Failure, FieldEdits, Forward, Outcome,
+    Verdict,
+};
 
 /// The server's side of an attempt.
 struct Leg<Io> {
@@ -50,14 +51,18 @@ enum Stop {
     Refused(Refusal),
 }
 
-impl<Io, F, X> Course<'_, '_, Io, F, X>
+impl<Io, To, F, X> Course<'_, '_, Io, F, X>
 where
     Io: AsyncRead + AsyncWrite + Unpin,
+    To: AsyncRead + AsyncWrite + Unpin,
     F: Future<Output = ()>,
-    X: Exchange,
+    X: Exchange<Upstream = Upstream<To>>,
 {
     /// Sends the request and its response on; fails as long as nothing of a final response was sent on.
-    pub(super) async fn attempt(&mut self, forward: Forward<X::Io>) -> Result<(Outcome, After), Failed> {
+    pub(super) async fn attempt(
+        &mut self,
+        forward: Forward<Upstream<To>>,
+    ) -> Result<(Outcome, After), Failed> {
         let Forward { mut upstream, edits, respond_by, complete_by } = forward;
         if upstream.is_used() && !upstream.is_usable() {
             let again = self.kept.is_whole();
@@ -82,7 +87,7 @@ where
                 Err(Stop::Failed(failure)) => return Err(self.failed(failure, &leg)),
                 Err(Stop::Refused(refusal)) => {
                     let answer = Answer { close: true, ..Answer::status(refusal.status()) };
-                    return Ok(self.answer(answer, Outcome::Refused(refusal)).await);
+                    return Ok(self.answer(answer, Outcome::Refused(refusal.into())).await);
                 }
             };
             if response.status() == 101 && !self.request.upgrades() {
@@ -102,14 +107,14 @@ where
         }
     }
 
-    fn failed(&self, failure: Failure, leg: &Leg<X::Io>) -> Failed {
+    fn failed(&self, failure: Failure, leg: &Leg<To>) -> Failed {
         let lost = matches!(failure, Failure::Closed | Failure::Io(_));
         let stale = lost && leg.upstream.is_used() && !leg.heard;
         Failed { failure, again: self.kept.is_whole(), stale, unsent: false }
     }
 
     /// Sends on what precedes a response. Clients of HTTP/1.0 know no such thing.
-    fn interim(&mut self, response: &ResponseHead, leg: &mut Leg<X::Io>) {
+    fn interim(&mut self, response: &ResponseHead, leg: &mut Leg<To>) {
         leg.finder = Finder::response();
         if self.request.is_old() {
             return;
@@ -127,7 +132,7 @@ where
     /// Sends the final response on, to its end.
     async fn respond(
         &mut self,
-        mut leg: Leg<X::Io>,
+        mut leg: Leg<To>,
         response: &ResponseHead,
         edits: &FieldEdits,
     ) -> (Outcome, After) {
@@ -168,7 +173,7 @@ where
         (outcome, if goes_on && sent { After::Next } else { After::Close })
     }
 
-    async fn tunnel(&mut self, leg: Leg<X::Io>) -> (Outcome, After) {
+    async fn tunnel(&mut self, leg: Leg<To>) -> (Outcome, After) {
         let mut upstream = leg.upstream;
         let (outcome, bytes) = tunnel::relay(self.client, &mut upstream.wire).await;
         (self.record.request_bytes, self.record.response_bytes) = bytes;
@@ -176,7 +181,7 @@ where
     }
 
     /// The next head of a response.
-    fn poll_head(&mut self, cx: &mut Context<'_>, leg: &mut Leg<X::Io>) -> Poll<Result<ResponseHead, Stop>> {
+    fn poll_head(&mut self, cx: &mut Context<'_>, leg: &mut Leg<To>) -> Poll<Result<ResponseHead, Stop>> {
         let mut moved = false;
         self.poll_upload(cx, leg, &mut moved)?;
         // What precedes a response goes out first: this bounds how much of it there can be.
@@ -206,7 +211,7 @@ where
     fn poll_body(
         &mut self,
         cx: &mut Context<'_>,
-        leg: &mut Leg<X::Io>,
+        leg: &mut Leg<To>,
         download: &mut Download,
     ) -> Poll<Outcome> {
         let mut moved = false;
@@ -221,7 +226,7 @@ where
         match self.poll_upload(cx, leg, &mut moved) {
             Ok(()) => {}
             Err(Stop::ClientGone) => return Poll::Ready(Outcome::ClientGone),
-            Err(Stop::Refused(refusal)) => return Poll::Ready(Outcome::Refused(refusal)),
+            Err(Stop::Refused(refusal)) => return Poll::Ready(Outcome::Refused(refusal.into())),
             Err(Stop::Failed(failure)) => return Poll::Ready(Outcome::ResponseLost(failure)),
         }
         if download.done && (leg.upload != Upload::Open || download.waits) {
@@ -235,12 +240,7 @@ where
     }
 
     /// Moves the request's body on, or watches for a client that leaves.
-    fn poll_upload(
-        &mut self,
-        cx: &mut Context<'_>,
-        leg: &mut Leg<X::Io>,
-        moved: &mut bool,
-    ) -> Result<(), Stop> {
+    fn poll_upload(&mut self, cx: &mut Context<'_>, leg: &mut Leg<To>, moved: &mut bool) -> Result<(), Stop> {
         if leg.upload == Upload::Open {
             let wires = (&mut self.client.wire, &mut leg.upstream.wire);
             let mut watch = Watch { hooks: &mut self.hooks, kept: &mut self.kept };
@@ -277,12 +277,12 @@ struct Download {
 }
 
 fn malformed(refusal: Refusal) -> Stop {
-    Stop::Failed(Failure::Malformed(refusal))
+    Stop::Failed(Failure::Malformed(refusal.into()))
 }
 
 fn lost(broken: Broken) -> Outcome {
     match broken {
-        Broken::Malformed(refusal) => Outcome::ResponseLost(Failure::Malformed(refusal)),
+        Broken::Malformed(refusal) => Outcome::ResponseLost(Failure::Malformed(refusal.into())),
         Broken::Sink(_) => Outcome::ClientGone,
         Broken::Source(error) => Outcome::ResponseLost(Failure::Io(error)),
         Broken::Truncated => Outcome::ResponseLost(Failure::Closed),

@@ -8,7 +8,6 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
-use super::edits::FieldEdits;
 use super::head::Finder;
 use super::limits::Timeouts;
 use super::refusal::Refusal;
@@ -16,6 +15,7 @@ use super::request::RequestHead;
 use super::timer::Timer;
 use super::wire::Wire;
 use super::write::{self, Persistence};
+use crate::decide::FieldEdits;
 
 pub(super) struct Client<'a, Io, F> {
     pub(super) wire: Wire<Io>,

@@ -9,12 +9,15 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::client::Client;
-use super::decide::{Answer, Exchange, Failed, Next, Outcome, Record};
 use super::framing::Framing;
-use super::limits::{ATTEMPTS_MAX, DISCARDED_BYTES_MAX, REPLAY_BYTES_MAX};
+use super::limits::DISCARDED_BYTES_MAX;
 use super::pump::{Pump, Shape, Tap};
 use super::request::RequestHead;
+use super::upstream::Upstream;
 use super::write::{self, Persistence};
+use crate::decide::{
+    ATTEMPTS_MAX, Answer, AnyRequest, Exchange, Failed, Next, Outcome, REPLAY_BYTES_MAX, Record,
+};
 
 /// What becomes of the client's connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,11 +43,12 @@ pub(super) struct Course<'c, 'a, Io, F, X> {
 }
 
 /// Runs one exchange to its end.
-pub(super) async fn run<Io, F, X>(client: &mut Client<'_, Io, F>, hooks: X, request: RequestHead) -> After
+pub(super) async fn run<Io, To, F, X>(client: &mut Client<'_, Io, F>, hooks: X, request: RequestHead) -> After
 where
     Io: AsyncRead + AsyncWrite + Unpin,
+    To: AsyncRead + AsyncWrite + Unpin,
     F: Future<Output = ()>,
-    X: Exchange,
+    X: Exchange<Upstream = Upstream<To>>,
 {
     let began = Instant::now();
     let mut course = Course {
@@ -75,11 +79,12 @@ where
     after
 }
 
-impl<Io, F, X> Course<'_, '_, Io, F, X>
+impl<Io, To, F, X> Course<'_, '_, Io, F, X>
 where
     Io: AsyncRead + AsyncWrite + Unpin,
+    To: AsyncRead + AsyncWrite + Unpin,
     F: Future<Output = ()>,
-    X: Exchange,
+    X: Exchange<Upstream = Upstream<To>>,
 {
     async fn all(&mut self) -> (Outcome, After) {
         let mut failed: Option<Failed> = None;
@@ -113,7 +118,7 @@ where
     }
 
     /// Asks what to do next. `None` when the client leaves meanwhile.
-    async fn ask(&mut self, failed: Option<&Failed>) -> Option<Next<X::Io>> {
+    async fn ask(&mut self, failed: Option<&Failed>) -> Option<Next<Upstream<To>>> {
         let mut next = pin!(self.hooks.next(&self.request, failed));
         let wire = &mut self.client.wire;
         poll_fn(|cx| match next.as_mut().poll(cx) {

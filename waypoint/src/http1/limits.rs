@@ -31,13 +31,6 @@ pub const TRAILER_BYTES_MAX: usize = 8 * 1024;
 /// Fields of a trailer section, by the same measure.
 pub const TRAILERS_MAX: usize = 32;
 
-/// Bytes of a request's body that may be kept for another attempt, whatever is asked for: above it, a retry would cost
-/// more memory than the failure that it hides is worth.
-pub const REPLAY_BYTES_MAX: usize = 64 * 1024;
-
-/// Attempts at one request, whatever policy says: a bound on a decision that never tires.
-pub const ATTEMPTS_MAX: u32 = 16;
-
 /// Bytes of a request's body that are read and thrown away after a local answer, to keep the connection. A connection
 /// costs its client about as much as sending so many.
 pub const DISCARDED_BYTES_MAX: u64 = 64 * 1024;

@@ -1,15 +1,13 @@
 //! HTTP/1.1, forwarded: heads are read into offsets over one buffer, decided on, and sent on with edits; bodies pass as
 //! the bytes that they are. Owns the protocol (RFC 9112) between two byte streams, and its limits.
 //!
-//! Decides nothing: where a request goes and what is changed on the way is asked of a [`Decide`]. Makes no connections:
+//! Decides nothing: where a request goes and what is changed on the way is asked of a [`Decide`](crate::decide::Decide). Makes no connections:
 //! it is handed them, and hands them back.
 
 mod attempt;
 mod body;
 mod buffers;
 mod client;
-mod decide;
-mod edits;
 mod exchange;
 mod framing;
 mod head;
@@ -28,8 +26,6 @@ mod upstream;
 mod wire;
 mod write;
 
-pub use decide::{Answer, Decide, Exchange, Failed, Failure, Forward, Next, Outcome, Record, Verdict};
-pub use edits::{FieldEdits, RequestEdits};
 pub use framing::Framing;
 pub use head::Fields;
 pub use refusal::Refusal;

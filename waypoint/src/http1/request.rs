@@ -3,11 +3,14 @@
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
+use model::l7::Headers;
+
 use super::framing::Framing;
 use super::head::{self, Fields, Options, Role, Slots, Span};
 use super::limits::FIELDS_MAX;
 use super::refusal::Refusal;
 use super::target::{self, Target};
+use crate::decide::AnyRequest;
 
 /// A request as it arrived, without its body.
 #[derive(Debug)]
@@ -93,32 +96,6 @@ impl RequestHead {
             && protocols.all(|value| !head::lists(value, "h2c"))
     }
 
-    /// The method, as it was written: methods have a case.
-    pub fn method(&self) -> &str {
-        self.fields.text(self.method)
-    }
-
-    /// The path, never decoded; `*` for the server as a whole, empty for CONNECT.
-    pub fn path(&self) -> &str {
-        match self.fields.text(self.target.path) {
-            "" if self.method() == "OPTIONS" => "*",
-            "" if self.method() != "CONNECT" => "/",
-            path => path,
-        }
-    }
-
-    /// What follows the question mark.
-    pub fn query(&self) -> Option<&str> {
-        self.target.query.map(|query| self.fields.text(query))
-    }
-
-    /// Host and port that the request is for: of the target if it has them (RFC 9112, section 3.2.2), else of Host. Empty
-    /// if there is neither.
-    pub fn authority(&self) -> &str {
-        let host = self.fields.list().iter().find(|field| field.role == Role::Host).map(|field| field.value);
-        self.target.authority.or(host).map_or("", |authority| self.fields.text(authority))
-    }
-
     /// The fields, as they arrived.
     pub fn fields(&self) -> &Fields {
         &self.fields
@@ -132,11 +109,6 @@ impl RequestHead {
     /// Where its body ends.
     pub fn framing(&self) -> Framing {
         self.framing
-    }
-
-    /// Whether doing it twice is doing it once (RFC 9110, section 9.2.2).
-    pub fn is_idempotent(&self) -> bool {
-        matches!(self.method(), "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE")
     }
 
     /// Whether it asks for another protocol on this connection, and may.
@@ -158,5 +130,35 @@ impl RequestHead {
 
     pub(super) fn wants_trailers(&self) -> bool {
         self.fields.with(Role::Te).any(|value| head::lists(value, "trailers"))
+    }
+}
+
+impl Headers for RequestHead {
+    fn each<'a>(&'a self, name: &str, each: &mut dyn FnMut(&'a [u8])) {
+        self.fields.all(name).for_each(each);
+    }
+}
+
+impl AnyRequest for RequestHead {
+    fn method(&self) -> &str {
+        self.fields.text(self.method)
+    }
+
+    fn path(&self) -> &str {
+        match self.fields.text(self.target.path) {
+            "" if self.method() == "OPTIONS" => "*",
+            "" if self.method() != "CONNECT" => "/",
+            path => path,
+        }
+    }
+
+    fn query(&self) -> Option<&str> {
+        self.target.query.map(|query| self.fields.text(query))
+    }
+
+    // Of the target if it has one (RFC 9112, section 3.2.2), else of Host.
+    fn authority(&self) -> &str {
+        let host = self.fields.list().iter().find(|field| field.role == Role::Host).map(|field| field.value);
+        self.target.authority.or(host).map_or("", |authority| self.fields.text(authority))
     }
 }

@@ -3,11 +3,14 @@
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
+use model::l7::Headers;
+
 use super::framing::Framing;
 use super::head::{self, Fields, Options, Slots, Span};
 use super::limits::FIELDS_MAX;
 use super::refusal::Refusal;
 use super::request::RequestHead;
+use crate::decide::{AnyRequest, AnyResponse};
 
 /// A response as it arrived, without its body.
 #[derive(Debug)]
@@ -49,11 +52,6 @@ impl ResponseHead {
         }
         let reason = reason.map_or_else(Span::default, |reason| Span::of(head, reason.as_bytes()));
         Ok(Self { fields, reason, status, is_old: minor == 0, options, length, chunked })
-    }
-
-    /// The status, 100 to 599.
-    pub fn status(&self) -> u16 {
-        self.status
     }
 
     /// The fields, as they arrived.
@@ -101,5 +99,17 @@ impl ResponseHead {
 
     pub(super) fn reason(&self) -> &[u8] {
         self.fields.slice(self.reason)
+    }
+}
+
+impl Headers for ResponseHead {
+    fn each<'a>(&'a self, name: &str, each: &mut dyn FnMut(&'a [u8])) {
+        self.fields.all(name).for_each(each);
+    }
+}
+
+impl AnyResponse for ResponseHead {
+    fn status(&self) -> u16 {
+        self.status
     }
 }

@@ -7,7 +7,6 @@ use http::{HeaderName, HeaderValue};
 use proptest::prelude::*;
 
 use super::body::{Body, Kind};
-use super::edits::{FieldEdits, RequestEdits};
 use super::framing::Framing;
 use super::head::Finder;
 use super::limits::{EXTENSION_BYTES_MAX, FIELDS_MAX, HEAD_BYTES_MAX, START_LINE_MAX, TRAILER_BYTES_MAX};
@@ -15,6 +14,7 @@ use super::refusal::Refusal;
 use super::request::RequestHead;
 use super::response::ResponseHead;
 use super::write::{self, Persistence, Sending};
+use crate::decide::{AnyRequest, FieldEdits, RequestEdits};
 
 fn request(text: &str) -> Result<RequestHead, Refusal> {
     let range = Finder::request().find(text.as_bytes())?.expect("the head is whole");

@@ -7,10 +7,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::client::Client;
-use super::decide::{Failure, Outcome};
 use super::framing::Framing;
 use super::pump::{Broken, Pump, Shape};
 use super::wire::Wire;
+use crate::decide::{Failure, Outcome};
 
 /// Relays; answers the bytes from the client and those to it as well. A side that breaks breaks the other.
 pub(super) async fn relay<A, B, F>(

@@ -3,11 +3,11 @@
 
 use std::io::Write;
 
-use super::edits::{FieldEdits, RequestEdits};
 use super::framing::Framing;
 use super::head::{Field, Fields, Role};
 use super::request::RequestHead;
 use super::response::ResponseHead;
+use crate::decide::{AnyRequest, AnyResponse, FieldEdits, RequestEdits};
 
 /// What the client is told about its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

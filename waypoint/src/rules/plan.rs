@@ -10,13 +10,12 @@ use http::{HeaderName, HeaderValue};
 use model::identity::Identity;
 use model::l7::{
     AbortAnswer, Asked, Backend, BackendTarget, Balancing, Cors, CorsAnswer, Fault, Filter, HeaderEdits,
-    Headers, Injected, Moment, PathMatch, Redirect, Request, RetryLedger, Rule, Scheme, Selected, Session,
-    UrlRewrite,
+    Injected, Moment, PathMatch, Redirect, Request, RetryLedger, Rule, Scheme, Selected, Session, UrlRewrite,
 };
 use model::service::ServiceName;
 
 use super::store::OfService;
-use crate::http1::{Answer, FieldEdits, Fields, RequestEdits, RequestHead, ResponseHead};
+use crate::decide::{Answer, AnyRequest, FieldEdits, RequestEdits};
 
 /// What a plan depends on.
 pub(crate) struct Of<'a> {
@@ -75,13 +74,6 @@ pub(crate) struct Way {
     cors: Vec<(HeaderName, HeaderValue)>,
 }
 
-/// The fields of a request or response, as routing sees them.
-impl Headers for Fields {
-    fn each<'a>(&'a self, name: &str, each: &mut dyn FnMut(&'a [u8])) {
-        self.all(name).for_each(each);
-    }
-}
-
 impl Of<'_> {
     fn has(&self, backend: &Backend, session: Session) -> bool {
         match &backend.target {
@@ -100,12 +92,12 @@ enum Stop {
 }
 
 /// Decides about a request.
-pub(crate) fn plan(of: &Of<'_>, request: &RequestHead) -> Plan {
+pub(crate) fn plan(of: &Of<'_>, request: &dyn AnyRequest) -> Plan {
     let asked = Request {
         method: request.method(),
         path: request.path(),
         query: request.query(),
-        headers: request.fields(),
+        headers: request,
         client: of.client,
     };
     let (rule, way) = match of.known.routes(of.port).select(&asked) {
@@ -146,19 +138,13 @@ impl Way {
         self.response.add(name, value);
     }
 
-    /// The changes of this response.
-    pub(crate) fn response(&self, response: &ResponseHead) -> FieldEdits {
+    /// The changes of the response.
+    pub(crate) fn response(&self) -> FieldEdits {
         let mut edits = self.response.clone();
-        if self.cors.is_empty() {
-            return edits;
+        if !self.cors.is_empty() {
+            edits.remove_all("access-control-");
+            self.tell_browsers(&mut edits);
         }
-        for (name, _) in response.fields().iter() {
-            let about = name.get(..15).is_some_and(|start| start.eq_ignore_ascii_case("access-control-"));
-            if about && let Ok(name) = HeaderName::from_bytes(name.as_bytes()) {
-                edits.remove(name);
-            }
-        }
-        self.tell_browsers(&mut edits);
         edits
     }
 
@@ -179,14 +165,14 @@ impl Way {
         Answer { status, fields, ..Answer::default() }
     }
 
-    fn cors(&mut self, cors: &Cors, request: &RequestHead) -> Result<(), Stop> {
+    fn cors(&mut self, cors: &Cors, request: &dyn AnyRequest) -> Result<(), Stop> {
         let told = |fields: Vec<(&'static str, String)>| {
             let told = fields.into_iter().filter_map(|(name, value)| {
                 Some((HeaderName::from_static(name), HeaderValue::from_str(&value).ok()?))
             });
             told.collect()
         };
-        match cors.answer(request.method(), request.fields()) {
+        match cors.answer(request.method(), request) {
             CorsAnswer::Preflight(fields) => {
                 self.cors = told(fields);
                 Err(Stop::Preflight(self.answer(204)))
@@ -198,7 +184,7 @@ impl Way {
         }
     }
 
-    fn redirect(&self, redirect: &Redirect, by: &PathMatch, port: u16, request: &RequestHead) -> Stop {
+    fn redirect(&self, redirect: &Redirect, by: &PathMatch, port: u16, request: &dyn AnyRequest) -> Stop {
         let asked = Asked {
             scheme: Scheme::Http,
             authority: request.authority(),
@@ -215,7 +201,12 @@ impl Way {
         Stop::Answer(answer)
     }
 
-    fn rewrite(&mut self, rewrite: &UrlRewrite, by: &PathMatch, request: &RequestHead) -> Result<(), Stop> {
+    fn rewrite(
+        &mut self,
+        rewrite: &UrlRewrite,
+        by: &PathMatch,
+        request: &dyn AnyRequest,
+    ) -> Result<(), Stop> {
         // What can't be written is not sent on as something else.
         let unwritable = || Stop::Answer(Answer::status(400));
         if let Some(host) = &rewrite.host {
@@ -236,8 +227,8 @@ impl Way {
 }
 
 /// What a rule does with a request.
-fn follow(rule: &Rule, by: &PathMatch, of: &Of<'_>, request: &RequestHead) -> Result<Way, Stop> {
-    let session = rule.session.as_ref().and_then(|kept| kept.session(request.fields(), of.now));
+fn follow(rule: &Rule, by: &PathMatch, of: &Of<'_>, request: &dyn AnyRequest) -> Result<Way, Stop> {
+    let session = rule.session.as_ref().and_then(|kept| kept.session(request, of.now));
     let mut way = Way { session, ..Way::default() };
     let backend = session.and_then(|session| rule.backends.iter().find(|backend| of.has(backend, session)));
     let backend = backend.or_else(|| rule.backend(of.random[0]));
@@ -271,9 +262,9 @@ fn edit(fields: &mut FieldEdits, edits: &HeaderEdits) {
     remove.iter().filter_map(name).for_each(|name| fields.remove(name));
 }
 
-fn inject(fault: &Fault, of: &Of<'_>, request: &RequestHead) -> Injected {
+fn inject(fault: &Fault, of: &Of<'_>, request: &dyn AnyRequest) -> Injected {
     let [_, delay, abort] = of.random;
-    fault.inject(request.fields(), of.client, of.now, [delay, abort])
+    fault.inject(request, of.client, of.now, [delay, abort])
 }
 
 fn aborted(abort: AbortAnswer) -> Then {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
-use waypoint::http1::Answer;
+use waypoint::decide::Answer;
 use waypoint::http1::limits::Timeouts;
 
 use crate::support::{Router, Script, expect, script, send};

@@ -14,11 +14,11 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
-use waypoint::http1::limits::Timeouts;
-use waypoint::http1::{
-    Decide, Exchange, Failed, FieldEdits, Forward, Next, Record, Refusal, RequestHead, ResponseHead,
-    Upstream, Verdict, serve,
+use waypoint::decide::{
+    AnyRequest, AnyResponse, Decide, Exchange, Failed, FieldEdits, Forward, Next, Record, Refusal, Verdict,
 };
+use waypoint::http1::limits::Timeouts;
+use waypoint::http1::{Upstream, serve};
 
 /// Requests as an application sees them.
 type Seen = Arc<Mutex<Vec<String>>>;
@@ -139,10 +139,10 @@ struct Origin {
 }
 
 impl Decide for Origin {
-    type Io = DuplexStream;
+    type Upstream = Upstream<DuplexStream>;
     type Exchange = Self;
 
-    fn begin(&self, _request: &RequestHead) -> Self {
+    fn begin(&self, _request: &dyn AnyRequest) -> Self {
         self.clone()
     }
 
@@ -152,9 +152,13 @@ impl Decide for Origin {
 }
 
 impl Exchange for Origin {
-    type Io = DuplexStream;
+    type Upstream = Upstream<DuplexStream>;
 
-    async fn next(&mut self, _request: &RequestHead, failed: Option<&Failed>) -> Next<DuplexStream> {
+    async fn next(
+        &mut self,
+        _request: &dyn AnyRequest,
+        failed: Option<&Failed>,
+    ) -> Next<Upstream<DuplexStream>> {
         if let Some(failed) = failed {
             return Next::Answer(failed.answer());
         }
@@ -163,14 +167,14 @@ impl Exchange for Origin {
         Next::Forward(Forward::over(Upstream::new(ours)))
     }
 
-    fn response(&mut self, _request: &RequestHead, _response: &ResponseHead, _again: bool) -> Verdict {
+    fn response(&mut self, _request: &dyn AnyRequest, _response: &dyn AnyResponse, _again: bool) -> Verdict {
         Verdict::Forward(FieldEdits::default())
     }
 
     fn give_back(&mut self, _upstream: Upstream<DuplexStream>) {}
 
-    fn end(self, _request: &RequestHead, record: &Record) {
-        if let waypoint::http1::Outcome::Refused(refusal) = record.outcome {
+    fn end(self, _request: &dyn AnyRequest, record: &Record) {
+        if let waypoint::decide::Outcome::Refused(refusal) = record.outcome {
             self.refused(refusal);
         }
     }

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, duplex};
 use tokio::time::timeout;
-use waypoint::http1::limits::Timeouts;
-use waypoint::http1::{
-    Answer, Decide, Exchange, Failed, FieldEdits, Forward, Next, Record, Refusal, RequestHead, ResponseHead,
-    Upstream, Verdict, serve,
+use waypoint::decide::{
+    Answer, AnyRequest, AnyResponse, Decide, Exchange, Failed, FieldEdits, Forward, Next, Record, Refusal,
+    Verdict,
 };
+use waypoint::http1::limits::Timeouts;
+use waypoint::http1::{Upstream, serve};
 
 /// Bytes under way in each direction between two ends in memory.
 pub(crate) const PIPE: usize = 32 * 1024;
@@ -116,10 +117,10 @@ impl Router {
 }
 
 impl Decide for Router {
-    type Io = Any;
+    type Upstream = Upstream<Any>;
     type Exchange = Course;
 
-    fn begin(&self, _request: &RequestHead) -> Course {
+    fn begin(&self, _request: &dyn AnyRequest) -> Course {
         Course(self.clone())
     }
 
@@ -131,16 +132,16 @@ impl Decide for Router {
 pub(crate) struct Course(Router);
 
 impl Exchange for Course {
-    type Io = Any;
+    type Upstream = Upstream<Any>;
 
     fn replay(&self) -> usize {
         self.0.state(|state| state.replay)
     }
 
-    async fn next(&mut self, request: &RequestHead, failed: Option<&Failed>) -> Next<Any> {
+    async fn next(&mut self, request: &dyn AnyRequest, failed: Option<&Failed>) -> Next<Upstream<Any>> {
         let mut fresh = false;
         if let Some(failed) = failed {
-            let wanted = matches!(failed.failure, waypoint::http1::Failure::Status(_));
+            let wanted = matches!(failed.failure, waypoint::decide::Failure::Status(_));
             if !wanted && !failed.is_free(request) {
                 return Next::Answer(failed.answer());
             }
@@ -163,7 +164,7 @@ impl Exchange for Course {
         self.0.state(|state| state.tapped.extend_from_slice(bytes));
     }
 
-    fn response(&mut self, _request: &RequestHead, response: &ResponseHead, again: bool) -> Verdict {
+    fn response(&mut self, _request: &dyn AnyRequest, response: &dyn AnyResponse, again: bool) -> Verdict {
         let retried = self.0.state(|state| state.retried.contains(&response.status()));
         if retried && again { Verdict::Retry } else { Verdict::Forward(FieldEdits::default()) }
     }
@@ -172,7 +173,7 @@ impl Exchange for Course {
         self.0.state(|state| state.idle.push(upstream));
     }
 
-    fn end(self, request: &RequestHead, record: &Record) {
+    fn end(self, request: &dyn AnyRequest, record: &Record) {
         let Record { outcome, status, attempts, request_bytes, response_bytes, .. } = record;
         let status = status.map_or("-".to_owned(), |status| status.to_string());
         let line = format!(

@@ -8,6 +8,8 @@ use http::{HeaderName, HeaderValue, header};
 pub struct FieldEdits {
     /// Fields of the original that are not kept.
     dropped: Vec<HeaderName>,
+    /// Nor are those whose names begin so, in lower case.
+    dropped_prefix: Option<&'static str>,
     added: Vec<(HeaderName, HeaderValue)>,
 }
 
@@ -29,21 +31,30 @@ impl FieldEdits {
         }
     }
 
+    /// Takes away what the original has of every field whose name begins so (in lower case).
+    pub fn remove_all(&mut self, prefix: &'static str) {
+        self.dropped_prefix = Some(prefix);
+    }
+
     /// Makes this the only value.
     pub fn set(&mut self, name: HeaderName, value: HeaderValue) {
         self.remove(name.clone());
         self.add(name, value);
     }
 
-    pub(super) fn drops(&self, name: &str) -> bool {
+    /// Whether a field of the original is not kept.
+    pub(crate) fn drops(&self, name: &str) -> bool {
+        let begins =
+            |prefix: &str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
         self.dropped.iter().any(|dropped| dropped.as_str().eq_ignore_ascii_case(name))
+            || self.dropped_prefix.is_some_and(begins)
     }
 
-    pub(super) fn drops_any(&self) -> bool {
-        !self.dropped.is_empty()
+    pub(crate) fn drops_any(&self) -> bool {
+        !self.dropped.is_empty() || self.dropped_prefix.is_some()
     }
 
-    pub(super) fn added(&self) -> &[(HeaderName, HeaderValue)] {
+    pub(crate) fn added(&self) -> &[(HeaderName, HeaderValue)] {
         &self.added
     }
 }

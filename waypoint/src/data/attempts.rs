@@ -1,0 +1,147 @@
+//! The attempts at one request: which endpoint, over which connection, and whether once more when one has failed.
+//!
+//! Reads and writes nothing of a protocol.
+
+use std::time::Duration;
+
+use model::l7::{self, Attempt, Headers, Pushback};
+use model::route::Target;
+use tokio::time::Instant;
+
+use super::exchange::OneRequest;
+use super::kept::{Carrier, Key};
+use super::opaque;
+use super::upstream::{self, ATTEMPTS};
+use crate::balance::{Lease, Outcome};
+use crate::decide::{AnyRequest, AnyResponse, Failed, Failure};
+use crate::refusal::Refusal;
+
+/// A request that was sent, or is about to be.
+pub(super) struct UnderWay {
+    pub(super) key: Key,
+    pub(super) lease: Option<Lease>,
+    pub(super) since: Instant,
+}
+
+impl<U: Carrier> OneRequest<U> {
+    /// Whether to try again after an attempt that failed, and after what wait.
+    pub(super) fn again(&mut self, request: &dyn AnyRequest, failed: &Failed) -> Option<Duration> {
+        let under_way = self.under_way.take()?;
+        let outcome = match failed.failure {
+            Failure::Status(_) => Outcome::Abandoned,
+            _ if failed.stale => Outcome::Abandoned,
+            // It may be well, and slower than the rule has patience for.
+            Failure::Timeout => Outcome::Answered(under_way.since.elapsed()),
+            Failure::Closed | Failure::Io(_) | Failure::Malformed(_) | Failure::Unasked => {
+                Outcome::Unreachable
+            }
+        };
+        self.ended(under_way.lease, outcome);
+        if failed.is_free(request) {
+            self.made -= 1;
+            return Some(Duration::ZERO);
+        }
+        let (endpoint, _) = under_way.key;
+        self.tried.push(endpoint);
+        let failure = match failed.failure {
+            Failure::Status(_) => return self.wait.take(),
+            Failure::Closed | Failure::Io(_) if failed.unsent => l7::Failure::NotSent,
+            Failure::Closed | Failure::Io(_) => l7::Failure::Lost { reused: failed.stale },
+            Failure::Timeout => l7::Failure::Deadline,
+            Failure::Malformed(_) | Failure::Unasked => return None,
+        };
+        let replayable = failed.again;
+        self.granted(&Attempt {
+            failure,
+            method: request.method(),
+            replayable,
+            made: self.made,
+            pushback: Pushback::None,
+        })
+    }
+
+    /// The wait before another attempt, if the rule wants one and the budget has one left.
+    fn granted(&self, attempt: &Attempt<'_>) -> Option<Duration> {
+        let rule = self.rule.as_ref()?;
+        let wait = l7::again(rule.retry.as_ref(), attempt, fastrand::u64(..))?;
+        let spent = || self.ledger.as_ref().is_some_and(|ledger| ledger.spend(self.context.shared.since()));
+        (!self.is_late(wait) && spent()).then_some(wait)
+    }
+
+    /// A connection to an endpoint; one that is kept, unless a fresh one is wanted.
+    pub(super) async fn reach(&mut self, fresh: bool) -> Result<U, Refusal> {
+        let mut failures = 0;
+        loop {
+            let found = self.endpoint();
+            let (target, lease) = match found {
+                // Who has only endpoints that failed gets another chance at one of them, when the rule asks for it.
+                Err(Refusal::NoRoute(_)) if failures == 0 && !self.tried.is_empty() => {
+                    self.tried.clear();
+                    self.endpoint()?
+                }
+                found => found?,
+            };
+            upstream::aim(&self.context, &target, &mut self.facts)?;
+            match U::reach(&self.context, &target, &mut self.facts, fresh).await {
+                Ok(upstream) => {
+                    let key = (target.workload.uid.clone(), target.app.0);
+                    self.under_way = Some(UnderWay { key, lease, since: Instant::now() });
+                    return Ok(upstream);
+                }
+                Err(refusal) if refusal.is_endpoints_fault() => {
+                    self.ended(lease, Outcome::Unreachable);
+                    self.tried.push(target.workload.uid.clone());
+                    failures += 1;
+                    if failures >= ATTEMPTS || !target.alternatives {
+                        return Err(refusal);
+                    }
+                }
+                Err(refusal) => return Err(refusal),
+            }
+        }
+    }
+
+    fn endpoint(&self) -> Result<(Target, Option<Lease>), Refusal> {
+        opaque::endpoint(&self.context, (&self.asked, &self.facts), self.how, &self.tried)
+    }
+
+    fn ended(&self, lease: Option<Lease>, outcome: Outcome) {
+        if let Some(lease) = lease {
+            lease.ended(outcome, self.context.shared.now());
+        }
+    }
+
+    /// Learns from a response, and says whether it is to be dropped and asked for again.
+    pub(super) fn refuses(
+        &mut self,
+        request: &dyn AnyRequest,
+        response: &dyn AnyResponse,
+        again: bool,
+    ) -> bool {
+        if let Some(under_way) = &mut self.under_way {
+            let outcome = match response.status() {
+                429 | 503 => Outcome::Overloaded(retry_after(response)),
+                _ => Outcome::Answered(under_way.since.elapsed()),
+            };
+            // It goes on counting as under way until the request is over.
+            if let Some(lease) = &under_way.lease {
+                lease.state().learn(outcome, self.context.shared.now());
+            }
+        }
+        let attempt = Attempt {
+            failure: l7::Failure::Status(response.status()),
+            method: request.method(),
+            replayable: again,
+            made: self.made,
+            pushback: Pushback::of(response),
+        };
+        self.wait = self.granted(&attempt);
+        self.wait.is_some()
+    }
+}
+
+/// How long an endpoint asks to be left alone, in its seconds; a date is not understood, and then the usual time counts.
+fn retry_after(response: &dyn Headers) -> Option<Duration> {
+    let seconds = response.first("retry-after")?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds))
+}
