@@ -13,7 +13,7 @@ help: ## this list
 setup: ## install what is missing (apt-get, rustup); part of the other targets
 	@$(PART) setup scripts/setup
 
-demo: setup ## the whole system on this machine: two nodes, a shop, a mesh (root). ARGS="--keep", "--json", "--kubernetes"
+demo: setup ## the whole system on this machine: two nodes, a shop, a mesh (root). ARGS="--waypoint", "--keep", "--json", "--kubernetes"
 	$(if $(findstring --kubernetes,$(ARGS)),@$(PART) cluster scripts/cluster-binaries)
 	@$(PART) build $(CARGO) build --locked --release $(RUN_BINARIES)
 	@target/release/airglow demo $(ARGS)

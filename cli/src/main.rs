@@ -186,6 +186,7 @@ mod tests {
             "airglow top --interval 0",
             "airglow pods -o xml",
             "airglow demo --keep --json",
+            "airglow demo --waypoint --kubernetes",
             "airglow check -n a/b",
             "airglow pods -n shop -A",
             "airglow top --run-dir /x --context c",

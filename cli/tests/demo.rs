@@ -11,18 +11,49 @@ use serde_json::Value;
 
 const AIRGLOW: &str = env!("CARGO_BIN_EXE_airglow");
 
+/// The steps without a waypoint.
+const MESH: &[&str] = &[
+    "start",
+    "plaintext",
+    "label",
+    "identity",
+    "policy",
+    "pods",
+    "restart",
+    "kill",
+    "telemetry",
+    "unlabel",
+    "removal",
+];
+
 #[test]
 fn every_promise_of_the_demo_holds() {
-    every_promise_holds(&["demo", "--json"]);
+    every_promise_holds(&["demo", "--json"], MESH);
+}
+
+#[test]
+fn every_promise_of_the_waypoint_holds() {
+    let steps = ["start", "canary", "ab", "fault", "retry", "outage", "removal"];
+    let report = every_promise_holds(&["demo", "--json", "--waypoint"], &steps);
+    let measured = |step: usize, name: &str| {
+        let value = &report["steps"][step]["measured"][name];
+        value.as_u64().unwrap_or_else(|| panic!("{name} of step {step} is {value}"))
+    };
+    assert!(measured(1, "requests_90_10") >= 600 && measured(1, "requests_50_50") >= 600);
+    assert!(measured(1, "canary_90_10") < measured(1, "canary_50_50"));
+    assert_eq!([measured(2, "a_new"), measured(2, "b_new")], [0, 40]);
+    assert_eq!(measured(3, "aborted"), 30);
+    assert!(measured(4, "failed_without") > 0 && measured(4, "hidden") > 0);
+    assert_eq!([measured(4, "failed_with"), measured(5, "refused")], [0, 20]);
 }
 
 /// Needs the programs that `scripts/cluster-binaries` builds, too.
 #[test]
 fn every_promise_holds_on_kubernetes() {
-    every_promise_holds(&["demo", "--json", "--kubernetes"]);
+    every_promise_holds(&["demo", "--json", "--kubernetes"], MESH);
 }
 
-fn every_promise_holds(args: &[&str]) {
+fn every_promise_holds(args: &[&str], expected: &[&str]) -> Value {
     let output = Command::new(AIRGLOW).args(args).output().expect("airglow runs");
     let progress = String::from_utf8_lossy(&output.stderr);
     let report: Value =
@@ -31,22 +62,10 @@ fn every_promise_holds(args: &[&str]) {
     assert_eq!(report["ok"], true, "{progress}");
     let steps: Vec<_> =
         report["steps"].as_array().expect("steps").iter().map(|step| step["id"].as_str()).collect();
-    let expected = [
-        "start",
-        "plaintext",
-        "label",
-        "identity",
-        "policy",
-        "pods",
-        "restart",
-        "kill",
-        "telemetry",
-        "unlabel",
-        "removal",
-    ];
-    assert_eq!(steps, expected.map(Some));
+    assert_eq!(steps, expected.iter().copied().map(Some).collect::<Vec<_>>());
     assert!(!progress.contains('\x1b'), "colours without a terminal: {progress}");
     assert_gone(report["lab"].as_str().expect("the lab's name"));
+    report
 }
 
 #[test]

@@ -45,13 +45,9 @@ impl Guarded {
         mesh.lab.add_service(service).expect("a service");
 
         mesh.lab.apply_yaml("gateway.yaml", GATEWAY).expect("a manifest");
-        const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
-        let own = ServiceSpec::new("shop", "waypoint").selector(GATEWAY_NAME, "waypoint");
-        mesh.lab.add_service(own.port("mesh", 15008, 15008)).expect("a service");
-        let spec = PodSpec::new("shop", "waypoint-0").service_account("waypoint");
-        let spec = spec.label(GATEWAY_NAME, "waypoint").label("networking.istio.io/tunnel", "http");
-        let spec = spec.label("gateway.istio.io/managed", "istio.io-mesh-controller");
-        let waypoint = mesh.node(1).add_pod(spec.label("istio.io/dataplane-mode", "none")).expect("a pod");
+        mesh.lab.add_service(ServiceSpec::waypoint("shop", "waypoint")).expect("a service");
+        let spec = PodSpec::waypoint("shop", "waypoint", "waypoint-0");
+        let waypoint = mesh.node(1).add_pod(spec).expect("a pod");
         let process = waypoint.start_waypoint(json).expect("a waypoint");
 
         let [one, two] = &servers;

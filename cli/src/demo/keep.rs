@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::error::DemoError;
 use super::report::Stage;
 use super::shop::{Shop, card};
-use super::steps::FRONTEND;
+use super::steps::route;
 use super::traffic::Browse;
 
 /// Few enough to leave the machine alone for hours.
@@ -14,8 +14,11 @@ const EVERY: Duration = Duration::from_millis(200);
 /// Keeps customers in the shop until Ctrl-C, which is not an error.
 pub(super) fn hold(stage: &mut Stage<'_>, shop: &Shop) -> Result<(), DemoError> {
     let airglow = std::env::current_exe().unwrap_or_else(|_| "airglow".into());
-    let ways = shop.ground.ways(&airglow)?;
-    let traffic = shop.browse(Browse::new(FRONTEND, &card()).crowd(2, EVERY))?;
+    let ways = shop.ground.ways(&airglow, shop.front())?;
+    if shop.waypoint.is_some() {
+        shop.ground.apply(&route([90, 10]))?;
+    }
+    let traffic = shop.browse(Browse::new(shop.front(), &card()).crowd(2, EVERY))?;
     for (what, command) in ways {
         stage.say(&format!("{what:<25} {command}"));
     }

@@ -34,6 +34,9 @@ pub(crate) struct Demo {
     /// On a Kubernetes of two nodes, which is made for it. Needs what `make cluster` builds.
     #[arg(long)]
     kubernetes: bool,
+    /// What a waypoint does for the shop: a canary, A/B, a fault for one user, retries.
+    #[arg(long, conflicts_with = "kubernetes")]
+    waypoint: bool,
 }
 
 /// Runs the demo. Success only if every promise held.
@@ -77,10 +80,18 @@ struct Tour<'a> {
 impl Tour<'_> {
     /// The lab's name. An error only if there was no lab to show anything in.
     fn run(&mut self, args: &Demo, interrupt: &Interrupt) -> Result<String, DemoError> {
-        let &Demo { keep, kubernetes, .. } = args;
-        let mut stage =
-            Stage::begin(self.progress, self.live, "start", "A web shop on two nodes, without a mesh");
-        let mut shop = match steps::open(&mut stage, kubernetes, interrupt) {
+        let &Demo { keep, kubernetes, waypoint, .. } = args;
+        let title = match waypoint {
+            true => "A web shop on two nodes, in a mesh and behind a waypoint",
+            false => "A web shop on two nodes, without a mesh",
+        };
+        let mut stage = Stage::begin(self.progress, self.live, "start", title);
+        let opened = if waypoint {
+            steps::open_guarded(&mut stage, interrupt)
+        } else {
+            steps::open(&mut stage, kubernetes, interrupt)
+        };
+        let mut shop = match opened {
             Ok(shop) => shop,
             // What fails after Ctrl-C, fails because of it: it reached the lab's tools too.
             Err(_) if interrupt.asked() => {
@@ -92,7 +103,8 @@ impl Tour<'_> {
         };
         self.steps.push(stage.end(None));
         let name = shop.ground.name().to_owned();
-        let all = steps::ALL.iter().filter(|step| !(keep && step.only_without_keep));
+        let all: &[steps::Entry] = if waypoint { &steps::GUARDED } else { &steps::ALL };
+        let all = all.iter().filter(|step| !(keep && step.only_without_keep));
         let went_through = all.into_iter().all(|step| self.step(step, &mut shop));
         if keep && went_through {
             let mut stage = Stage::begin(self.progress, self.live, "keep", "The shop stays open");

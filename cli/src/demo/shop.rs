@@ -1,6 +1,6 @@
-//! The shop: two nodes, six pods, real HTTP between them. And what the steps ask of it.
+//! The shop: two nodes, pods, real HTTP between them. And what the steps ask of it.
 //!
-//! frontend calls cart and reviews, cart calls payments. Knows who is in the shop and how to look at the mesh around it, wherever
+//! frontend calls cart and reviews, cart calls payments; the shop behind a waypoint has reviews and rates only. Knows who is in the shop and how to look at the mesh around it, wherever
 //! it stands (`ground`); what is promised about either is the steps' business.
 
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::error::DemoError;
-use super::ground::{Ground, Hosts, Kubernetes, Member, NAMESPACE, Place};
+use super::ground::{Ground, Hosts, Kubernetes, Member, NAMESPACE, Place, Waypoint};
 use super::traffic::{Browse, Traffic};
 use crate::flows::{self, Pair, Totals};
 use crate::interrupt::Interrupt;
@@ -37,11 +37,29 @@ const SERVICES: [&str; 4] = ["frontend", "cart", "reviews", "payments"];
 /// Who there is: each pod acts for one of them.
 const ACCOUNTS: [&str; 5] = ["frontend", "cart", "reviews", "payments", "shopper"];
 
+/// The pods of the shop behind a waypoint. `shopper` and `partner` only ask.
+const GUARDED_PODS: [Member; 7] = [
+    member("reviews-1", 0, "reviews", &[]),
+    member("reviews-2", 1, "reviews", &[]),
+    member("reviews-new", 1, "reviews-new", &[]),
+    member("rates-1", 0, "rates", &[]),
+    Member { fails_every: Some(8), ..member("rates-2", 1, "rates", &[]) },
+    member("shopper", 0, "shopper", &[]),
+    member("partner", 0, "partner", &[]),
+];
+
+/// The services there.
+const GUARDED_SERVICES: [&str; 3] = ["reviews", "reviews-new", "rates"];
+
 /// What is in a pod that the mesh could have put there.
 const LOOK_AROUND: &str = "
 for family in 4 6; do ip -$family rule show; ip -$family route show table all; done
 cat /proc/sys/net/ipv4/tcp_fwmark_accept /proc/sys/net/ipv4/fwmark_reflect /proc/sys/net/ipv6/fwmark_reflect
 ss -Hltnu | awk '{ print $1, $5 }' | sort";
+
+/// Where customers shop; behind a waypoint, what they read.
+pub(crate) const FRONTEND: &str = "http://frontend/";
+pub(crate) const REVIEWS: &str = "http://reviews/";
 
 /// Counters by node and pair of workloads.
 pub(crate) type Flows = BTreeMap<String, BTreeMap<Pair, Totals>>;
@@ -54,6 +72,8 @@ pub(crate) struct Shop {
     pods: Vec<&'static str>,
     /// What pods and pins were like when the mesh was there and the shop not in it.
     pub(crate) before: Untouched,
+    /// The one that its services are behind, if any.
+    pub(crate) waypoint: Option<Waypoint>,
     pub(crate) interrupt: Interrupt,
 }
 
@@ -78,29 +98,43 @@ const fn member(
     app: &'static str,
     calls: &'static [&'static str],
 ) -> Member {
-    Member { name, node, app, is_found: true, calls }
+    Member { name, node, app, is_found: true, calls, fails_every: None }
 }
 
 impl Shop {
     /// Makes nodes and pods and starts the shop's programs, on a Kubernetes or on hosts. There is no mesh yet.
     pub(crate) fn open(kubernetes: bool, interrupt: &Interrupt) -> Result<Self, DemoError> {
-        let own = std::env::current_exe().unwrap_or_default();
-        let program = own.with_file_name("airglow-shop");
-        if !program.is_file() {
-            return Err(DemoError::MissingShop(program.parent().unwrap_or(Path::new("/")).to_owned()));
-        }
+        let program = program()?;
         let ground: Box<dyn Ground> = if kubernetes {
             Box::new(Kubernetes::start(&program, &SERVICES, &ACCOUNTS, interrupt)?)
         } else {
             Box::new(Hosts::start(&program, &SERVICES)?)
         };
         interrupt.check()?;
-        let mut shop =
-            Self { ground, pods: Vec::new(), before: Untouched::default(), interrupt: interrupt.clone() };
-        shop.ground.add(&PODS)?;
-        shop.pods.extend(PODS.map(|pod| pod.name));
+        let shop = Self::on(ground, &PODS, interrupt)?;
         interrupt.check()?;
         Ok(shop)
+    }
+
+    /// The same on hosts, in the mesh and behind a waypoint.
+    pub(crate) fn open_guarded(interrupt: &Interrupt) -> Result<Self, DemoError> {
+        let mut hosts = Hosts::start(&program()?, &GUARDED_SERVICES)?;
+        hosts.start_mesh(interrupt)?;
+        let waypoint = hosts.start_waypoint()?;
+        hosts.label(true)?;
+        interrupt.check()?;
+        let mut shop = Self::on(Box::new(hosts), &GUARDED_PODS, interrupt)?;
+        shop.waypoint = Some(waypoint);
+        shop.wait_for_state("enrolled")?;
+        shop.wait_for_protocol("HBONE")?;
+        Ok(shop)
+    }
+
+    fn on(mut ground: Box<dyn Ground>, members: &[Member], interrupt: &Interrupt) -> Result<Self, DemoError> {
+        ground.add(members)?;
+        let pods = members.iter().map(|member| member.name).collect();
+        let interrupt = interrupt.clone();
+        Ok(Self { ground, pods, before: Untouched::default(), waypoint: None, interrupt })
     }
 
     /// Starts the mesh. The shop is not in it yet.
@@ -186,6 +220,11 @@ impl Shop {
         self.ground.places()?.into_iter().map(of_node).collect()
     }
 
+    /// Where customers shop.
+    pub(crate) fn front(&self) -> &'static str {
+        if self.waypoint.is_some() { REVIEWS } else { FRONTEND }
+    }
+
     /// The access log of a node's current ztunnel, the newest thousand lines or so.
     pub(crate) fn access_log(&self, node: &str) -> Result<Vec<Value>, DemoError> {
         let log = self.ground.ztunnel_log(node)?;
@@ -241,6 +280,17 @@ impl Untouched {
 pub(crate) fn card() -> String {
     let block = || format!("{:04}", fastrand::u16(..10_000));
     format!("4000-{}-{}-{}-{}", block(), block(), block(), block())
+}
+
+/// What pods of the shop run, beside this program.
+fn program() -> Result<PathBuf, DemoError> {
+    let own = std::env::current_exe().unwrap_or_default();
+    let program = own.with_file_name("airglow-shop");
+    if program.is_file() {
+        Ok(program)
+    } else {
+        Err(DemoError::MissingShop(program.parent().unwrap_or(Path::new("/")).to_owned()))
+    }
 }
 
 fn known_workloads(place: &Place) -> Result<Vec<KnownWorkload>, String> {

@@ -42,6 +42,11 @@ impl Browse {
         self
     }
 
+    /// Every request carries this, written `name: value`.
+    pub(crate) fn header(self, header: &str) -> Self {
+        self.arg("--header", header)
+    }
+
     /// What their program is told.
     pub(crate) fn args(self) -> Vec<String> {
         [vec!["browse".to_owned(), "--to".to_owned(), self.to], self.args].concat()
@@ -68,6 +73,9 @@ pub(crate) struct Line {
     failed: u64,
     #[serde(default)]
     answered_by: BTreeMap<String, u64>,
+    /// The mark of the route that the newest answer came by.
+    #[serde(default)]
+    edition: Option<String>,
     /// Present in a line about a failure.
     pub(crate) error: Option<String>,
     took_us: Option<u64>,
@@ -92,6 +100,10 @@ pub(crate) struct Summary {
     pub(crate) connections: u64,
     pub(crate) errors: BTreeMap<String, u64>,
     pub(crate) answered_by: BTreeMap<String, u64>,
+    /// Who answered the requests that came by a marked route, by its mark.
+    editions: BTreeMap<String, BTreeMap<String, u64>>,
+    /// How many requests a service says that it failed.
+    pub(crate) broken: BTreeMap<String, u64>,
     slowest_us: u64,
     /// The first thousands of failures, one by one.
     #[serde(skip)]
@@ -102,6 +114,13 @@ impl Summary {
     /// How long the slowest request took that succeeded.
     pub(crate) fn slowest(&self) -> Duration {
         Duration::from_micros(self.slowest_us)
+    }
+
+    /// How many requests came by the route of that mark, and how many of them `name` answered.
+    pub(crate) fn by_edition(&self, edition: &str, name: &str) -> (u64, u64) {
+        let answered = self.editions.get(edition);
+        let all = answered.map_or(0, |answered| answered.values().sum());
+        (all, answered.and_then(|answered| answered.get(name)).copied().unwrap_or_default())
     }
 
     /// What went wrong, for a claim that it did not.
@@ -131,6 +150,13 @@ impl Traffic {
         let by = |line: &Line| line.answered_by.contains_key(name);
         self.until(&format!("an answer of {name}"), |lines| lines.iter().any(by))?;
         Ok(self.lines().iter().find(|line| by(line)).map_or(SystemTime::now(), Line::at))
+    }
+
+    /// Waits for an answer that came by the route of that mark, and returns when the first one came.
+    pub(crate) fn until_edition(&self, edition: &str) -> Result<SystemTime, DemoError> {
+        let of = |line: &Line| line.edition.as_deref() == Some(edition);
+        self.until(&format!("an answer by {edition}"), |lines| lines.iter().any(of))?;
+        Ok(self.lines().iter().find(|line| of(line)).map_or(SystemTime::now(), Line::at))
     }
 
     /// Waits until somebody has answered nothing during so many requests.

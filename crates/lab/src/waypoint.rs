@@ -1,4 +1,4 @@
-//! A waypoint in the lab: a pod that runs one, with a token of its own.
+//! A waypoint in the lab: a pod that runs one, with a token of its own, and what the controller makes of a Gateway on a cluster.
 //!
 //! Whose waypoint it is, the manifests say; the lab only runs it.
 
@@ -8,7 +8,32 @@ use crate::error::cannot;
 use crate::mesh::{Env, await_ready, controller_address, env, is_ready, roots};
 use crate::pod::Pod;
 use crate::process::{Process, Program};
-use crate::{RunError, node_api};
+use crate::{PodSpec, RunError, ServiceSpec, node_api};
+
+/// Where a waypoint takes tunnels.
+const PORT: u16 = 15008;
+
+/// The label of a waypoint's pods, with its Gateway's name.
+const GATEWAY: &str = "gateway.networking.k8s.io/gateway-name";
+
+impl PodSpec {
+    /// A pod of the Gateway's waypoint, which acts as the service account of the Gateway's name and is not captured.
+    pub fn waypoint(namespace: &str, gateway: &str, name: &str) -> Self {
+        Self::new(namespace, name)
+            .service_account(gateway)
+            .label(GATEWAY, gateway)
+            .label("networking.istio.io/tunnel", "http")
+            .label("gateway.istio.io/managed", "istio.io-mesh-controller")
+            .label("istio.io/dataplane-mode", "none")
+    }
+}
+
+impl ServiceSpec {
+    /// The service of the Gateway's waypoint.
+    pub fn waypoint(namespace: &str, gateway: &str) -> Self {
+        Self::new(namespace, gateway).selector(GATEWAY, gateway).port("mesh", PORT, PORT)
+    }
+}
 
 impl Pod {
     /// The environment that a waypoint in this pod gets unless the caller says otherwise.

@@ -1,7 +1,7 @@
 //! A customer: requests one after the other, and an account of each one that failed.
 //!
-//! Prints lines of JSON. While it works: `at_us` (Unix time), `succeeded`, `failed`, `answered_by` and, after a
-//! failure, `error` and `took_us`.
+//! Prints lines of JSON. While it works: `at_us` (Unix time), `succeeded`, `failed`, `answered_by`, the newest `edition` and, after
+//! a failure, `error` and `took_us`.
 //! At the end (SIGTERM, or all requests made): `report`.
 
 use std::cell::RefCell;
@@ -18,7 +18,8 @@ use tokio::time::{sleep, timeout};
 
 use crate::client::{self, Kept, Url};
 
-/// Successes between two lines about them. A failure has a line of its own, and so has the first success after it.
+/// Successes between two lines about them. A failure has a line of its own, and so has the first success after it, and the first of
+/// an edition.
 const LINE_EVERY: u64 = 10;
 
 #[derive(Args)]
@@ -29,6 +30,9 @@ pub(crate) struct Browse {
     /// What every request carries in its body.
     #[arg(long, default_value = "")]
     body: String,
+    /// `name: value`, which every request carries. May be repeated.
+    #[arg(long = "header", value_name = "HEADER")]
+    headers: Vec<client::Header>,
     /// Customers at the same time.
     #[arg(long, default_value_t = 1)]
     clients: usize,
@@ -56,6 +60,12 @@ struct Account {
     connections: u64,
     errors: BTreeMap<String, u64>,
     answered_by: BTreeMap<String, u64>,
+    /// Of the requests that came by a marked route: who answered them, by the route's mark.
+    editions: BTreeMap<String, BTreeMap<String, u64>>,
+    /// The newest mark.
+    edition: Option<String>,
+    /// How many requests each service says that it failed, as far as its answers tell.
+    broken: BTreeMap<String, u64>,
     slowest: Duration,
     total: Duration,
 }
@@ -114,7 +124,7 @@ async fn request(args: &Browse, kept: &mut Option<Kept>) -> Result<Value> {
         Some(connection) => connection,
         None => kept.insert(client::connect(&args.to).await?),
     };
-    let answer = client::ask(connection, &args.to, &args.body, args.keep).await?;
+    let answer = client::ask(connection, &args.to, (&args.headers, &args.body), args.keep).await?;
     serde_json::from_slice(&answer).context("the answer is not JSON")
 }
 
@@ -126,7 +136,8 @@ impl Account {
                 self.slowest = self.slowest.max(took);
                 self.total += took;
                 self.name_all(&answer);
-                if self.succeeded.is_multiple_of(LINE_EVERY) || !std::mem::replace(&mut self.well, true) {
+                let recovered = !std::mem::replace(&mut self.well, true);
+                if self.follow(&answer) || recovered || self.succeeded.is_multiple_of(LINE_EVERY) {
                     println!("{}", self.line());
                 }
             }
@@ -153,9 +164,25 @@ impl Account {
         }
     }
 
+    /// Counts the answer by its edition. Whether it is the first of this one.
+    fn follow(&mut self, answer: &Value) -> bool {
+        let Some(name) = answer["name"].as_str() else { return false };
+        if let Some(broken) = answer["broken"].as_u64().filter(|broken| *broken > 0) {
+            self.broken.insert(name.to_owned(), broken);
+        }
+        let Some(edition) = answer["edition"].as_str() else { return false };
+        let is_new = !self.editions.contains_key(edition);
+        *self.editions.entry(edition.to_owned()).or_default().entry(name.to_owned()).or_default() += 1;
+        self.edition = Some(edition.to_owned());
+        is_new
+    }
+
     fn line(&self) -> Value {
         let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        json!({ "at_us": at.as_micros(), "succeeded": self.succeeded, "failed": self.failed, "answered_by": self.answered_by })
+        json!({
+            "at_us": at.as_micros(), "succeeded": self.succeeded, "failed": self.failed, "answered_by": self.answered_by,
+            "edition": self.edition,
+        })
     }
 
     /// Requests under way at the end are neither succeeded nor failed.
@@ -168,6 +195,8 @@ impl Account {
             "connections": self.connections,
             "errors": self.errors,
             "answered_by": self.answered_by,
+            "editions": self.editions,
+            "broken": self.broken,
             "mean_us": mean,
             "slowest_us": self.slowest.as_micros(),
         })
@@ -177,6 +206,17 @@ impl Account {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn editions_are_counted_and_the_first_of_each_is_told() {
+        let mut account = Account::default();
+        let of = |edition: &str, name: &str| json!({"name": name, "edition": edition, "broken": 0});
+        assert!(account.follow(&of("a", "x")) && !account.follow(&of("a", "y")));
+        assert!(account.follow(&of("b", "x")) && !account.follow(&json!({"name": "x", "broken": 3})));
+        let report = account.report();
+        assert_eq!(report["editions"], json!({"a": {"x": 1, "y": 1}, "b": {"x": 1}}));
+        assert_eq!((&report["broken"], &account.line()["edition"]), (&json!({"x": 3}), &json!("b")));
+    }
 
     #[test]
     fn everybody_who_took_part_is_counted() {

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail, ensure};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{CONNECTION, HOST};
+use hyper::header::{CONNECTION, HOST, HeaderName, HeaderValue};
 use hyper::{Method, Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -55,9 +55,31 @@ pub(crate) async fn connect(url: &Url) -> Result<Kept> {
     Ok(sender)
 }
 
+/// A header of requests, written `name: value`.
+#[derive(Clone, Debug)]
+pub(crate) struct Header(HeaderName, HeaderValue);
+
+impl std::str::FromStr for Header {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (name, value) =
+            text.split_once(": ").with_context(|| format!("{text:?} is not `name: value`"))?;
+        Ok(Self(name.parse()?, value.parse()?))
+    }
+}
+
 /// Sends one request and reads the answer, which must have status 200. `keep` leaves the connection open.
-pub(crate) async fn ask(connection: &mut Kept, url: &Url, body: &str, keep: bool) -> Result<Bytes> {
+pub(crate) async fn ask(
+    connection: &mut Kept,
+    url: &Url,
+    (headers, body): (&[Header], &str),
+    keep: bool,
+) -> Result<Bytes> {
     let mut request = Request::builder().method(Method::POST).uri(&url.path).header(HOST, &url.authority);
+    for Header(name, value) in headers {
+        request = request.header(name, value);
+    }
     if !keep {
         request = request.header(CONNECTION, "close");
     }
@@ -67,7 +89,7 @@ pub(crate) async fn ask(connection: &mut Kept, url: &Url, body: &str, keep: bool
     let status = answer.status();
     let body = Limited::new(answer.into_body(), ANSWER_MAX).collect().await;
     let body = body.map_err(anyhow::Error::from_boxed).context("read the answer")?.to_bytes();
-    ensure!(status == StatusCode::OK, "status {status}: {}", String::from_utf8_lossy(&body));
+    ensure!(status == StatusCode::OK, "status {status}: {}", String::from_utf8_lossy(&body).trim_end());
     Ok(body)
 }
 

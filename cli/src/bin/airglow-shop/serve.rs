@@ -2,7 +2,9 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -32,15 +34,28 @@ pub(crate) struct Serve {
     /// A service that it calls for every request, with the request's body. May be repeated.
     #[arg(long = "call", value_name = "URL")]
     calls: Vec<Url>,
+    /// Answers every so many-th request with 500: a replica that is broken now and then.
+    #[arg(long, value_name = "NUMBER")]
+    fail_every: Option<NonZeroU64>,
 }
 
-/// Answers are JSON: `name`, `client` (the address that the server sees) and `calls` (the answers of the services called). When
-/// a call fails, the answer is 502 with the reason.
+/// What a request carries in this header, its answer repeats as `edition`.
+const EDITION: &str = "x-shop-edition";
+
+/// A service, and what it has done so far.
+struct Service {
+    args: Serve,
+    asked: AtomicU64,
+    broken: AtomicU64,
+}
+
+/// Answers are JSON: `name`, `client` (the address that the server sees), `edition`, `broken` (how many requests it answered
+/// with 500 so far) and `calls` (the answers of the services called). When a call fails, the answer is 502 with the reason.
 pub(crate) async fn serve(args: Serve) -> Result<()> {
     let listener =
         TcpListener::bind(args.listen).await.with_context(|| format!("listen on {}", args.listen))?;
     println!("listening on {}", listener.local_addr()?);
-    let service = Arc::new(args);
+    let service = Arc::new(Service { args, asked: AtomicU64::new(0), broken: AtomicU64::new(0) });
     loop {
         let (stream, client) = listener.accept().await?;
         stream.set_nodelay(true)?;
@@ -56,15 +71,29 @@ pub(crate) async fn serve(args: Serve) -> Result<()> {
 }
 
 async fn answer(
-    service: Arc<Serve>,
+    service: Arc<Service>,
     client: SocketAddr,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
-    let (status, body) = match called(&service, request).await {
-        Ok(calls) => (StatusCode::OK, json!({ "name": service.name, "client": client, "calls": calls })),
-        Err(error) => {
-            let error = format!("{error:#}");
-            (StatusCode::BAD_GATEWAY, json!({ "name": service.name, "error": error }))
+    let name = &service.args.name;
+    let asked = service.asked.fetch_add(1, Ordering::Relaxed) + 1;
+    let edition = request.headers().get(EDITION).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let (status, body) = if service.args.fail_every.is_some_and(|every| asked.is_multiple_of(every.get())) {
+        service.broken.fetch_add(1, Ordering::Relaxed);
+        (StatusCode::INTERNAL_SERVER_ERROR, json!({ "name": name, "error": "broken" }))
+    } else {
+        match called(&service.args, request).await {
+            Ok(calls) => {
+                let broken = service.broken.load(Ordering::Relaxed);
+                let answer = json!({
+                    "name": name, "client": client, "edition": edition, "broken": broken, "calls": calls,
+                });
+                (StatusCode::OK, answer)
+            }
+            Err(error) => {
+                let error = format!("{error:#}");
+                (StatusCode::BAD_GATEWAY, json!({ "name": name, "error": error }))
+            }
         }
     };
     let mut response = Response::new(Full::from(format!("{body}\n")));
@@ -82,7 +111,7 @@ async fn called(service: &Serve, request: Request<Incoming>) -> Result<Vec<Value
     for url in &service.calls {
         let call = async {
             let mut connection = client::connect(url).await?;
-            client::ask(&mut connection, url, &order, false).await
+            client::ask(&mut connection, url, (&[], &order), false).await
         };
         let answer = call.await.with_context(|| format!("call {}", url.host()))?;
         answers.push(serde_json::from_slice(&answer).with_context(|| format!("answer of {}", url.host()))?);

@@ -20,6 +20,47 @@ use crate::interrupt::Interrupt;
 /// The file that holds what was put in force.
 const FILE: &str = "applied.yaml";
 
+/// The waypoint of the shop, and the Gateway that asks for it.
+const WAYPOINT: &str = "waypoint";
+const GATEWAY: &str = "\
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: waypoint, namespace: shop}
+spec:
+  gatewayClassName: airglow-waypoint
+  listeners: [{name: mesh, port: 15008, protocol: HBONE}]
+";
+
+/// A running waypoint.
+#[derive(Debug)]
+pub(in crate::demo) struct Waypoint {
+    pod: Pod,
+    process: Process,
+}
+
+impl Waypoint {
+    fn start(pod: Pod) -> Result<Self, DemoError> {
+        let process = pod.start_waypoint(json_log())?;
+        Ok(Self { pod, process })
+    }
+
+    /// Its addresses.
+    pub(in crate::demo) fn ips(&self) -> &[IpAddr] {
+        self.pod.ips()
+    }
+
+    /// Ends it as a crash does.
+    pub(in crate::demo) fn kill(&self) -> Result<(), DemoError> {
+        Ok(self.process.kill().map(drop)?)
+    }
+
+    /// Starts it again after its end. Returns when it serves.
+    pub(in crate::demo) fn restart(&mut self) -> Result<(), DemoError> {
+        *self = Self::start(self.pod.clone())?;
+        Ok(())
+    }
+}
+
 #[derive(Debug)]
 pub(in crate::demo) struct Hosts {
     lab: Lab,
@@ -39,6 +80,16 @@ impl Hosts {
         }
         let (pods, processes) = (BTreeMap::new(), BTreeMap::new());
         Ok(Self { lab, pods, processes, program: Program::new(program) })
+    }
+
+    /// Starts a waypoint on the second node, and has it guard the shop's services.
+    pub(in crate::demo) fn start_waypoint(&self) -> Result<Waypoint, DemoError> {
+        self.lab.apply_yaml("gateway.yaml", GATEWAY)?;
+        self.lab.add_service(ServiceSpec::waypoint(NAMESPACE, WAYPOINT))?;
+        let pod = self.lab.node(1).add_pod(PodSpec::waypoint(NAMESPACE, WAYPOINT, "waypoint-1"))?;
+        let waypoint = Waypoint::start(pod)?;
+        self.lab.label_namespace(NAMESPACE, "istio.io/use-waypoint", Some(WAYPOINT))?;
+        Ok(waypoint)
     }
 
     fn pod(&self, name: &str) -> &Pod {
@@ -118,7 +169,7 @@ impl Ground for Hosts {
         interrupt.check()?;
         thread::scope(|scope| {
             let starts: Vec<_> =
-                self.lab.nodes().map(|node| scope.spawn(move || node.start_ztunnel(ztunnel_env()))).collect();
+                self.lab.nodes().map(|node| scope.spawn(move || node.start_ztunnel(json_log()))).collect();
             starts.into_iter().try_for_each(|start| {
                 start.join().expect("starting a ztunnel does not panic").map(drop).map_err(DemoError::from)
             })
@@ -172,7 +223,7 @@ impl Ground for Hosts {
     }
 
     fn replace_ztunnel(&self, node: &str) -> Result<Handover<'_>, DemoError> {
-        let lab::Handover { old, new } = self.node(node).restart_ztunnel(ztunnel_env())?;
+        let lab::Handover { old, new } = self.node(node).restart_ztunnel(json_log())?;
         let text = format!("{node}: process {} handed over to {}", old.pid(), new.pid());
         Ok(Handover { text, is_over: Box::new(move || Ok(!old.is_running())) })
     }
@@ -182,10 +233,10 @@ impl Ground for Hosts {
     }
 
     fn start_ztunnel(&self, node: &str) -> Result<(), DemoError> {
-        Ok(self.node(node).start_ztunnel(ztunnel_env()).map(drop)?)
+        Ok(self.node(node).start_ztunnel(json_log()).map(drop)?)
     }
 
-    fn ways(&self, airglow: &Path) -> Result<Vec<(&'static str, String)>, DemoError> {
+    fn ways(&self, airglow: &Path, front: &str) -> Result<Vec<(&'static str, String)>, DemoError> {
         let (dir, airglow) = (self.lab.dir().display(), airglow.display());
         let inside = self.script()?;
         let inside = inside.display();
@@ -195,14 +246,14 @@ impl Ground for Hosts {
                 "pods, certificates",
                 format!("{airglow} pods --run-dir {dir}; {airglow} certs --run-dir {dir}"),
             ),
-            ("a request from a pod", format!("{inside} shopper curl -s http://frontend/")),
+            ("a request from a pod", format!("{inside} shopper curl -s {front}")),
             ("metrics of a node", format!("{inside} n1 curl -s http://localhost:15020/metrics")),
             (
                 "what a ztunnel knows",
                 format!("curl -s --unix-socket {dir}/n1/admin.sock http://n1/config_dump"),
             ),
             ("the wire", format!("{inside} n1 tcpdump -ni any tcp")),
-            ("policies", format!("write YAML files into {dir}/manifests/")),
+            ("policies, routes", format!("write YAML files into {dir}/manifests/; in force: {FILE}")),
             (
                 "into and out of the mesh",
                 format!("edit the label {} in {dir}/manifests/namespace_{NAMESPACE}.yaml", MODE.0),
@@ -218,6 +269,6 @@ impl Ground for Hosts {
 }
 
 /// Access logs as JSON, so that they can be read.
-fn ztunnel_env() -> Env {
+fn json_log() -> Env {
     Env::from([("AIRGLOW_LOG_FORMAT".to_owned(), "json".to_owned())])
 }

@@ -327,7 +327,7 @@ impl Ground for Kubernetes {
         self.wait_for("a ztunnel that serves", look)
     }
 
-    fn ways(&self, airglow: &Path) -> Result<Vec<(&'static str, String)>, DemoError> {
+    fn ways(&self, airglow: &Path, front: &str) -> Result<Vec<(&'static str, String)>, DemoError> {
         let config = format!("--kubeconfig {}", self.cluster.kubeconfig().display());
         let kubectl = format!("{} {config}", self.cluster.kubectl_program().display());
         let (airglow, system) = (airglow.display(), manifest::NAMESPACE);
@@ -336,7 +336,7 @@ impl Ground for Kubernetes {
             ("pods, certificates", format!("{airglow} pods {config}; {airglow} certs {config}")),
             ("is all well", format!("{airglow} check {config}")),
             ("why, or why not", format!("{airglow} why {config} shop/shopper payments:80")),
-            ("a request from a pod", format!("{kubectl} -n shop exec shopper -- curl -s http://frontend/")),
+            ("a request from a pod", format!("{kubectl} -n shop exec shopper -- curl -s {front}")),
             ("what a ztunnel says", format!("{kubectl} -n {system} logs -l app=ztunnel -f")),
             ("policies", format!("{kubectl} -n shop apply -f FILE")),
             ("out of the mesh", format!("{kubectl} label namespace {NAMESPACE} {}-", MODE.0)),

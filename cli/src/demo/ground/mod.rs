@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use lab::{Output, Process, Wire};
 
-pub(super) use hosts::Hosts;
+pub(super) use hosts::{Hosts, Waypoint};
 pub(super) use kubernetes::Kubernetes;
 
 use super::error::DemoError;
@@ -40,13 +40,17 @@ pub(crate) struct Member {
     pub(crate) is_found: bool,
     /// The services that it calls for every request.
     pub(crate) calls: &'static [&'static str],
+    /// Every so many-th request is answered with 500, if any.
+    pub(crate) fails_every: Option<u32>,
 }
 
 impl Member {
     /// What its program is told.
     fn args(&self) -> Vec<String> {
         let calls = self.calls.iter().flat_map(|service| ["--call".to_owned(), format!("http://{service}/")]);
-        ["serve", "--name", self.name].map(str::to_owned).into_iter().chain(calls).collect()
+        let fails = self.fails_every.map(|every| ["--fail-every".to_owned(), every.to_string()]);
+        let own = ["serve", "--name", self.name].map(str::to_owned);
+        own.into_iter().chain(calls).chain(fails.into_iter().flatten()).collect()
     }
 }
 
@@ -110,8 +114,8 @@ pub(crate) trait Ground: Debug {
     fn kill_ztunnel(&self, node: &str) -> Result<(), DemoError>;
     /// Starts the ztunnel of a node that has none. Returns when it serves.
     fn start_ztunnel(&self, node: &str) -> Result<(), DemoError>;
-    /// What a user can look at, and by which command.
-    fn ways(&self, airglow: &Path) -> Result<Vec<(&'static str, String)>, DemoError>;
+    /// What a user can look at, and by which command. `front` is where customers shop.
+    fn ways(&self, airglow: &Path, front: &str) -> Result<Vec<(&'static str, String)>, DemoError>;
     /// Removes everything, and says what is left.
     fn remove(self: Box<Self>) -> Vec<String>;
 }

@@ -2,13 +2,18 @@
 //!
 //! Each measures what it promises; none believes what a log says of itself where the wire or a customer can be asked.
 
+mod canary;
+mod guarded;
 mod pods;
 mod policy;
 mod proxies;
+mod replica;
 mod telemetry;
+mod user;
 mod wire;
 
-pub(super) use wire::FRONTEND;
+pub(super) use canary::route;
+pub(super) use guarded::open as open_guarded;
 
 use std::time::Instant;
 
@@ -50,6 +55,15 @@ pub(crate) const ALL: [Entry; 9] = [
     entry("kill", "A ztunnel is killed", proxies::kill),
     entry("telemetry", "Who talked to whom, from each node's metrics", telemetry::flows),
     Entry { only_without_keep: true, ..entry("unlabel", "The label is taken away", wire::unlabel) },
+];
+
+/// All steps after the opening, where the shop is behind a waypoint.
+pub(crate) const GUARDED: [Entry; 5] = [
+    entry("canary", "A canary gets a tenth of the requests, then half", canary::shift),
+    entry("ab", "A/B: customers whose cookie says so get the new edition", canary::by_cookie),
+    entry("fault", "A fault for one user, and nobody else", user::fault),
+    entry("retry", "A replica that fails now and then, and a retry that hides it", replica::hide),
+    entry("outage", "The waypoint is killed", guarded::outage),
 ];
 
 /// Builds the shop, and the mesh beside it.

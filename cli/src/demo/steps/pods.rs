@@ -13,7 +13,8 @@ use crate::term;
 
 /// The newcomer. No service finds it at first.
 const NAME: &str = "cart-3";
-const NEWCOMER: Member = Member { name: NAME, node: 0, app: "cart", is_found: false, calls: &["payments"] };
+const NEWCOMER: Member =
+    Member { name: NAME, node: 0, app: "cart", is_found: false, calls: &["payments"], fails_every: None };
 
 /// Requests without the leaving pod, after which all that were under way have been answered.
 const QUIET: u64 = 60;

@@ -7,7 +7,7 @@ use lab::Watch;
 use super::super::error::DemoError;
 use super::super::milliseconds;
 use super::super::report::Stage;
-use super::super::shop::{Flows, HBONE_PORT, Shop, card};
+use super::super::shop::{FRONTEND, Flows, HBONE_PORT, Shop, card};
 use super::super::traffic::Browse;
 use crate::flows::{Pair, Totals};
 use crate::term::{self, Table};
@@ -17,9 +17,6 @@ const READABLE_REQUESTS: u64 = 60;
 
 /// Requests of which not one byte may be readable.
 const SECRET_REQUESTS: u64 = 300;
-
-/// Where the customers of most steps shop.
-pub(in crate::demo) const FRONTEND: &str = "http://frontend/";
 
 /// A few customers who do not overload a small machine: what is shown is correctness, not speed.
 pub(super) fn crowd(card: &str) -> Browse {
