@@ -5,6 +5,7 @@
 
 mod asking;
 mod command_line;
+mod conformance;
 mod enrolment;
 mod faults;
 mod identity;

@@ -6,37 +6,6 @@ use crate::command_line::{airglow, said};
 use crate::mesh::{AMBIENT, meshed};
 use crate::{Namespace, PATIENCE, eventually};
 
-/// What the Gateway API has, as far as waypoints need it. Clusters have the whole of it, which lets pass no more than this.
-fn definitions() -> String {
-    let definition = |kind: &str, plural: &str, scope: &str| {
-        format!(
-            "---
-apiVersion: apiextensions.k8s.io/v1
-kind: CustomResourceDefinition
-metadata:
-  name: {plural}.gateway.networking.k8s.io
-  annotations:
-    api-approved.kubernetes.io: unapproved, for a test
-    gateway.networking.k8s.io/bundle-version: v1.6.1
-spec:
-  group: gateway.networking.k8s.io
-  scope: {scope}
-  names: {{kind: {kind}, plural: {plural}, singular: {singular}}}
-  versions:
-  - name: v1
-    served: true
-    storage: true
-    subresources: {{status: {{}}}}
-    schema: {{openAPIV3Schema: {{type: object, properties: {{
-      spec: {{type: object, x-kubernetes-preserve-unknown-fields: true}},
-      status: {{type: object, x-kubernetes-preserve-unknown-fields: true}}}}}}}}
-",
-            singular = kind.to_lowercase()
-        )
-    };
-    definition("Gateway", "gateways", "Namespaced") + &definition("GatewayClass", "gatewayclasses", "Cluster")
-}
-
 /// Whose address the server saw.
 fn client(answer: &Value) -> String {
     let client = answer["client"].as_str().unwrap_or_default();
@@ -47,7 +16,7 @@ fn client(answer: &Value) -> String {
 fn what_names_a_waypoint_is_reached_through_it_and_not_without_it() {
     let cluster = meshed();
     cluster.load_waypoint_image().expect("an image of what was built: cargo build -p waypoint");
-    cluster.apply(&definitions()).expect("definitions");
+    cluster.add_gateway_api().expect("the Gateway API's definitions");
     let shop = Namespace::new(cluster, "guarded");
     shop.kubectl(&["label", "namespace", shop.name, &format!("{AMBIENT}=ambient")]);
     shop.deploy_web(2);

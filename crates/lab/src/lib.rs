@@ -36,7 +36,9 @@ mod wiring;
 use std::time::Duration;
 
 pub use cluster::helper;
-pub use cluster::{APP_IMAGE, Cluster, ClusterConfig, ClusterNode, Component, ControlPlane, Image};
+pub use cluster::{
+    APP_IMAGE, Cluster, ClusterConfig, ClusterNode, Component, Conformance, ControlPlane, Image,
+};
 pub use enter::Entry;
 pub use error::{LabError, RunError};
 pub use lab::{Lab, LabConfig, Service};
