@@ -18,3 +18,4 @@ mod support;
 mod traffic;
 mod uninstall;
 mod waypoint;
+mod waypoint_tcp;

@@ -17,16 +17,16 @@ spec:
 ";
 
 /// A client on one node, a waypoint and two servers on the other, and a service of the servers that names the waypoint.
-struct Guarded {
-    mesh: Mesh,
-    client: Pod,
-    servers: [Pod; 2],
+pub(crate) struct Guarded {
+    pub(crate) mesh: Mesh,
+    pub(crate) client: Pod,
+    pub(crate) servers: [Pod; 2],
     waypoint: Pod,
     process: Process,
 }
 
 impl Guarded {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let json = Env::from([("AIRGLOW_LOG_FORMAT".to_owned(), "json".to_owned())]);
         let mesh = Mesh::start_with(LabConfig::default(), &json);
         let client = mesh.pod(0, "client");
@@ -40,7 +40,9 @@ impl Guarded {
         let service = ServiceSpec::new("shop", "server")
             .selector("app", "server")
             .port("tcp", 80, 8080)
-            .port("http", 81, 8080);
+            .port("http", 81, 8080)
+            .port("tls", 443, 8443)
+            .port("plain", 82, 8080);
         let service = service.label("istio.io/use-waypoint", "waypoint");
         mesh.lab.add_service(service).expect("a service");
 
@@ -66,7 +68,7 @@ impl Guarded {
     }
 
     /// An access-log line of the waypoint that has all these values.
-    fn logged(&self, wanted: &[(&str, &str)]) {
+    pub(crate) fn logged(&self, wanted: &[(&str, &str)]) {
         let what = format!("an access-log line of the waypoint with {wanted:?}");
         lab::wait_until(&what, SOON, || {
             let output = self.process.output().stdout;
@@ -261,7 +263,7 @@ fn until_told(client: &Pod, format: &str, args: &[&str], wanted: &str) {
 }
 
 /// The load's last words, once it has ended by itself or was told to.
-fn account(load: &Process) -> Value {
+pub(crate) fn account(load: &Process) -> Value {
     let output = load.wait(SOON).expect("an end");
     let last = output.stdout.lines().last().unwrap_or_default();
     serde_json::from_str(last).unwrap_or_else(|error| panic!("{error} in {output:?}"))

@@ -9,8 +9,10 @@ use hbone::StreamError;
 use http::StatusCode;
 use identity::BadPeer;
 use model::authority::InvalidAuthority;
+use model::l7::RuleKey;
 use model::policy::Denial;
 use model::route::{NoRoute, NotGuarded};
+use model::service::ServiceName;
 use model::workload::WorkloadUid;
 use proxy::reach::{NotOpened, RefusedByPeer};
 
@@ -66,6 +68,14 @@ pub(crate) enum Refusal {
     /// The other end of the tunnel took the request and refused it.
     #[error(transparent)]
     RefusedByPeer(RefusedByPeer),
+    /// The rule that the connection meets leads nowhere.
+    #[error("the rule {rule} can't be carried out for this connection: {why}")]
+    Route {
+        /// Which rule.
+        rule: RuleKey,
+        /// Why.
+        why: String,
+    },
     /// The tunnel could not be made or did not take the connection.
     #[error("no tunnel with {with}: {reason}")]
     Tunnel {
@@ -79,6 +89,16 @@ pub(crate) enum Refusal {
         "this waypoint's own pod {0} is not known to discovery; is it in the namespace that AIRGLOW_NAMESPACE says?"
     )]
     Unknown(WorkloadUid),
+    /// There are routes for the connection's port, and none of their rules is about it.
+    #[error("no rule about port {port} of {service} matches a connection {what}; add one if it should pass")]
+    Unmatched {
+        /// Which service.
+        service: ServiceName,
+        /// Which port.
+        port: u16,
+        /// What the connection is like.
+        what: String,
+    },
 }
 
 impl Refusal {
@@ -97,8 +117,10 @@ impl Refusal {
             Self::OwnPort(_) => "own-port",
             Self::Peer(_) => "peer-identity",
             Self::RefusedByPeer(_) => "refused-by-peer",
+            Self::Route { .. } => "route-invalid",
             Self::Tunnel { .. } => "tunnel-failed",
             Self::Unknown(_) => "workload-unknown",
+            Self::Unmatched { .. } => "route-unmatched",
         }
     }
 
@@ -117,7 +139,9 @@ impl Refusal {
             | Self::NotGuarded(_)
             | Self::Overload(_)
             | Self::OwnPort(_)
-            | Self::Unknown(_) => "REFUSED",
+            | Self::Route { .. }
+            | Self::Unknown(_)
+            | Self::Unmatched { .. } => "REFUSED",
             Self::Broken(_) => "-",
         }
     }
@@ -139,8 +163,10 @@ impl Refusal {
             | Self::OwnPort(_)
             | Self::Peer(_)
             | Self::RefusedByPeer(_)
+            | Self::Route { .. }
             | Self::Tunnel { .. }
-            | Self::Unknown(_) => StatusCode::SERVICE_UNAVAILABLE,
+            | Self::Unknown(_)
+            | Self::Unmatched { .. } => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -160,7 +186,9 @@ impl Refusal {
             | Self::Overload(_)
             | Self::OwnPort(_)
             | Self::Peer(_)
-            | Self::Unknown(_) => false,
+            | Self::Route { .. }
+            | Self::Unknown(_)
+            | Self::Unmatched { .. } => false,
         }
     }
 }

@@ -74,7 +74,7 @@ impl Live {
         self.series.received.inc_by(bytes);
     }
 
-    fn back(&self, bytes: u64) {
+    pub(crate) fn back(&self, bytes: u64) {
         self.to_client.fetch_add(bytes, Relaxed);
         self.series.sent.inc_by(bytes);
     }

@@ -12,6 +12,7 @@ mod certificate;
 mod certificates;
 mod clock;
 mod csr;
+mod hello;
 mod peer;
 mod tls;
 
@@ -26,6 +27,7 @@ pub use certificate::{BadReply, Certificate, Signed, Unusable};
 pub use certificates::{CertificateError, CertificateState, Certificates, CertificatesConfig, Driver};
 pub use clock::{Clock, SystemClock};
 pub use csr::KeyRequest;
+pub use hello::{ClientHello, NotTls};
 pub use peer::{BadPeer, peer_expiry, peer_identity};
 pub use tls::{ForeignTrustDomain, TrustDomains, explain};
 

@@ -13,10 +13,13 @@ pub(crate) mod io;
 pub(crate) mod kept;
 pub(crate) mod opaque;
 pub(crate) mod requests;
+pub(crate) mod routed;
 pub(crate) mod stream;
 #[cfg(test)]
 mod tests;
 pub(crate) mod thread;
+pub(crate) mod tls;
+pub(crate) mod undeclared;
 pub(crate) mod upstream;
 
 use std::sync::Arc;

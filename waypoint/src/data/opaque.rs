@@ -1,4 +1,4 @@
-//! Streams whose bytes are nobody's business but their ends': an endpoint, and the bytes both ways.
+//! Streams whose bytes are nobody's business but their ends': an endpoint where routes say, and the bytes both ways.
 //!
 //! A connect that fails before a byte was sent is tried again on another endpoint. What is allowed is decided at the endpoint,
 //! apart from what it could not: see [`denied`].
@@ -21,11 +21,11 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::sleep_until;
 
-use super::Context;
 use super::how::{self, How};
 use super::stream::Asked;
 use super::upstream::{self, ATTEMPTS, Upstream};
-use crate::balance::{Ask, Endpoint, Lease, Outcome, Set, Strategy};
+use super::{Context, routed};
+use crate::balance::{Ask, Endpoint, Lease, Outcome, Set};
 use crate::refusal::Refusal;
 use crate::telemetry::{Facts, Live};
 
@@ -33,7 +33,7 @@ use crate::telemetry::{Facts, Live};
 pub(crate) async fn serve(context: &Arc<Context>, incoming: Incoming, asked: &Asked, mut facts: Facts) {
     let telemetry = &context.shared.telemetry;
     let policies = watched(context);
-    let reached = match reach(context, asked, &mut facts).await {
+    let reached = match reach(context, (asked, None), &mut facts).await {
         Ok(reached) => reached,
         Err(refusal) => {
             telemetry.refused(&facts, &refusal);
@@ -41,22 +41,23 @@ pub(crate) async fn serve(context: &Arc<Context>, incoming: Incoming, asked: &As
         }
     };
     match incoming.accept(headers::answer(Some(&asked.local))) {
-        Ok(stream) => run(context, (stream, Vec::new()), reached, facts, policies).await,
+        Ok(stream) => run(context, (stream, Vec::new()), (reached, Vec::new()), facts, policies).await,
         // The client gave up while the endpoint was being connected to.
         Err(error) => telemetry.refused(&facts, &error.into()),
     }
 }
 
-/// The same for a stream that was accepted, and of which something was received that is not consumed.
+/// The same for a stream that was accepted, of which something was received that is not consumed, and whose client may have asked
+/// for a name in TLS.
 pub(crate) async fn carry(
     context: &Arc<Context>,
     (mut stream, said): (Stream, Vec<Bytes>),
-    asked: &Asked,
+    asked: (&Asked, Option<&str>),
     mut facts: Facts,
 ) {
     let policies = watched(context);
     match reach(context, asked, &mut facts).await {
-        Ok(reached) => run(context, (stream, said), reached, facts, policies).await,
+        Ok(reached) => run(context, (stream, said), (reached, Vec::new()), facts, policies).await,
         Err(refusal) => {
             context.shared.telemetry.refused(&facts, &refusal);
             stream.reset(Reason::CONNECT_ERROR);
@@ -65,19 +66,20 @@ pub(crate) async fn carry(
 }
 
 /// Policies, watched from before the first look at them, so that no change falls between.
-fn watched(context: &Context) -> watch::Receiver<u64> {
+pub(crate) fn watched(context: &Context) -> watch::Receiver<u64> {
     let mut policies = context.shared.policies.clone();
     policies.borrow_and_update();
     policies
 }
 
 /// An endpoint that was connected to.
-type Reached = (Upstream, Target, Option<Lease>);
+pub(crate) type Reached = (Upstream, Target, Option<Lease>);
 
-async fn run(
+/// Carries bytes both ways; what the endpoint has said already is `answered`.
+pub(crate) async fn run(
     context: &Arc<Context>,
-    (stream, said): (Stream, Vec<Bytes>),
-    (upstream, target, _lease): Reached,
+    (mut stream, said): (Stream, Vec<Bytes>),
+    ((upstream, target, _lease), answered): (Reached, Vec<Bytes>),
     facts: Facts,
     mut policies: watch::Receiver<u64>,
 ) {
@@ -85,7 +87,12 @@ async fn run(
     let carried = async {
         match upstream {
             Upstream::Tunnel(opened) => {
-                let Opened { stream: second, until, .. } = *opened;
+                let Opened { stream: mut second, until, .. } = *opened;
+                for bytes in answered {
+                    second.consumed(bytes.len());
+                    live.back(bytes.len() as u64);
+                    stream.send(bytes)?;
+                }
                 tokio::select! {
                     outcome = hbone::splice(stream, second, said, &live) => Ok(outcome?),
                     () = sleep_until(until) => {
@@ -117,12 +124,16 @@ async fn plain(mut stream: Stream, said: Vec<Bytes>, mut tcp: TcpStream, live: &
     })
 }
 
-/// A connection to an endpoint of what is asked for.
-async fn reach(context: &Arc<Context>, asked: &Asked, facts: &mut Facts) -> Result<Reached, Refusal> {
+/// A connection to an endpoint of what is asked for, or of where its routes lead.
+pub(crate) async fn reach(
+    context: &Arc<Context>,
+    (asked, name): (&Asked, Option<&str>),
+    facts: &mut Facts,
+) -> Result<Reached, Refusal> {
+    let (asked, how) = routed::route(context, asked, facts, name)?;
     let mut tried: Vec<WorkloadUid> = Vec::new();
     loop {
-        let how = How { strategy: Strategy::LeastRequest, hash: None, session: None };
-        let (target, lease) = endpoint(context, (asked, facts), how, &tried)?;
+        let (target, lease) = endpoint(context, (&asked, facts), how, &tried)?;
         upstream::aim(context, &target, facts)?;
         match upstream::connect(context, &target, facts).await {
             Ok(upstream) => return Ok((upstream, target, lease)),

@@ -26,19 +26,29 @@ use crate::telemetry::Facts;
 /// Serves a stream whose port declares HTTP.
 pub(crate) async fn serve(context: &Arc<Context>, incoming: Incoming, asked: Asked, facts: Facts) {
     let telemetry = &context.shared.telemetry;
-    let mut stream = match incoming.accept(headers::answer(Some(&asked.local))) {
-        Ok(stream) => stream,
-        Err(error) => return telemetry.refused(&facts, &error.into()),
-    };
+    match incoming.accept(headers::answer(Some(&asked.local))) {
+        Ok(stream) => carry(context, (stream, Vec::new()), asked, facts).await,
+        Err(error) => telemetry.refused(&facts, &error.into()),
+    }
+}
+
+/// The same for a stream that was accepted, and of which something was received that is not consumed.
+pub(crate) async fn carry(
+    context: &Arc<Context>,
+    (mut stream, said): (Stream, Vec<Bytes>),
+    asked: Asked,
+    facts: Facts,
+) {
+    let telemetry = &context.shared.telemetry;
     let timeouts = Timeouts::default();
-    let first = timeout(timeouts.idle, first_bytes(&mut stream)).await;
+    let first = timeout(timeouts.idle, first_bytes(&mut stream, said)).await;
     let (said, is_http2) = match first {
         Ok(Ok(first)) => first,
         // Nothing was asked.
         Ok(Err(_)) | Err(_) => return,
     };
     if is_http2 {
-        return opaque::carry(context, (stream, said), &asked, facts).await;
+        return opaque::carry(context, (stream, said), (&asked, None), facts).await;
     }
     let decide = Requests { context: Arc::clone(context), asked: Arc::new(asked), facts: facts.clone() };
     let live = telemetry.opened(facts);
@@ -48,15 +58,14 @@ pub(crate) async fn serve(context: &Arc<Context>, incoming: Incoming, asked: Ask
 }
 
 /// What a client says first, and whether it is HTTP/2.
-async fn first_bytes(stream: &mut Stream) -> Result<(Vec<Bytes>, bool), StreamError> {
-    let mut said = Vec::new();
+async fn first_bytes(stream: &mut Stream, mut said: Vec<Bytes>) -> Result<(Vec<Bytes>, bool), StreamError> {
     loop {
-        let received = std::future::poll_fn(|cx| stream.poll_recv(cx, &mut said)).await?;
-        let told = classify::is_http2(&said.concat());
-        match (told, received) {
-            (Some(is_http2), _) => return Ok((said, is_http2)),
-            (None, Received::End) => return Ok((said, false)),
-            (None, Received::Data(_)) => {}
+        if let Some(is_http2) = classify::is_http2(&said.concat()) {
+            return Ok((said, is_http2));
+        }
+        match std::future::poll_fn(|cx| stream.poll_recv(cx, &mut said)).await? {
+            Received::Data(_) => {}
+            Received::End => return Ok((said, false)),
         }
     }
 }

@@ -10,12 +10,14 @@ use proxy::headers;
 use proxy::series::Party;
 use std::sync::Arc;
 
+use super::classify::{self, Spoken};
 use super::inbound::Client;
-use super::{Context, classify, opaque, requests};
+use super::{Context, opaque, requests, tls, undeclared};
 use crate::refusal::Refusal;
 use crate::telemetry::Facts;
 
 /// A stream that asks for something that we guard.
+#[derive(Clone)]
 pub(crate) struct Asked {
     /// Our own workload.
     pub(crate) local: Arc<Workload>,
@@ -26,15 +28,19 @@ pub(crate) struct Asked {
 /// Serves one stream, from its authority to its last byte.
 pub(crate) async fn serve(context: &Arc<Context>, incoming: Incoming, client: &Client) {
     let mut facts = facts(context, &incoming, client);
-    match asked(context, &incoming, client, &mut facts).await {
-        Ok(asked) if classify::is_http(&asked.behind, &context.shared.book.load(), &client.identity) => {
-            requests::serve(context, incoming, asked, facts).await;
-        }
-        Ok(asked) => opaque::serve(context, incoming, &asked, facts).await,
+    let asked = match asked(context, &incoming, client, &mut facts).await {
+        Ok(asked) => asked,
         Err(refusal) => {
             context.shared.telemetry.refused(&facts, &refusal);
-            incoming.refuse(refusal.status());
+            return incoming.refuse(refusal.status());
         }
+    };
+    let spoken = classify::declared(&asked.behind, &context.shared.book.load(), &client.identity);
+    match spoken {
+        Spoken::Bytes => opaque::serve(context, incoming, &asked, facts).await,
+        Spoken::Http => requests::serve(context, incoming, asked, facts).await,
+        Spoken::Tls => tls::serve(context, incoming, &asked, facts).await,
+        Spoken::Undeclared => undeclared::serve(context, incoming, asked, facts).await,
     }
 }
 

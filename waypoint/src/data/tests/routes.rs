@@ -22,7 +22,7 @@ impl World {
     }
 
     /// A service of its own with one endpoint, whose node serves HTTP.
-    async fn version(&mut self, name: &str, address: &str) {
+    pub(super) async fn version(&mut self, name: &str, address: &str) {
         let workload = made::pod(name, "server", address, name);
         self.writer
             .apply([Update::Service(made::service(name, "10.96.1.1", false)), Update::Workload(workload)]);
@@ -31,7 +31,7 @@ impl World {
 
     /// The node of an endpoint, which answers each request with its name and the request's head. The first so many requests are
     /// answered with 503, and none that asks for `/never`.
-    async fn server(&self, name: &str, address: &str, failures: u32) -> Arc<AtomicU32> {
+    pub(super) async fn server(&self, name: &str, address: &str, failures: u32) -> Arc<AtomicU32> {
         let certificate = self.certificate("server").await;
         let listener = TcpListener::bind(format!("{address}:15008")).await.unwrap();
         let (name, count) = (name.to_owned(), Arc::new(AtomicU32::new(0)));
@@ -53,7 +53,7 @@ impl World {
         count
     }
 
-    async fn http(&self, account: &str) -> Http {
+    pub(super) async fn http(&self, account: &str) -> Http {
         Http { client: self.client(account).await, stream: None }
     }
 }
@@ -88,17 +88,17 @@ async fn head(stream: &mut Stream, unread: &mut String) -> Option<String> {
 }
 
 /// A client with one connection.
-struct Http {
+pub(super) struct Http {
     client: Opener,
     stream: Option<(Stream, String)>,
 }
 
 /// An answer to a request.
 #[derive(Debug)]
-struct Reply {
-    status: u16,
+pub(super) struct Reply {
+    pub(super) status: u16,
     head: String,
-    body: String,
+    pub(super) body: String,
 }
 
 impl Reply {
@@ -107,12 +107,12 @@ impl Reply {
     }
 
     /// Who answered.
-    fn server(&self) -> &str {
+    pub(super) fn server(&self) -> &str {
         self.body.lines().next().unwrap_or_default()
     }
 
     /// What the server was asked.
-    fn seen(&self, name: &str) -> Option<&str> {
+    pub(super) fn seen(&self, name: &str) -> Option<&str> {
         field(&self.body, name)
     }
 }
@@ -149,7 +149,7 @@ impl Http {
         self.try_ask(request).await.unwrap_or_else(|| panic!("no answer to {request}"))
     }
 
-    async fn get(&mut self, path: &str) -> Reply {
+    pub(super) async fn get(&mut self, path: &str) -> Reply {
         self.ask(&format!("GET {path} HTTP/1.1\r\nhost: web.shop")).await
     }
 }
