@@ -174,6 +174,17 @@ fn every_refusal_code_is_in_the_reference() {
         let listed = docs::listed(&document(page), "Refusal codes");
         violations.extend(docs::agree("code", (path, &codes), (page, &listed)));
     }
+    // A request that no endpoint was reached for ends with a code of connections.
+    let ends = ["waypoint/src/telemetry/cause.rs", "waypoint/src/http1/refusal.rs"];
+    let codes = |path: &&str| {
+        let of = |name| docs::literals_of(file(path), name);
+        let named = ["code", "failed", "of_outcome"].into_iter().flat_map(of);
+        named.filter(|text| !text.contains(' ')).collect::<Vec<_>>()
+    };
+    let page = "docs/reference/waypoint.md";
+    let listed = docs::listed(&document(page), "Ends of requests");
+    let codes = ends.iter().flat_map(codes).collect();
+    violations.extend(docs::agree("code", (ends[0], &codes), (page, &listed)));
     none(violations);
 }
 
@@ -210,10 +221,18 @@ fn every_admin_route_is_in_the_reference() {
 
 #[test]
 fn every_field_of_the_access_log_is_in_the_reference() {
-    let (path, page) = ("crates/daemon/src/access.rs", "docs/reference/ztunnel.md");
-    let fields = docs::fields(file(path));
-    let listed = docs::listed(&document(page), "Access log");
-    none(docs::agree("field", (path, &fields), (page, &listed)));
+    let access = "crates/daemon/src/access";
+    let ends = docs::fields(file(&format!("{access}/ends.rs")));
+    let mut violations = Vec::new();
+    for (path, page) in [
+        (format!("{access}.rs"), "docs/reference/ztunnel.md"),
+        (format!("{access}/request.rs"), "docs/reference/waypoint.md"),
+    ] {
+        let fields = docs::fields(file(&path)).union(&ends).cloned().collect();
+        let listed = docs::listed(&document(page), "Access log");
+        violations.extend(docs::agree("field", (&path, &fields), (page, &listed)));
+    }
+    none(violations);
 }
 
 #[test]

@@ -1,7 +1,12 @@
-//! What a connection is called in metrics and in the access log.
+//! What connections and requests are called in metrics and in the access log.
 //!
 //! Names and labels are Istio's, so that dashboards made for it work. The series of a connection are found once; what its bytes
 //! cost is two additions.
+
+mod cause;
+mod flags;
+mod request;
+mod series;
 
 use std::fmt::Display;
 use std::net::SocketAddr;
@@ -15,11 +20,13 @@ use hbone::{Carried, Progress};
 use model::Str;
 use model::address::{AppAddr, ClientAddr};
 use model::service::Service;
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::counter::Counter;
-use proxy::series::{self, About, Labels, Party, Series};
+use proxy::series::{About, Labels, Party, Series};
 
 use crate::refusal::Refusal;
+pub(crate) use cause::{Cause, Done};
+pub(crate) use request::Told;
+pub(crate) use series::Seen;
+use series::Tables;
 
 /// Everything that is said of one connection.
 #[derive(Clone, Debug)]
@@ -38,23 +45,9 @@ pub(crate) struct Facts {
     pub(crate) app: Option<AppAddr>,
 }
 
-/// The labels of a connection's requests that were answered alike.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RequestLabels {
-    #[prometheus(flatten)]
-    connection: Labels,
-    response_code: u16,
-}
-
-/// One series of requests.
-#[derive(Debug, Default)]
-struct Requests {
-    requests: Counter,
-}
-
-/// Where connections are reported.
+/// Where connections and requests are reported.
 pub(crate) struct Telemetry {
-    requests: Table<RequestLabels, Requests>,
+    requests: Tables,
     series: Table<Labels, Series>,
     access: AccessLog,
 }
@@ -105,15 +98,14 @@ impl Progress for Live {
 impl Telemetry {
     /// Registers the metrics; connections are logged to `access`.
     pub(crate) fn new(metrics: &Metrics, access: AccessLog) -> Self {
-        let requests: Table<RequestLabels, Requests> = metrics.table();
-        metrics.register_column(&requests, "istio_requests", "Requests", |r| &r.requests);
-        Self { requests, series: series::table(metrics), access }
+        Self { requests: Tables::new(metrics), series: proxy::series::table(metrics), access }
     }
 
-    /// A request was answered with `status`, or not at all.
-    pub(crate) fn request(&self, facts: &Facts, status: u16) {
-        let of = RequestLabels { connection: labels(facts, "-"), response_code: status };
-        self.requests.row(of).requests.inc();
+    /// A request is over.
+    pub(crate) fn request(&self, seen: &Seen, told: &Told<'_>) {
+        let (flags, code) = cause::end(told.record, told.done);
+        seen.count(&self.requests, told, flags);
+        told.log(&self.access, (flags, code));
     }
 
     /// A connection was made.
@@ -188,6 +180,7 @@ fn labels(facts: &Facts, flag: &'static str) -> Labels {
         service: facts.service.as_deref(),
         // Whoever comes here comes by a tunnel.
         mutual_tls: true,
-        flag,
+        protocol: "tcp",
+        flag: flag.into(),
     })
 }

@@ -216,6 +216,7 @@ fn labels(facts: &Facts, flag: &'static str) -> Labels {
         destination: &facts.destination,
         service: facts.service.as_deref(),
         mutual_tls: facts.transport == Transport::Hbone,
-        flag,
+        protocol: "tcp",
+        flag: flag.into(),
     })
 }

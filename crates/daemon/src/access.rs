@@ -1,17 +1,24 @@
-//! The access log: one line per connection, made from one struct of fields, in an order that never changes.
+//! The access log: one line per connection, and per request where requests are known, made from one struct of fields, in an
+//! order that never changes.
 //!
 //! Field names are those that ambient users' tools already read; ours follow after them. The caller gives the time: this file
 //! reads no clock. A line that cannot be queued at once is lost and counted.
 
-use std::fmt::{self, Display, Write as _};
+mod ends;
+mod line;
+mod request;
+
+use std::fmt::{self, Display};
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
 
-use serde_json::Value as Json;
-use time::OffsetDateTime;
-
 use crate::lines::{Lines, QUEUE_LINES};
 use crate::logs::Format;
+
+pub use request::Request;
+
+use ends::Ends;
+use line::{Field, Head, line};
 
 /// A value that is only turned into text when the line is written.
 pub type Text<'a> = Option<&'a dyn Display>;
@@ -111,14 +118,24 @@ impl AccessLog {
         Self(None)
     }
 
-    /// Queues one line. Never blocks.
+    /// Whether anything is written.
+    pub fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Queues one line about a connection. Never blocks.
     pub fn record(&self, entry: &Entry<'_>) {
+        self.write(&entry.head(), |each| entry.fields(each));
+    }
+
+    /// Queues one line about a request. Never blocks.
+    pub fn record_request(&self, request: &Request<'_>) {
+        self.write(&request.head(), |each| request.fields(each));
+    }
+
+    fn write(&self, head: &Head, fields: impl FnOnce(&mut dyn FnMut(&str, Field<'_>))) {
         let Some((format, lines)) = &self.0 else { return };
-        let line = match format {
-            Format::Json => entry.json(),
-            Format::Plain => entry.plain(),
-        };
-        lines.send(line.into_bytes());
+        lines.send(line(*format, head, fields).into_bytes());
     }
 
     /// Records that were lost because the sink was too slow or broken.
@@ -132,36 +149,17 @@ impl AccessLog {
     }
 }
 
-/// A field's value: how it is written differs between the formats.
-enum Field<'a> {
-    /// Safe to write as it is: numbers, addresses, our own words.
-    Bare(&'a dyn Display),
-    Number(u64),
-    /// Quoted and escaped: it may hold anything, and a line must stay one line.
-    Quoted(&'a dyn Display),
-}
-
 impl Entry<'_> {
+    fn head(&self) -> Head {
+        let (level, message) = self.event.level_and_message();
+        Head { at: self.at, level, message }
+    }
+
     /// The one place that says which fields a line has and in which order.
-    fn fields(&self, mut each: impl FnMut(&str, Field<'_>)) {
-        let mut party = |name: &str, value: Text<'_>| {
-            if let Some(value) = value {
-                each(name, if name.ends_with("addr") { Field::Bare(value) } else { Field::Quoted(value) });
-            }
-        };
-        party("src.addr", self.source.address);
-        party("src.workload", self.source.workload);
-        party("src.namespace", self.source.namespace);
-        party("src.identity", self.source.identity);
-        party("src.cluster", self.source.cluster);
-        party("dst.addr", self.destination.address);
-        // From the peer's request: quoted unlike other addresses.
-        party("dst.hbone_addr", self.hbone_address);
-        party("dst.service", self.service);
-        party("dst.workload", self.destination.workload);
-        party("dst.namespace", self.destination.namespace);
-        party("dst.identity", self.destination.identity);
-        party("dst.cluster", self.destination.cluster);
+    fn fields(&self, each: &mut dyn FnMut(&str, Field<'_>)) {
+        let (source, destination) = (self.source, self.destination);
+        let (hbone_address, service) = (self.hbone_address, self.service);
+        Ends { source, destination, hbone_address, service }.fields(each);
         each("direction", Field::Quoted(&self.direction));
         each("bytes_sent", Field::Number(self.bytes_sent));
         each("bytes_recv", Field::Number(self.bytes_received));
@@ -174,42 +172,6 @@ impl Entry<'_> {
             each("tcp.rtt_us", Field::Number(rtt.as_micros().try_into().unwrap_or(u64::MAX)));
             each("tcp.retransmits", Field::Number(retransmits.into()));
         }
-    }
-
-    fn plain(&self) -> String {
-        let (level, message) = self.event.level_and_message();
-        let mut line = format!("{}\t{level}\taccess\t{message}\t", Rfc3339(self.at));
-        let mut separator = "";
-        self.fields(|name, value| {
-            let written = match value {
-                Field::Bare(value) => write!(line, "{separator}{name}={value}"),
-                Field::Number(value) => write!(line, "{separator}{name}={value}"),
-                Field::Quoted(value) => {
-                    write!(line, "{separator}{name}={}", Json::String(value.to_string()))
-                }
-            };
-            written.expect("writing to a String cannot fail");
-            separator = " ";
-        });
-        line.push('\n');
-        line
-    }
-
-    fn json(&self) -> String {
-        let (level, message) = self.event.level_and_message();
-        let mut line = format!(
-            r#"{{"level":"{level}","time":"{}","scope":"access","message":"{message}""#,
-            Rfc3339(self.at)
-        );
-        self.fields(|name, value| {
-            let value = match value {
-                Field::Bare(value) | Field::Quoted(value) => Json::String(value.to_string()),
-                Field::Number(value) => Json::from(value),
-            };
-            write!(line, r#","{name}":{value}"#).expect("writing to a String cannot fail");
-        });
-        line.push_str("}\n");
-        line
     }
 }
 
@@ -230,18 +192,6 @@ impl Display for Direction {
             Self::Inbound => "inbound",
             Self::Outbound => "outbound",
         })
-    }
-}
-
-/// UTC with microseconds, e.g. `2026-01-31T12:00:00.000001Z`.
-struct Rfc3339(SystemTime);
-
-impl Display for Rfc3339 {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let t = OffsetDateTime::from(self.0);
-        let (year, month, day) = t.to_calendar_date();
-        let (hour, minute, second, micro) = t.to_hms_micro();
-        write!(f, "{year:04}-{:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micro:06}Z", u8::from(month))
     }
 }
 
@@ -303,7 +253,7 @@ mod tests {
     fn json_lines_say_the_same() {
         let text = recorded(Format::Json, Event::Failed { code: "POLICY_DENIED", error: &"denied by `x`" });
         assert_eq!(text.lines().count(), 1, "{text}");
-        let line: Json = serde_json::from_str(&text).unwrap();
+        let line: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(line["level"], "error");
         assert_eq!(line["message"], "connection failed");
         assert_eq!(line["dst.workload"], "pay\" x=\"1\n");
@@ -316,7 +266,7 @@ mod tests {
     fn unknown_facts_are_left_out() {
         let mut entry = entry(Event::Opened);
         (entry.source, entry.tcp, entry.service) = (Party::default(), None, None);
-        let line = entry.plain();
+        let line = line(Format::Plain, &entry.head(), |each| entry.fields(each));
         assert!(!line.contains("src.") && !line.contains("tcp.") && !line.contains("service"), "{line}");
     }
 

@@ -4,6 +4,7 @@
 //! Data threads look a series up once per connection (or less) and then only touch atomics. Encoding and expiry happen on
 //! whatever thread asks for them; they hold a table's lock only while copying pointers, never while formatting.
 
+mod histogram;
 mod process;
 mod table;
 
@@ -16,6 +17,7 @@ use prometheus_client::encoding::{EncodeMetric, MetricEncoder, text};
 use prometheus_client::metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge};
 use prometheus_client::registry::{Metric, Registry};
 
+pub use histogram::Histogram;
 pub use process::register_process_metrics;
 pub use table::{SERIES_MAX, Table};
 
@@ -72,7 +74,16 @@ impl Metrics {
         L: table::Labels,
         M: table::Row,
     {
-        let table = Table::new();
+        self.table_of(SERIES_MAX)
+    }
+
+    /// The same for rows of which each is much to scrape: no more than `rows_max`.
+    pub fn table_of<L, M>(&self, rows_max: usize) -> Table<L, M>
+    where
+        L: table::Labels,
+        M: table::Row,
+    {
+        let table = Table::new(rows_max);
         self.0.tables.lock().push(Box::new(table.clone()));
         table
     }

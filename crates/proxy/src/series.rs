@@ -2,6 +2,7 @@
 //!
 //! Which connections there are, and when they are counted, is the programs'.
 
+use std::borrow::Cow;
 use std::fmt::Display;
 use std::sync::{Arc, LazyLock};
 
@@ -43,7 +44,7 @@ fn shown<T: Display>(value: Option<&T>) -> access::Text<'_> {
 }
 
 /// What the labels of a connection are made of.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct About<'a> {
     /// Who reports it.
     pub reporter: &'static str,
@@ -55,11 +56,13 @@ pub struct About<'a> {
     pub service: Option<&'a Service>,
     /// Whether it came or went in mutual TLS.
     pub mutual_tls: bool,
+    /// What is spoken: `tcp`, `http` or `grpc`.
+    pub protocol: &'static str,
     /// How it ended.
-    pub flag: &'static str,
+    pub flag: Cow<'static, str>,
 }
 
-/// The label set of Istio's TCP metrics. What is not known is `unknown`.
+/// The label set of Istio's metrics. What is not known is `unknown`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Labels {
     reporter: &'static str,
@@ -83,7 +86,7 @@ pub struct Labels {
     destination_version: Str,
     destination_cluster: Str,
     request_protocol: &'static str,
-    response_flags: &'static str,
+    response_flags: Cow<'static, str>,
     connection_security_policy: &'static str,
 }
 
@@ -146,8 +149,8 @@ impl Labels {
             destination_workload_namespace: destination.namespace,
             destination_principal: destination.principal,
             destination_cluster: destination.cluster,
-            request_protocol: "tcp",
-            response_flags: about.flag,
+            request_protocol: about.protocol,
+            response_flags: about.flag.clone(),
             connection_security_policy: if about.mutual_tls { "mutual_tls" } else { "unknown" },
         }
     }

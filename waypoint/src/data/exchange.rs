@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
-use model::l7::{RetryLedger, Rule, Session};
+use model::l7::{Headers, RetryLedger, Rule, Session};
 use model::route::Behind;
 use model::workload::WorkloadUid;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
@@ -23,7 +23,7 @@ use crate::decide::{
 };
 use crate::refusal::Refusal;
 use crate::rules::{Plan, Then, Way};
-use crate::telemetry::Facts;
+use crate::telemetry::{Cause, Done, Facts, Told};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
@@ -49,6 +49,9 @@ pub(crate) struct OneRequest<U> {
     pub(super) made: u32,
     /// How long to wait before the response that was just refused is asked for again.
     pub(super) wait: Option<Duration>,
+    done: Done,
+    /// What the head of the response said of a gRPC call that was over with it.
+    grpc_status: Option<u32>,
     over: PhantomData<fn() -> U>,
 }
 
@@ -60,7 +63,7 @@ impl<U: Carrier> OneRequest<U> {
         facts: Facts,
         (plan, request): (Plan, &dyn AnyRequest),
     ) -> Self {
-        let Plan { delay, mut then, rule, ledger } = plan;
+        let Plan { delay, mut then, rule, cause, ledger } = plan;
         if let Some(ledger) = &ledger {
             ledger.request(context.shared.since());
         }
@@ -84,6 +87,8 @@ impl<U: Carrier> OneRequest<U> {
             under_way: None,
             made: 0,
             wait: None,
+            done: Done { cause, was_delayed: delay.is_some(), is_late: false },
+            grpc_status: None,
             over: PhantomData,
         }
     }
@@ -94,6 +99,7 @@ impl<U: Carrier> OneRequest<U> {
             let until = Instant::now() + delay;
             sleep_until(self.deadline.map_or(until, |deadline| deadline.min(until))).await;
             if self.is_late(Duration::ZERO) {
+                self.done.cause = Some(Cause::Late);
                 return Some(Next::Answer(Answer::status(504)));
             }
         }
@@ -106,6 +112,7 @@ impl<U: Carrier> OneRequest<U> {
         let (name, port) = self.way.to.clone()?;
         let Some(service) = self.context.shared.mesh.snapshot().service_named(&name).cloned() else {
             tracing::debug!(backend = %name, "a rule's backend is not known");
+            self.done.cause = Some(Cause::BackendUnknown);
             return Some(Next::Answer(Answer::status(500)));
         };
         let dialled = match &self.asked.behind {
@@ -197,10 +204,14 @@ impl<U: Carrier> Exchange for OneRequest<U> {
             }
             Ok(Err(refusal)) => {
                 tracing::debug!(client = %self.facts.client, code = refusal.code(), %refusal, "a request is refused");
+                self.done.cause = Some(Cause::from(&refusal));
                 let status = if matches!(refusal, Refusal::Denied(_)) { 403 } else { 503 };
                 Next::Answer(Answer::status(status))
             }
-            Err(_) => Next::Answer(Answer::status(504)),
+            Err(_) => {
+                self.done.cause = Some(Cause::Late);
+                Next::Answer(Answer::status(504))
+            }
         }
     }
 
@@ -209,6 +220,8 @@ impl<U: Carrier> Exchange for OneRequest<U> {
             return Verdict::Retry;
         }
         self.begin_session();
+        let fields: &dyn Headers = response;
+        self.grpc_status = fields.first("grpc-status").and_then(|status| status.parse().ok());
         Verdict::Forward(self.way.response())
     }
 
@@ -218,8 +231,17 @@ impl<U: Carrier> Exchange for OneRequest<U> {
         }
     }
 
-    fn end(self, _: &dyn AnyRequest, record: &Record) {
-        // 0 is what dashboards know for a request without an answer.
-        self.context.shared.telemetry.request(&self.facts, record.status.unwrap_or(0));
+    fn end(self, request: &dyn AnyRequest, record: &Record) {
+        let is_late = self.deadline.is_some_and(|deadline| record.ended >= deadline);
+        let told = Told {
+            facts: &self.facts,
+            request: Some(request),
+            protocol: U::PROTOCOL,
+            rule: self.rule.as_ref(),
+            record,
+            grpc_status: record.grpc_status.or(self.grpc_status),
+            done: Done { is_late, ..self.done },
+        };
+        self.context.shared.telemetry.request(&self.context.seen, &told);
     }
 }

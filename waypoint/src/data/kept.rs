@@ -38,6 +38,9 @@ pub(crate) fn key(target: &Target) -> Key {
 
 /// What requests of one protocol are sent over: a connection for each at a time, or one for many.
 pub(crate) trait Carrier: Send + Sized {
+    /// What the protocol is called.
+    const PROTOCOL: &'static str;
+
     /// A way to send a request to `target`: one that there is, unless a fresh one is wanted. Notes who answers.
     fn reach(
         context: &Arc<super::Context>,
@@ -51,6 +54,8 @@ pub(crate) trait Carrier: Send + Sized {
 }
 
 impl Carrier for Upstream<Io> {
+    const PROTOCOL: &'static str = "HTTP/1.1";
+
     async fn reach(
         context: &Arc<super::Context>,
         target: &Target,

@@ -38,7 +38,7 @@ use crate::balance::Registry;
 use crate::config::Own;
 use crate::refusal::Refusal;
 use crate::rules::Book;
-use crate::telemetry::Telemetry;
+use crate::telemetry::{Seen, Telemetry};
 
 /// What every thread shares: snapshots and handles, no locks that anyone waits for.
 pub(crate) struct Shared {
@@ -85,4 +85,5 @@ pub(crate) struct Context {
     pub(crate) handshakes: Handshakes,
     pub(crate) endpoints: endpoints::Cache,
     pub(crate) kept: kept::Kept,
+    pub(crate) seen: Seen,
 }

@@ -11,17 +11,18 @@ use model::l7::{Moment, Session};
 use model::route::Behind;
 use model::service::ServiceName;
 use proxy::headers;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::exchange::OneRequest;
 use super::io::{Io, TunnelIo};
+use super::kept::Carrier;
 use super::stream::Asked;
 use super::{Context, classify, opaque};
-use crate::decide::{self, AnyRequest, Decide};
+use crate::decide::{self, AnyRequest, Decide, Outcome, Record};
 use crate::http1::limits::Timeouts;
 use crate::http1::{self, Upstream};
 use crate::rules::{self, Of, Plan};
-use crate::telemetry::Facts;
+use crate::telemetry::{Done, Facts, Told};
 
 /// Serves a stream whose port declares HTTP.
 pub(crate) async fn serve(context: &Arc<Context>, incoming: Incoming, asked: Asked, facts: Facts) {
@@ -113,7 +114,18 @@ impl Decide for Requests {
 
     fn refused(&self, refusal: decide::Refusal) {
         tracing::debug!(client = %self.facts.client, code = refusal.code(), "a malformed request is refused");
-        self.context.shared.telemetry.request(&self.facts, refusal.status());
+        let begun = Record::begun(Instant::now());
+        let record = Record { outcome: Outcome::Refused(refusal), status: Some(refusal.status()), ..begun };
+        let told = Told {
+            facts: &self.facts,
+            request: None,
+            protocol: Upstream::<Io>::PROTOCOL,
+            rule: None,
+            record: &record,
+            grpc_status: None,
+            done: Done::default(),
+        };
+        self.context.shared.telemetry.request(&self.context.seen, &told);
     }
 }
 

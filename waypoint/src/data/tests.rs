@@ -2,7 +2,9 @@
 
 mod connections;
 mod routes;
+mod telemetry;
 
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +13,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use daemon::access::AccessLog;
 use daemon::drain::Drain;
+use daemon::logs::Format;
 use daemon::metrics::Metrics;
 use hbone::{
     ClientLimits, ClientTls, Connect, OpenError, Opener, Reason, Received, ServerLimits, Stream, StreamError,
@@ -22,6 +25,7 @@ use model::address::ClientAddr;
 use model::identity::Identity;
 use model::policy::{Action, Clause, Match, Policy, PolicyName, PolicyScope, Rule, StringMatch};
 use model::store::{Mesh, Update};
+use parking_lot::Mutex;
 use proxy::handshakes::Handshakes;
 use proxy::headers;
 use proxy::mesh::{MeshState, MeshWriter};
@@ -35,7 +39,7 @@ use crate::balance::Registry;
 use crate::config::Own;
 use crate::made;
 use crate::rules::{Book, Rules};
-use crate::telemetry::Telemetry;
+use crate::telemetry::{Seen, Telemetry};
 
 /// What takes longer will not come.
 const IN_VAIN: Duration = Duration::from_secs(120);
@@ -60,6 +64,20 @@ impl Ca for Anybody {
     }
 }
 
+/// What the access log was told.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// A waypoint `waypoint-0` and what it knows. Each test has loopback addresses of its own.
 struct World {
     certificates: Certificates,
@@ -69,6 +87,9 @@ struct World {
     book: Arc<ArcSwap<Book>>,
     drain: Drain,
     address: SocketAddr,
+    metrics: Metrics,
+    access: AccessLog,
+    lines: Lines,
     _state: tempfile::TempDir,
 }
 
@@ -89,12 +110,14 @@ impl World {
         let drain = Drain::new();
         let (policies, watched) = watch::channel(0);
         let book = Arc::new(ArcSwap::from_pointee(Book::default()));
+        let (metrics, lines) = (Metrics::new(), Lines::default());
+        let access = AccessLog::start(Format::Json, lines.clone()).unwrap();
         let shared = Shared {
             own: Own { identity: own.identity, workload: own.uid },
             mesh,
             book: Arc::clone(&book),
             certificates: certificates.clone(),
-            telemetry: Telemetry::new(&Metrics::new(), AccessLog::off()),
+            telemetry: Telemetry::new(&metrics, access.clone()),
             policies: watched,
             endpoints: Registry::default(),
             drain: drain.watch(),
@@ -106,6 +129,7 @@ impl World {
             handshakes: Handshakes::default(),
             endpoints: endpoints::Cache::default(),
             kept: kept::Kept::default(),
+            seen: Seen::default(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -116,7 +140,19 @@ impl World {
             }
         });
         let rules = Rules::new(("shop".into(), "waypoint".into()));
-        Self { certificates, writer, policies, rules, book, drain, address, _state: state }
+        Self {
+            certificates,
+            writer,
+            policies,
+            rules,
+            book,
+            drain,
+            address,
+            metrics,
+            access,
+            lines,
+            _state: state,
+        }
     }
 
     async fn certificate(&self, account: &str) -> Arc<Certificate> {

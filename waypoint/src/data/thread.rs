@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 
 use super::{Context, Shared, endpoints, inbound, kept};
 use crate::refusal::Refusal;
+use crate::telemetry::Seen;
 
 /// Connections on their way to a thread: a burst while it is busy. What it can't take the client's node sends elsewhere.
 const QUEUE: usize = 256;
@@ -101,12 +102,16 @@ async fn run(
         handshakes: Handshakes::default(),
         endpoints: endpoints::Cache::default(),
         kept: kept::Kept::default(),
+        seen: Seen::default(),
     });
     let mut tunnels = JoinSet::new();
     let mut sweeps = tokio::time::interval(SWEEP);
     loop {
         tokio::select! {
-            _ = sweeps.tick() => context.kept.sweep(),
+            _ = sweeps.tick() => {
+                context.kept.sweep();
+                context.seen.sweep();
+            }
             connection = connections.recv() => {
                 let Some((tcp, client)) = connection else { return };
                 let (context, live) = (Arc::clone(&context), Live(Arc::clone(&live)));

@@ -113,6 +113,8 @@ pub struct Record {
     pub outcome: Outcome,
     /// What the client was answered.
     pub status: Option<u16>,
+    /// The `grpc-status` that the response ended with, in its trailers or its head.
+    pub grpc_status: Option<u32>,
     /// Attempts that were made.
     pub attempts: u32,
     /// Why the last attempt failed that did.
@@ -127,4 +129,23 @@ pub struct Record {
     pub responded: Option<Instant>,
     /// When it was over.
     pub ended: Instant,
+}
+
+impl Record {
+    /// Of a request whose head has just arrived. As long as nothing else is said, its client is what ended it.
+    #[must_use]
+    pub fn begun(began: Instant) -> Self {
+        Self {
+            outcome: Outcome::ClientGone,
+            status: None,
+            grpc_status: None,
+            attempts: 0,
+            failure: None,
+            request_bytes: 0,
+            response_bytes: 0,
+            began,
+            responded: None,
+            ended: began,
+        }
+    }
 }

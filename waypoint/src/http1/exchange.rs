@@ -57,17 +57,7 @@ where
         kept: Kept::new(hooks.replay()),
         hooks,
         request,
-        record: Record {
-            outcome: Outcome::ClientGone,
-            status: None,
-            attempts: 0,
-            failure: None,
-            request_bytes: 0,
-            response_bytes: 0,
-            began,
-            responded: None,
-            ended: began,
-        },
+        record: Record::begun(began),
         moved: began,
     };
     let (outcome, after) = course.all().await;

@@ -16,6 +16,7 @@ use model::service::ServiceName;
 
 use super::store::OfService;
 use crate::decide::{Answer, AnyRequest, FieldEdits, RequestEdits};
+use crate::telemetry::Cause;
 
 /// What a plan depends on.
 pub(crate) struct Of<'a> {
@@ -42,6 +43,8 @@ pub(crate) struct Plan {
     pub(crate) then: Then,
     /// The rule that decides, unless none does.
     pub(crate) rule: Option<Arc<Rule>>,
+    /// Why it is answered here, unless the rule wants just that.
+    pub(crate) cause: Option<Cause>,
     /// What retries of the service are counted in, where a rule decides.
     pub(crate) ledger: Option<Arc<RetryLedger>>,
 }
@@ -85,10 +88,14 @@ impl Of<'_> {
 
 /// Why a request goes no further.
 enum Stop {
-    /// It is answered.
+    /// It is answered as the rule wants.
     Answer(Answer),
+    /// The backend leads nowhere.
+    Invalid(Answer),
     /// A browser asked, and is answered whatever is broken on purpose.
     Preflight(Answer),
+    /// What the rule makes of it can't be written, and is not sent on as something else.
+    Unwritable,
 }
 
 /// Decides about a request.
@@ -102,33 +109,40 @@ pub(crate) fn plan(of: &Of<'_>, request: &dyn AnyRequest) -> Plan {
     };
     let (rule, way) = match of.known.routes(of.port).select(&asked) {
         Selected::Implicit => (None, Ok(Way::default())),
-        Selected::Unmatched => return Plan::answer(None, 404),
-        Selected::Rule { rule, .. } if rule.refusal.is_some() => return Plan::answer(Some(rule), 500),
+        Selected::Unmatched => return Plan::answer(None, 404, Cause::NoRule),
+        Selected::Rule { rule, .. } if rule.refusal.is_some() => {
+            return Plan::answer(Some(rule), 500, Cause::RuleRefused);
+        }
         Selected::Rule { rule, by } => (Some(rule), follow(rule, &by.path, of, request)),
     };
     let chosen = of.known.chosen(rule.map(|rule| &rule.key));
     let ledger = rule.map(|_| Arc::clone(of.known.ledger()));
     let rule = rule.cloned();
     let injected = chosen.fault.as_ref().map(|fault| inject(fault, of, request)).unwrap_or_default();
-    let then = match (way, injected.abort) {
+    let (then, cause) = match (way, injected.abort) {
         (Err(Stop::Preflight(answer)), _) => {
-            return Plan { delay: None, then: Then::Answer(answer), rule, ledger };
+            return Plan { delay: None, then: Then::Answer(answer), rule, cause: None, ledger };
         }
-        (_, Some(abort)) => aborted(abort),
-        (Err(Stop::Answer(answer)), None) => Then::Answer(answer),
-        (Ok(way), None) => Then::Forward(Box::new(Way { balancing: chosen.balancing.clone(), ..way })),
+        (_, Some(abort)) => (aborted(abort), Some(Cause::Fault)),
+        (Err(Stop::Answer(answer)), None) => (Then::Answer(answer), None),
+        (Err(Stop::Invalid(answer)), None) => (Then::Answer(answer), Some(Cause::BackendInvalid)),
+        (Err(Stop::Unwritable), None) => (Then::Answer(Answer::status(400)), Some(Cause::Unwritable)),
+        (Ok(way), None) => {
+            (Then::Forward(Box::new(Way { balancing: chosen.balancing.clone(), ..way })), None)
+        }
     };
-    Plan { delay: injected.delay, then, rule, ledger }
+    Plan { delay: injected.delay, then, rule, cause, ledger }
 }
 
 impl Plan {
     /// On to what was asked for, as it is.
     pub(crate) fn straight() -> Self {
-        Self { delay: None, then: Then::Forward(Box::default()), rule: None, ledger: None }
+        Self { delay: None, then: Then::Forward(Box::default()), rule: None, cause: None, ledger: None }
     }
 
-    fn answer(rule: Option<&Arc<Rule>>, status: u16) -> Self {
-        Self { delay: None, then: Then::Answer(Answer::status(status)), rule: rule.cloned(), ledger: None }
+    fn answer(rule: Option<&Arc<Rule>>, status: u16, cause: Cause) -> Self {
+        let then = Then::Answer(Answer::status(status));
+        Self { delay: None, then, rule: rule.cloned(), cause: Some(cause), ledger: None }
     }
 }
 
@@ -194,7 +208,7 @@ impl Way {
             by,
         };
         let Ok(location) = HeaderValue::from_str(&redirect.location(&asked)) else {
-            return Stop::Answer(Answer::status(400));
+            return Stop::Unwritable;
         };
         let mut answer = self.answer(redirect.status);
         answer.fields.set(LOCATION, location);
@@ -207,10 +221,8 @@ impl Way {
         by: &PathMatch,
         request: &dyn AnyRequest,
     ) -> Result<(), Stop> {
-        // What can't be written is not sent on as something else.
-        let unwritable = || Stop::Answer(Answer::status(400));
         if let Some(host) = &rewrite.host {
-            let authority = host.as_str().parse::<Authority>().map_err(|_| unwritable())?;
+            let authority = host.as_str().parse::<Authority>().map_err(|_| Stop::Unwritable)?;
             self.request.authority = Some(authority);
         }
         // `*` and the target of CONNECT are no paths.
@@ -220,7 +232,7 @@ impl Way {
                 target.push('?');
                 target.push_str(query);
             }
-            self.request.target = Some(target.parse::<PathAndQuery>().map_err(|_| unwritable())?);
+            self.request.target = Some(target.parse::<PathAndQuery>().map_err(|_| Stop::Unwritable)?);
         }
         Ok(())
     }
@@ -246,7 +258,9 @@ fn follow(rule: &Rule, by: &PathMatch, of: &Of<'_>, request: &dyn AnyRequest) ->
     }
     match backend.map(|backend| &backend.target) {
         Some(BackendTarget::Service { name, port }) => way.to = Some((name.clone(), *port)),
-        Some(BackendTarget::Invalid(_)) | None => return Err(Stop::Answer(way.answer(500))),
+        Some(BackendTarget::Invalid(_)) | None => {
+            return Err(Stop::Invalid(way.answer(500)));
+        }
     }
     Ok(way)
 }

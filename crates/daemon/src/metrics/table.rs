@@ -46,6 +46,7 @@ pub struct Table<L, M>(Arc<Shards<L, M>>);
 struct Shards<L, M> {
     hasher: RandomState,
     shards: [RwLock<HashMap<Arc<L>, Slot<M>>>; SHARDS],
+    rows_max: usize,
     rows: AtomicUsize,
     refused: AtomicUsize,
 }
@@ -64,10 +65,11 @@ impl<L, M> Clone for Table<L, M> {
 }
 
 impl<L: Labels, M: Row> Table<L, M> {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(rows_max: usize) -> Self {
         let shards = std::array::from_fn(|_| RwLock::default());
         let counters = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Self(Arc::new(Shards { hasher: RandomState::new(), shards, rows: counters.0, refused: counters.1 }))
+        let (hasher, (rows, refused)) = (RandomState::new(), counters);
+        Self(Arc::new(Shards { hasher, shards, rows_max, rows, refused }))
     }
 
     /// The row of `labels`, made if it is new. Hold it as long as the thing it counts lives: a held row does not expire.
@@ -81,7 +83,7 @@ impl<L: Labels, M: Row> Table<L, M> {
         if let Some(slot) = rows.get(&labels) {
             return slot.hand_out();
         }
-        if self.0.rows.fetch_add(1, Ordering::Relaxed) >= SERIES_MAX {
+        if self.0.rows.fetch_add(1, Ordering::Relaxed) >= self.0.rows_max {
             self.0.rows.fetch_sub(1, Ordering::Relaxed);
             self.0.refused.fetch_add(1, Ordering::Relaxed);
             return Arc::default();

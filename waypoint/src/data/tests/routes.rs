@@ -13,11 +13,11 @@ use super::*;
 use crate::rules::Change;
 
 impl World {
-    fn follow(&mut self, changes: impl IntoIterator<Item = Change>) {
+    pub(super) fn follow(&mut self, changes: impl IntoIterator<Item = Change>) {
         self.book.store(Arc::new(self.rules.apply(changes)));
     }
 
-    fn rule(&mut self, rule: Rule) {
+    pub(super) fn rule(&mut self, rule: Rule) {
         self.follow([Change::Rule(Box::new(rule))]);
     }
 
@@ -145,7 +145,7 @@ impl Http {
         Some(Reply { status, head, body })
     }
 
-    async fn ask(&mut self, request: &str) -> Reply {
+    pub(super) async fn ask(&mut self, request: &str) -> Reply {
         self.try_ask(request).await.unwrap_or_else(|| panic!("no answer to {request}"))
     }
 
@@ -342,7 +342,7 @@ async fn a_rule_that_retries_hides_a_failing_replica_and_others_do_not() {
     assert_eq!(http.get("/retry").await.status, 500);
 }
 
-fn fault(triggers: Vec<Trigger>, delay: Option<Duration>, answer: AbortAnswer) -> Change {
+pub(super) fn fault(triggers: Vec<Trigger>, delay: Option<Duration>, answer: AbortAnswer) -> Change {
     let policy = model::l7::Policy {
         name: model::l7::PolicyName { namespace: "shop".into(), name: "chaos".into() },
         target: PolicyTarget::Service(made::service_name("web")),

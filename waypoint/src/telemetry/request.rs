@@ -1,0 +1,120 @@
+//! What is said of one request when it is over.
+
+use std::fmt::{self, Display};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use daemon::access::{self, AccessLog};
+use model::l7::{Headers, Rule};
+
+use super::Facts;
+use super::cause::Done;
+use super::flags::Flags;
+use crate::decide::{AnyRequest, Record};
+
+/// Bytes of a text of the client's that a line shows: enough to know it again. Whole, heads of 64 KiB would fill the log.
+const SHOWN_MAX: usize = 512;
+
+/// The last status of gRPC. What servers make up beyond it counts as UNKNOWN, as clients take it.
+const GRPC_STATUS_MAX: u32 = 16;
+const GRPC_UNKNOWN: u32 = 2;
+
+/// A request that is over.
+pub(crate) struct Told<'a> {
+    /// Who asked whom.
+    pub(crate) facts: &'a Facts,
+    /// The request, unless it was none.
+    pub(crate) request: Option<&'a dyn AnyRequest>,
+    /// `HTTP/1.1`, for one.
+    pub(crate) protocol: &'static str,
+    /// The rule that decided.
+    pub(crate) rule: Option<&'a Arc<Rule>>,
+    /// What happened.
+    pub(crate) record: &'a Record,
+    /// What the server said of a gRPC call.
+    pub(crate) grpc_status: Option<u32>,
+    /// What we did about it.
+    pub(crate) done: Done,
+}
+
+impl Told<'_> {
+    /// The status of a gRPC call; UNKNOWN where there is none that clients would know.
+    pub(super) fn grpc_status(&self) -> Option<u32> {
+        let fields = self.request.map(|request| request as &dyn Headers);
+        let kind = fields.and_then(|fields| fields.first("content-type"));
+        let is_grpc = kind.is_some_and(|kind| kind.starts_with("application/grpc"));
+        is_grpc.then(|| self.grpc_status.filter(|status| *status <= GRPC_STATUS_MAX).unwrap_or(GRPC_UNKNOWN))
+    }
+
+    /// Writes its line.
+    pub(super) fn log(&self, access: &AccessLog, (flags, code): (Flags, Option<&'static str>)) {
+        if !access.is_on() {
+            return;
+        }
+        let Self { facts, record, .. } = self;
+        let fields = self.request.map(|request| request as &dyn Headers);
+        let request_id = fields.and_then(|fields| fields.first("x-request-id"));
+        let (method, authority, id) = (
+            bounded(self.request.map(|request| request.method())),
+            bounded(self.request.map(|request| request.authority())),
+            bounded(request_id),
+        );
+        let path = self.request.map(Path);
+        let app = facts.app.as_ref().map(|app| app as &dyn Display);
+        access.record_request(&access::Request {
+            at: SystemTime::now(),
+            source: facts.source.shown(Some(&facts.client), true),
+            destination: facts.destination.shown(app, true),
+            hbone_address: Some(&facts.authority).filter(|text| !text.is_empty()).map(|text| text as _),
+            service: facts.service.as_ref().map(|service| &service.id.hostname as _),
+            method: shown(&method),
+            authority: shown(&authority),
+            path: shown(&path),
+            protocol: self.protocol,
+            status: record.status.unwrap_or(0),
+            grpc_status: self.grpc_status(),
+            flags: &flags,
+            code,
+            rule: self.rule.map(|rule| &rule.key as _),
+            attempts: record.attempts,
+            bytes_sent: record.response_bytes,
+            bytes_received: record.request_bytes,
+            duration: record.ended.duration_since(record.began),
+            responded: record.responded.map(|at| at.duration_since(record.began)),
+            request_id: shown(&id),
+            trace_id: None,
+        });
+    }
+}
+
+fn bounded(text: Option<&str>) -> Option<Bounded<'_>> {
+    text.filter(|text| !text.is_empty()).map(Bounded)
+}
+
+fn shown<T: Display>(value: &Option<T>) -> access::Text<'_> {
+    value.as_ref().map(|value| value as &dyn Display)
+}
+
+/// The beginning of a text, and whether there is more.
+struct Bounded<'a>(&'a str);
+
+impl Display for Bounded<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let end = self.0.floor_char_boundary(SHOWN_MAX);
+        f.write_str(&self.0[..end])?;
+        f.write_str(if end < self.0.len() { "…" } else { "" })
+    }
+}
+
+/// Path and query.
+struct Path<'a>(&'a dyn AnyRequest);
+
+impl Display for Path<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Bounded(self.0.path()).fmt(f)?;
+        match self.0.query() {
+            Some(query) => write!(f, "?{}", Bounded(query)),
+            None => Ok(()),
+        }
+    }
+}
