@@ -48,7 +48,7 @@ lint: setup ## format, lints, architecture rules, and cargo-deny if it is instal
 	@if command -v cargo-deny >/dev/null; then $(PART) cargo-deny cargo deny --locked check; \
 	else echo "cargo-deny is not installed: licences and advisories were not checked"; fi
 
-bench: setup ## what Airglow costs, as ratios (root). ARGS="node --peer PATH", ARGS="kubernetes"
+bench: setup ## what Airglow costs, as ratios (root). ARGS="node --peer PATH", ARGS="waypoint --envoy PATH", ARGS="kubernetes"
 	@$(PART) build $(CARGO) build --locked --release $(RUN_BINARIES) -p bench
 	@target/release/bench $(ARGS)
 

@@ -96,7 +96,8 @@ fn keep_up(load: &mut dyn Load, until: Instant) -> io::Result<()> {
     Ok(())
 }
 
-fn report(tally: Tally, seconds: f64, cpu: Cpu) -> Report {
+/// What a window's tally comes to.
+pub(crate) fn report(tally: Tally, seconds: f64, cpu: Cpu) -> Report {
     let Tally { bytes, operations, failed, failure, mut latencies } = tally;
     let mut at = |p| percentile(&mut latencies, p).unwrap_or(0) as f64 / 1e3;
     let (p50_us, p99_us, max_us) = (at(0.5), at(0.99), at(1.0));

@@ -44,7 +44,8 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    fn operation(&mut self, began: Instant, now: Instant) {
+    /// One more that was answered.
+    pub(crate) fn operation(&mut self, began: Instant, now: Instant) {
         self.operations += 1;
         self.latencies.push(u64::try_from((now - began).as_nanos()).unwrap_or(u64::MAX));
     }

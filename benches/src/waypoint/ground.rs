@@ -1,0 +1,295 @@
+//! What is measured, set up: a lab with a client, servers, our waypoint with a controller, and the other proxy.
+//!
+//! Proxies run on one core, the load on another. Both proxies follow the same routes.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use lab::{Env, Lab, LabConfig, Pod, PodSpec, Process, Program, ServiceSpec, Tuning, wait_until};
+
+use super::load::client::Protocol;
+use super::load::origin::{HBONE_PORT, HTTP1_PORT, HTTP2_PORT};
+use super::manifests::{GATEWAY, HTTP_PORT, HTTP2_SERVICE_PORT, NAMESPACE, Routes, crowd};
+use super::shapes::{Mesh, Shape};
+use super::{certificates, envoy, measure, say};
+use crate::resident;
+
+/// How long anything may take until it answers, on a machine where much else runs.
+const READY_WITHIN: Duration = Duration::from_secs(60);
+/// The cores of the proxies and of the load.
+const PROXY_CORE: &str = "0";
+const LOAD_CORE: &str = "1";
+
+/// Lines of what a process complains of that are shown.
+const COMPLAINTS: usize = 3;
+
+const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
+/// What there is beside what is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Scale {
+    /// Routes of HTTP/1.1 in tunnels that match other paths.
+    pub(crate) routes: usize,
+    /// Endpoints of a service that nobody asks for.
+    pub(crate) endpoints: usize,
+}
+
+/// Where the servers are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Origins {
+    pub(crate) plain: [IpAddr; 2],
+    pub(crate) tunnelled: [IpAddr; 2],
+}
+
+/// Which proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Kind {
+    Airglow,
+    Envoy,
+}
+
+/// A proxy that runs.
+#[derive(Debug)]
+pub(crate) struct Proxy {
+    pub(crate) kind: Kind,
+    pub(crate) pod: Pod,
+    pub(crate) process: Process,
+}
+
+/// Everything that is measured, and the lab that it runs in.
+#[derive(Debug)]
+pub(crate) struct Ground {
+    pub(crate) proxies: Vec<Proxy>,
+    pub(crate) client: Pod,
+    pub(crate) servers: Vec<Process>,
+    pub(crate) lab: Lab,
+    certificates: PathBuf,
+    envoy: Option<PathBuf>,
+    origins: Origins,
+    /// The services' addresses, by [`Mesh`]: plain, tunnelled.
+    services: [IpAddr; 2],
+}
+
+impl Ground {
+    /// Sets everything up and waits until each proxy answers.
+    pub(crate) fn start(envoy: Option<&Path>) -> anyhow::Result<Self> {
+        ensure!(std::thread::available_parallelism()?.get() > 1, "proxies and load need a core each");
+        let tuning = Tuning::bench();
+        let lab = Lab::start(LabConfig { nodes: 1, ipv6: false, capture: false, tuning, binaries: None })?;
+        let state = lab.dir().join("controller");
+        let certificates = lab.dir().join("certificates");
+        certificates::issue(&state, &certificates, NAMESPACE, &["client", "server", "waypoint"])?;
+        lab.start_controller(Env::new())?;
+        lab.apply_yaml("gateway.yaml", GATEWAY)?;
+        let client = lab.node(0).add_pod(PodSpec::new(NAMESPACE, "client").service_account("client"))?;
+        let mut servers = Vec::new();
+        let mut pods = |app: &str, tunnelled: bool| -> anyhow::Result<[IpAddr; 2]> {
+            let mut ips = [IpAddr::V4(Ipv4Addr::UNSPECIFIED); 2];
+            for (ip, version) in ips.iter_mut().zip(["one", "two"]) {
+                let spec = PodSpec::new(NAMESPACE, format!("{app}-{version}")).service_account("server");
+                let mut spec = spec.label("app", app).label("version", version);
+                if tunnelled {
+                    spec = spec.label("networking.istio.io/tunnel", "http");
+                }
+                let pod = lab.node(0).add_pod(spec)?;
+                let certificate = certificates.join("server");
+                let args =
+                    ["waypoint-origin".into(), "--certificate".into(), certificate.display().to_string()];
+                let process = pod.spawn(on_core(LOAD_CORE, own()?, &args))?;
+                process.wait_for_line("serving", READY_WITHIN)?;
+                servers.push(process);
+                *ip = pod.ip();
+            }
+            Ok(ips)
+        };
+        let origins = Origins { plain: pods("plain", false)?, tunnelled: pods("server", true)? };
+        let services = [service(&lab, "plain")?, service(&lab, "server")?];
+        let own_service = ServiceSpec::new(NAMESPACE, "waypoint").selector(GATEWAY_NAME, "waypoint");
+        lab.add_service(own_service.port("mesh", HBONE_PORT, HBONE_PORT))?;
+        let (proxies, envoy) = (Vec::new(), envoy.map(Path::to_owned));
+        let mut ground = Self { proxies, client, servers, lab, certificates, envoy, origins, services };
+        ground.route(&Routes::default())?;
+        ground.proxies.push(ground.start_airglow("waypoint-0")?);
+        if ground.envoy.is_some() {
+            ground.proxies.push(ground.start_envoy("envoy-0", Scale::default())?);
+        }
+        for proxy in &ground.proxies {
+            ground.await_answers(proxy)?;
+        }
+        Ok(ground)
+    }
+
+    /// Says what becomes of requests, for both services.
+    pub(crate) fn route(&self, routes: &Routes) -> anyhow::Result<()> {
+        for service in ["plain", "server"] {
+            self.lab.apply_yaml(&format!("route-{service}.yaml"), &routes.of(service))?;
+        }
+        Ok(())
+    }
+
+    /// Where the client asks, and for what: the proxy's address, and the authority of a tunnel if it is to make one.
+    pub(crate) fn address(&self, proxy: &Proxy, shape: &Shape) -> (SocketAddr, Option<SocketAddr>) {
+        let http2 = shape.protocol != Protocol::Http1;
+        let service = self.services[usize::from(shape.mesh == Mesh::Hbone)];
+        let authority = SocketAddr::new(service, if http2 { HTTP2_SERVICE_PORT } else { HTTP_PORT });
+        match (proxy.kind, shape.mesh) {
+            (Kind::Envoy, Mesh::Plain) => {
+                let port = if http2 { envoy::PLAIN_HTTP2 } else { envoy::PLAIN_HTTP1 };
+                (SocketAddr::new(proxy.pod.ip(), port), None)
+            }
+            (Kind::Airglow, _) | (Kind::Envoy, Mesh::Hbone) => {
+                (SocketAddr::new(proxy.pod.ip(), HBONE_PORT), Some(authority))
+            }
+        }
+    }
+
+    /// A program that asks, on the load's core.
+    pub(crate) fn load(&self, args: &[String]) -> anyhow::Result<Process> {
+        let mut all = vec!["waypoint-client".to_owned(), "--certificate".to_owned()];
+        all.push(self.certificates.join("client").display().to_string());
+        all.extend_from_slice(args);
+        Ok(self.client.spawn(on_core(LOAD_CORE, own()?, &all))?)
+    }
+
+    /// Waits until a proxy answers in every shape that it can.
+    fn await_answers(&self, proxy: &Proxy) -> anyhow::Result<()> {
+        for mesh in [Mesh::Plain, Mesh::Hbone] {
+            let shape = measure::probe(mesh);
+            wait_until(&format!("answers of {:?}", proxy.kind), READY_WITHIN, || {
+                measure::once(self, proxy, &shape).map_err(|error| format!("{error:#}"))
+            })
+            .inspect_err(|_| self.say_complaints(proxy))?;
+        }
+        say(&format!("{:?} answers; process {}", proxy.kind, proxy.process.pid()));
+        Ok(())
+    }
+
+    /// What a proxy and the servers have complained of last.
+    fn say_complaints(&self, proxy: &Proxy) {
+        for process in self.servers.iter().chain([&proxy.process]) {
+            let output = process.output();
+            output
+                .stderr
+                .lines()
+                .rev()
+                .take(COMPLAINTS)
+                .for_each(|line| say(&format!("  {}: {line}", process.pid())));
+        }
+    }
+
+    /// Another process of the same kind that knows so much.
+    pub(crate) fn start_another(&self, proxy: &Proxy, scale: Scale) -> anyhow::Result<Proxy> {
+        let name = format!("{:?}-{}-{}", proxy.kind, scale.routes, scale.endpoints).to_lowercase();
+        match proxy.kind {
+            Kind::Airglow => self.start_airglow(&name),
+            Kind::Envoy => self.start_envoy(&name, scale),
+        }
+    }
+
+    /// Envoy follows its file: puts one with another in the place of the one that runs, which is returned.
+    pub(crate) fn replace_envoy(&mut self, scale: Scale) -> anyhow::Result<Option<Proxy>> {
+        let Some(index) = self.proxies.iter().position(|proxy| proxy.kind == Kind::Envoy) else {
+            return Ok(None);
+        };
+        let other = self.start_another(&self.proxies[index], scale)?;
+        self.await_answers(&other)?;
+        Ok(Some(std::mem::replace(&mut self.proxies[index], other)))
+    }
+
+    /// Ends the one that took its place.
+    pub(crate) fn put_back(&mut self, replaced: Option<Proxy>) -> anyhow::Result<()> {
+        let Some(replaced) = replaced else { return Ok(()) };
+        let found = self.proxies.iter_mut().find(|proxy| proxy.kind == replaced.kind);
+        let other = std::mem::replace(found.context("it was replaced")?, replaced);
+        other.process.kill()?;
+        Ok(other.pod.remove()?)
+    }
+
+    /// Waits until everybody knows what was said last.
+    pub(crate) fn settle(&self) -> anyhow::Result<()> {
+        let controller = self.lab.controller().context("the controller has gone")?;
+        let proxies = self.proxies.iter().map(|proxy| proxy.process.pid());
+        resident::settle("the bench", &proxies.chain([controller.pid()]).collect::<Vec<_>>())
+    }
+
+    /// Makes a guarded service of so many endpoints, or none.
+    pub(crate) fn crowd(&self, endpoints: usize) -> anyhow::Result<()> {
+        match endpoints {
+            0 => self.lab.delete_yaml("crowd.yaml")?,
+            endpoints => self.lab.apply_yaml("crowd.yaml", &crowd(endpoints))?,
+        }
+        Ok(())
+    }
+
+    /// Our waypoint, with one data thread.
+    fn start_airglow(&self, name: &str) -> anyhow::Result<Proxy> {
+        let spec = PodSpec::new(NAMESPACE, name).service_account("waypoint");
+        let spec = spec.label(GATEWAY_NAME, "waypoint").label("networking.istio.io/tunnel", "http");
+        let spec = spec.label("gateway.istio.io/managed", "istio.io-mesh-controller");
+        let pod = self.lab.node(0).add_pod(spec.label("istio.io/dataplane-mode", "none"))?;
+        let mut environment = pod.waypoint_env();
+        let token = environment.get("AIRGLOW_TOKEN").context("the lab no longer names a token")?;
+        fs::write(token, "the token of a bench").with_context(|| format!("write {token}"))?;
+        environment.insert("AIRGLOW_THREADS".into(), "1".into());
+        let program = own()?.with_file_name("waypoint");
+        ensure!(program.is_file(), "{} is not there: build it too", program.display());
+        let mut program = silent(&program, &[]);
+        for (name, value) in environment {
+            program = program.env(name, value);
+        }
+        Ok(Proxy { kind: Kind::Airglow, process: pod.spawn(program)?, pod })
+    }
+
+    /// Envoy, with one worker.
+    fn start_envoy(&self, name: &str, scale: Scale) -> anyhow::Result<Proxy> {
+        let path = self.envoy.as_deref().context("--envoy was not given")?;
+        ensure!(path.is_file(), "--envoy: {} is not a file", path.display());
+        let spec = PodSpec::new(NAMESPACE, name).service_account("waypoint");
+        let pod = self.lab.node(0).add_pod(spec)?;
+        let config = self.lab.dir().join(format!("{name}.json"));
+        let bootstrap = envoy::bootstrap(&self.certificates.join("waypoint"), &self.origins, scale);
+        fs::write(&config, serde_json::to_string_pretty(&bootstrap)?)?;
+        let args = [
+            "-c",
+            &config.display().to_string(),
+            "--concurrency",
+            "1",
+            "--disable-hot-restart",
+            "-l",
+            "error",
+        ];
+        let process = pod.spawn(silent(path, &args.map(str::to_owned)))?;
+        Ok(Proxy { kind: Kind::Envoy, pod, process })
+    }
+}
+
+/// The service of an app that the waypoint guards, and one per version.
+fn service(lab: &Lab, app: &str) -> anyhow::Result<IpAddr> {
+    let spec = |name: &str| {
+        let spec = ServiceSpec::new(NAMESPACE, name).selector("app", app);
+        spec.port("http", HTTP_PORT, HTTP1_PORT).port("http2", HTTP2_SERVICE_PORT, HTTP2_PORT)
+    };
+    for version in ["one", "two"] {
+        lab.add_service(spec(&format!("{app}-{version}")).selector("version", version))?;
+    }
+    let service = lab.add_service(spec(app).label("istio.io/use-waypoint", "waypoint"))?;
+    service.ips.first().copied().context("a service without an address")
+}
+
+/// This executable, whose other commands make and take load.
+fn own() -> anyhow::Result<PathBuf> {
+    std::env::current_exe().context("find this executable")
+}
+
+fn on_core(core: &str, program: PathBuf, args: &[String]) -> Program {
+    Program::new("taskset").args(["-c".to_owned(), core.to_owned(), program.display().to_string()]).args(args)
+}
+
+/// A proxy on its core. What it logs is written and not kept: for both proxies alike.
+fn silent(program: &Path, args: &[String]) -> Program {
+    const SCRIPT: &str = "exec taskset -c \"$0\" \"$@\" > /dev/null";
+    Program::new("sh").args(["-c", SCRIPT, PROXY_CORE]).args([program]).args(args)
+}
