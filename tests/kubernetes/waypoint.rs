@@ -1,9 +1,13 @@
 //! Waypoints on a real cluster: a Gateway becomes one, and what names it is reached through it or not at all.
 
+use std::sync::LazyLock;
+
+use lab::Cluster;
 use serde_json::Value;
 
 use crate::command_line::{airglow, said};
 use crate::mesh::{AMBIENT, meshed};
+use crate::traffic::{Client, Traffic};
 use crate::{Namespace, PATIENCE, eventually};
 
 /// Whose address the server saw.
@@ -12,11 +16,20 @@ fn client(answer: &Value) -> String {
     client.rsplit_once(':').map_or(client, |(ip, _)| ip).to_owned()
 }
 
+/// Images and kinds of objects that waypoints need, on the cluster with the mesh.
+fn with_waypoints() -> &'static Cluster {
+    static PREPARED: LazyLock<()> = LazyLock::new(|| {
+        let cluster = meshed();
+        cluster.load_waypoint_image().expect("an image of what was built: cargo build -p waypoint");
+        cluster.add_gateway_api().expect("the Gateway API's definitions");
+    });
+    LazyLock::force(&PREPARED);
+    meshed()
+}
+
 #[test]
 fn what_names_a_waypoint_is_reached_through_it_and_not_without_it() {
-    let cluster = meshed();
-    cluster.load_waypoint_image().expect("an image of what was built: cargo build -p waypoint");
-    cluster.add_gateway_api().expect("the Gateway API's definitions");
+    let cluster = with_waypoints();
     let shop = Namespace::new(cluster, "guarded");
     shop.kubectl(&["label", "namespace", shop.name, &format!("{AMBIENT}=ambient")]);
     shop.deploy_web(2);
@@ -57,4 +70,63 @@ fn what_names_a_waypoint_is_reached_through_it_and_not_without_it() {
     shop.kubectl(&["label", "namespace", shop.name, "istio.io/use-waypoint-"]);
     // Straight on, now that nothing asks for more.
     shop.curl_until(caller, "http://web/", |answer| answer["name"].is_string());
+}
+
+/// Every request to `web` is answered as one for `/routed`.
+fn route(namespace: &str) -> String {
+    format!(
+        "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: to-web, namespace: {namespace}}}
+spec:
+  parentRefs: [{{group: '', kind: Service, name: web, port: 80}}]
+  rules:
+  - filters: [{{type: URLRewrite, urlRewrite: {{path: {{type: ReplaceFullPath, replaceFullPath: /routed}}}}}}]
+    backendRefs: [{{name: web, port: 80}}]
+"
+    )
+}
+
+#[test]
+fn a_waypoint_comes_with_the_first_route_and_goes_with_the_last_unnoticed() {
+    let cluster = with_waypoints();
+    let shop = Namespace::new(cluster, "by-need");
+    shop.kubectl(&[
+        "label",
+        "namespace",
+        shop.name,
+        &format!("{AMBIENT}=ambient"),
+        "airglow.dev/waypoint=auto",
+    ]);
+    shop.deploy_web(2);
+    shop.joined();
+    let calls = Client::calls("calls", "http", "web.by-need:80");
+    let traffic = Traffic::start(&shop, "traffic", &cluster.node(0), vec![calls]);
+    shop.joined();
+    let caller = &shop.pods()[0].0;
+    let gateways = || shop.kubectl(&["get", "gateways", "-o", "name"]);
+    assert_eq!(gateways(), "", "nothing needs one yet");
+
+    traffic.undisturbed("a waypoint that comes", || {
+        cluster.apply(&route(shop.name)).expect("a route");
+        shop.curl_until(caller, "http://web/", |answer| answer["path"] == "/routed");
+        traffic.progress();
+    });
+    let said_of = |what: [&str; 2]| shop.get(&what)["status"].to_string();
+    let gateway = said_of(["gateway", "waypoint-auto"]);
+    assert!(gateway.contains("guards services that routes and policies name: web"), "{gateway}");
+    let bound = said_of(["service", "web"]);
+    assert!(bound.contains("WaypointAccepted"), "{bound}");
+
+    traffic.undisturbed("a waypoint that goes", || {
+        shop.kubectl(&["delete", "httproute", "to-web"]);
+        shop.curl_until(caller, "http://web/", |answer| answer["path"] == "/");
+        eventually("the waypoint goes", || {
+            let left = gateways() + &shop.kubectl(&["get", "pods", "-o", "name"]);
+            if left.contains("waypoint") { Err(left) } else { Ok(()) }
+        });
+    });
+    assert_eq!(traffic.account("calls")["failed"], 0);
+    traffic.end();
 }

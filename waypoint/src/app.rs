@@ -28,6 +28,7 @@ use crate::admin;
 use crate::balance::Registry;
 use crate::config::Config;
 use crate::data::Shared;
+use crate::data::abreast::Past;
 use crate::data::thread::{self, Thread};
 use crate::discovery::Discovery;
 use crate::rules::{Book, Rules};
@@ -93,9 +94,10 @@ fn control_side(config: &Config, process: &Process, tasks: &mut TaskGroup) -> an
     let (client, _) = xds::Client::new(xds::client::Config::new(node, wanted.to_vec()), control, sink);
     tasks.spawn_infallible("discovery", client.run());
 
-    Ok(Arc::new(Shared {
+    let shared = Arc::new(Shared {
         own: config.own.clone(),
         mesh,
+        past: Past::default(),
         book,
         certificates,
         telemetry: Telemetry::new(&process.metrics, process.access.clone()),
@@ -103,7 +105,9 @@ fn control_side(config: &Config, process: &Process, tasks: &mut TaskGroup) -> an
         endpoints: Registry::default(),
         drain: process.drain.watch(),
         epoch: Instant::now(),
-    }))
+    });
+    tasks.spawn_infallible("past", Past::follow(Arc::clone(&shared)));
+    Ok(shared)
 }
 
 /// Releases `latch` when there is a certificate. Nobody could be served before.

@@ -1,4 +1,5 @@
-//! Who is guarded by which waypoint: labels of the object, the account that it runs as, labels of its namespace, in that order.
+//! Who is guarded by which waypoint: labels of the object, the account that it runs as, labels of its namespace, and a waypoint
+//! that comes when it is needed, in that order.
 //!
 //! What names a waypoint is never reached without one: where the waypoint is absent or may not be used, the way leads
 //! nowhere and is refused. Owns no waypoint; that is in `waypoint`.
@@ -8,8 +9,8 @@ use model::service::{GatewayAddress, WeightedWaypoint};
 use super::Config;
 use super::cluster::{Cluster, Name, name_of, selects, within};
 use super::waypoint::{self, Guards};
-use super::{gateways, workload, workload_entry};
-use crate::source::objects::{Gateway, Labels, Metadata};
+use super::{automatic, gateways, workload, workload_entry};
+use crate::source::objects::{Gateway, Labels, Metadata, Service};
 
 const USE: &str = "istio.io/use-waypoint";
 const USE_NAMESPACE: &str = "istio.io/use-waypoint-namespace";
@@ -67,24 +68,64 @@ struct Fault {
     instead: Option<GatewayAddress>,
 }
 
+/// Who speaks for something.
+#[derive(Clone, Copy)]
+enum Wish<'a> {
+    /// Its own labels, or its namespace's.
+    Labels(&'a Metadata, Level),
+    /// A waypoint that is for its account.
+    Account(&'a Gateway),
+    /// Its namespace asks for what is needed, and it needs a waypoint.
+    Automatic,
+    /// Nobody.
+    Nothing,
+}
+
 struct Attacher<'a> {
     config: &'a Config,
     cluster: &'a Cluster,
     /// Of what is to be guarded.
     namespace: &'a str,
     target: Target,
+    /// If it is one that routes can be attached to.
+    service: Option<&'a Service>,
+}
+
+/// What guards an entry. `accounts`: what the workloads behind it run as.
+pub(crate) fn of_entry<'a>(
+    config: &Config,
+    cluster: &Cluster,
+    metadata: &Metadata,
+    accounts: impl IntoIterator<Item = &'a str>,
+) -> Attachment {
+    let namespace = &metadata.namespace;
+    let attacher = Attacher { config, cluster, namespace, target: Target::Service, service: None };
+    attacher.attach(metadata, cluster.gateway_for(accounts, namespace))
 }
 
 /// What guards a service. `accounts`: what the pods behind it run as.
 pub(crate) fn of_service<'a>(
     config: &Config,
     cluster: &Cluster,
-    metadata: &Metadata,
+    service: &Service,
     accounts: impl IntoIterator<Item = &'a str>,
 ) -> Attachment {
-    let attacher = Attacher { config, cluster, namespace: &metadata.namespace, target: Target::Service };
-    let own = cluster.gateway_for(accounts, &metadata.namespace);
-    attacher.attach(metadata, own)
+    let namespace = &service.metadata.namespace;
+    let attacher = Attacher { config, cluster, namespace, target: Target::Service, service: Some(service) };
+    attacher.attach(&service.metadata, cluster.gateway_for(accounts, namespace))
+}
+
+/// Whether a service is to have the waypoint that comes when it is needed.
+pub(crate) fn is_automatic<'a>(
+    config: &Config,
+    cluster: &Cluster,
+    service: &Service,
+    accounts: impl IntoIterator<Item = &'a str>,
+) -> bool {
+    let namespace = &service.metadata.namespace;
+    let attacher = Attacher { config, cluster, namespace, target: Target::Service, service: Some(service) };
+    let own = cluster.gateway_for(accounts, namespace);
+    matches!(attacher.wish(&service.metadata, own), Wish::Automatic)
 }
 
 /// What guards a workload that runs as `account`.
@@ -94,7 +135,8 @@ pub(crate) fn of_workload(
     metadata: &Metadata,
     account: &str,
 ) -> Attachment {
-    let attacher = Attacher { config, cluster, namespace: &metadata.namespace, target: Target::Workload };
+    let namespace = &metadata.namespace;
+    let attacher = Attacher { config, cluster, namespace, target: Target::Workload, service: None };
     let own = cluster.gateway_for([account], &metadata.namespace);
     attacher.attach(metadata, own)
 }
@@ -126,20 +168,37 @@ pub(crate) fn names_waypoint_in(labels: &Labels, namespace: &str, of: &str) -> b
     names(USE, USE_NAMESPACE) || names(CANARY, CANARY_NAMESPACE)
 }
 
-impl Attacher<'_> {
-    fn attach(&self, metadata: &Metadata, account: Option<&Gateway>) -> Attachment {
+impl<'a> Attacher<'a> {
+    fn attach(&self, metadata: &'a Metadata, account: Option<&'a Gateway>) -> Attachment {
+        match self.wish(metadata, account) {
+            Wish::Labels(metadata, level) => self.named_by(metadata, level),
+            Wish::Account(gateway) => self.to(&name_of(&gateway.metadata), Level::Wider),
+            Wish::Automatic => match automatic::state(self.cluster, self.namespace) {
+                automatic::State::Attached(name) => self.to(&name, Level::Wider),
+                automatic::State::Not(bound) => Attachment { bound: Some(bound), ..Attachment::default() },
+            },
+            Wish::Nothing => Attachment::default(),
+        }
+    }
+
+    fn wish(&self, metadata: &'a Metadata, account: Option<&'a Gateway>) -> Wish<'a> {
         if waypoint::is_instance(self.cluster, metadata) {
-            return Attachment::default();
+            return Wish::Nothing;
         }
         if metadata.labels.contains_key(USE) {
-            return self.named_by(metadata, Level::Own);
+            return Wish::Labels(metadata, Level::Own);
         }
         if let Some(gateway) = account {
-            return self.to(&name_of(&gateway.metadata), Level::Wider);
+            return Wish::Account(gateway);
         }
-        match self.cluster.namespace(self.namespace) {
-            Some(namespace) => self.named_by(namespace, Level::Wider),
-            None => Attachment::default(),
+        let Some(namespace) = self.cluster.namespace(self.namespace) else { return Wish::Nothing };
+        if namespace.labels.contains_key(USE) {
+            return Wish::Labels(namespace, Level::Wider);
+        }
+        let is_needed = |service: &Service| automatic::is_needed(self.cluster, service);
+        match automatic::is_marked(&namespace.labels) && self.service.is_some_and(is_needed) {
+            true => Wish::Automatic,
+            false => Wish::Nothing,
         }
     }
 

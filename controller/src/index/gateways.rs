@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use super::Index;
+use super::automatic;
 use super::cluster::{Name, within};
 use super::service::service_name;
 use super::waypoint::{self, CLASSES, CONTROLLER, GATEWAY_NAME};
@@ -19,6 +20,8 @@ pub struct Wanted {
     pub service: (String, Vec<String>),
     /// How many of its pods are ready.
     pub ready: usize,
+    /// The services that need it, if it is one that comes and goes by need.
+    pub needed: Option<Vec<String>>,
 }
 
 /// One thing that a status says: type, whether it is so, why in a word and for people.
@@ -65,7 +68,9 @@ impl Index {
         };
         let ready = within(&cluster.pods, &name.0).filter(|(_, pod)| is_ready(pod)).count();
         let hostname = service_name(config, name).hostname.to_string();
-        Wanted { gateway: gateway.clone(), service: (hostname, addresses), ready }
+        let is_automatic = automatic::is_one(&gateway.metadata);
+        let needed = is_automatic.then(|| self.needing(&name.0).into_iter().map(str::to_owned).collect());
+        Wanted { gateway: gateway.clone(), service: (hostname, addresses), ready, needed }
     }
 }
 
@@ -89,7 +94,7 @@ impl Wanted {
 
     /// What the status should say of the Gateway. `trouble`: why it could not be made.
     #[must_use]
-    pub fn conditions(&self, trouble: Option<&str>) -> [Said; 2] {
+    pub fn conditions(&self, trouble: Option<&str>) -> Vec<Said> {
         let accepted = match self.is_waypoint() {
             true => said("Accepted", true, "Accepted", "Handled by Airglow".to_owned()),
             false => said(
@@ -100,7 +105,10 @@ impl Wanted {
                     .to_owned(),
             ),
         };
-        [accepted, self.programmed(trouble)]
+        let programmed = self.programmed(trouble);
+        let needed = self.needed.as_deref();
+        let attached = needed.map(|needed| automatic::attached(&self.gateway, needed, programmed.is_so));
+        [accepted, programmed].into_iter().chain(attached).collect()
     }
 
     /// What the status should say of a listener.
@@ -151,7 +159,7 @@ impl Wanted {
     }
 }
 
-fn said(kind: &'static str, is_so: bool, reason: &'static str, message: String) -> Said {
+pub(super) fn said(kind: &'static str, is_so: bool, reason: &'static str, message: String) -> Said {
     Said { kind, is_so, reason, message }
 }
 

@@ -6,8 +6,10 @@
 
 mod attachment;
 mod authorization;
+mod automatic;
 mod cluster;
 mod complaints;
+mod config;
 mod endpoints;
 mod enrolment;
 mod finding;
@@ -38,7 +40,9 @@ use cluster::{Cluster, Name, key_of};
 use products::{Products, difference};
 
 pub use attachment::Bound;
+pub use automatic::{AUTO, AUTOMATIC, AUTOMATIC_NAME, Wish};
 pub use complaints::Complaint;
+pub use config::Config;
 pub use enrolment::{Enrolment, Verdict};
 pub use finding::{Finding, Outcome, Reason};
 pub use gateways::{Said, Wanted};
@@ -48,51 +52,6 @@ pub use products::Change;
 pub use proven::{PodState, Progress, Proven};
 pub use statements::{Attachment, CONDITIONS, Condition, SPEAKER, Statement, has_parents};
 pub use waypoint::{CLASSES, CONTROLLER, GATEWAY_NAME, MANAGED};
-
-/// What the derivation is told about the mesh.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Config {
-    /// Names the cluster in workload uids.
-    pub cluster_id: Str,
-    /// Of every identity.
-    pub trust_domain: Str,
-    /// Its policies hold for the whole mesh. The mesh's own pods live there and are never enrolled.
-    pub root_namespace: String,
-    /// The network of pods and services, unless a label says otherwise.
-    pub network: String,
-    /// The DNS suffix of services.
-    pub cluster_domain: String,
-    /// Namespaces that are never enrolled, besides the root namespace.
-    pub excluded_namespaces: BTreeSet<String>,
-    /// A proof counts when it is a mark on its pod, where every replica sees it; a report alone is none.
-    pub proofs_on_pods: bool,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            cluster_id: "Kubernetes".into(),
-            trust_domain: "cluster.local".into(),
-            root_namespace: "istio-system".into(),
-            network: String::new(),
-            cluster_domain: "cluster.local".into(),
-            // What every other pod needs to start must not wait for the mesh.
-            excluded_namespaces: ["kube-system".to_owned()].into(),
-            proofs_on_pods: false,
-        }
-    }
-}
-
-impl Config {
-    fn excludes(&self, namespace: &str) -> bool {
-        namespace == self.root_namespace || self.excluded_namespaces.contains(namespace)
-    }
-
-    fn network_of_mesh(&self, cluster: &Cluster) -> String {
-        let labels = cluster.namespace(&self.root_namespace).map(|metadata| &metadata.labels);
-        labels.and_then(|labels| labels.get("topology.istio.io/network")).unwrap_or(&self.network).clone()
-    }
-}
 
 /// What came of a node's report.
 #[derive(Debug, Default, PartialEq)]
@@ -249,20 +208,35 @@ impl Index {
             self.settle(key);
         }
         let mut changes = Vec::new();
-        for key in touched {
-            let after = self.products_of(&key);
-            let before = self.products.remove(&key).unwrap_or_default();
-            if before != after {
-                self.place(&key, &before, &after);
-                difference(&before, &after, &mut changes);
+        let mut followers = BTreeSet::new();
+        for key in &touched {
+            if self.renew(key, &mut changes) && key.kind == Kind::Service {
+                // They say whether somebody guards it.
+                let named_by = self.cluster.references().of(key);
+                followers.extend(named_by.filter(|key| !touched.contains(key)).cloned());
             }
-            if after != Products::default() {
-                self.products.insert(key, after);
-            }
+        }
+        for key in &followers {
+            self.renew(key, &mut changes);
         }
         // A uid may have moved to a pod that came earlier in the order of names, and a host to another object.
         changes.sort_by_key(|change| !change.is_end_of_a_name());
         changes
+    }
+
+    /// Derives the products of an object again. Whether they are others.
+    fn renew(&mut self, key: &Key, changes: &mut Vec<Change>) -> bool {
+        let after = self.products_of(key);
+        let before = self.products.remove(key).unwrap_or_default();
+        let is_new = before != after;
+        if is_new {
+            self.place(key, &before, &after);
+            difference(&before, &after, changes);
+        }
+        if after != Products::default() {
+            self.products.insert(key.clone(), after);
+        }
+        is_new
     }
 
     /// Ends the proof of a pod that is not to be enrolled any more: it was about the pod as it was wanted before. A new pod

@@ -55,10 +55,8 @@ pub(crate) fn convert(config: &Config, cluster: &Cluster, object: &objects::Serv
             .push(Finding::partial(Reason::UnsupportedValue, "the mesh carries TCP; other ports bypass it"));
     }
     let name = super::cluster::name_of(&object.metadata);
-    let mut accounts = attachment::accounts(cluster, &name.0, &spec.selector);
-    accounts.extend(referred_accounts(cluster, &name));
-    let Attachment { waypoint, weighted, bound } =
-        attachment::of_service(config, cluster, &object.metadata, accounts);
+    let accounts = accounts(cluster, object);
+    let Attachment { waypoint, weighted, bound } = attachment::of_service(config, cluster, object, accounts);
     let service = Service {
         id: service_name(config, &name),
         name: object.metadata.name.as_str().into(),
@@ -74,6 +72,34 @@ pub(crate) fn convert(config: &Config, cluster: &Cluster, object: &objects::Serv
         visibility: Visibility::Public,
     };
     Converted { service: Some(service), findings, bound }
+}
+
+/// Whether a service is to have the waypoint that comes when it is needed.
+pub(crate) fn is_automatic(config: &Config, cluster: &Cluster, object: &objects::Service) -> bool {
+    attachment::is_automatic(config, cluster, object, accounts(cluster, object))
+}
+
+/// Why nobody does what routes and policies ask for at a service, where nobody does.
+pub(crate) fn unguarded(config: &Config, cluster: &Cluster, name: &Name) -> Option<String> {
+    let object = cluster.services.get(name)?;
+    let Attachment { waypoint, bound, .. } =
+        attachment::of_service(config, cluster, object, accounts(cluster, object));
+    let unasked = || {
+        format!(
+            "no waypoint guards Service {}/{}, so that this is without effect; label the Service or its namespace \
+             istio.io/use-waypoint, or the namespace airglow.dev/waypoint=auto",
+            name.0, name.1
+        )
+    };
+    waypoint.is_none().then(|| bound.map_or_else(unasked, |bound| bound.message))
+}
+
+/// What the pods behind a service run as, as far as it matters.
+fn accounts<'a>(cluster: &'a Cluster, object: &'a objects::Service) -> Vec<&'a str> {
+    let name = super::cluster::name_of(&object.metadata);
+    let mut accounts = attachment::accounts(cluster, &name.0, &object.spec.selector);
+    accounts.extend(referred_accounts(cluster, &name));
+    accounts
 }
 
 /// What the pods run as to which the slices of a service without a selector refer.

@@ -44,7 +44,7 @@ pub(crate) fn convert(config: &Config, cluster: &Cluster, entry: &ServiceEntry) 
         let accounts = selector.map_or_else(Vec::new, |selector| {
             attachment::accounts(cluster, &entry.metadata.namespace, &selector.labels)
         });
-        let attachment = attachment::of_service(config, cluster, &entry.metadata, accounts);
+        let attachment = attachment::of_entry(config, cluster, &entry.metadata, accounts);
         let service = |host: &&str| Service {
             waypoint: attachment.waypoint.clone(),
             weighted_waypoints: attachment.weighted.clone(),

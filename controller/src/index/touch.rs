@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use super::attachment::names_waypoint_in;
 use super::cluster::{Name, cluster_ips, key_of, name_of, pods_of, selects, service_of, within};
-use super::{Index, authorization, references, routes, service, service_entry, workload_entry};
+use super::{Index, authorization, references, routes, service, service_entry, traffic, workload_entry};
 use crate::source::objects::{Key, Kind, Labels, Metadata, Object, Service, ServiceEntry};
 
 impl Index {
@@ -29,6 +29,8 @@ impl Index {
             }
             Object::GRPCRoute(_) | Object::HTTPRoute(_) | Object::TCPRoute(_) | Object::TLSRoute(_) => {
                 self.touch_displaced(object, &key, touched);
+                // They may need a waypoint now, or no more.
+                touched.extend(references::parents(object).iter().map(|name| key_of(Kind::Service, name)));
             }
             Object::Gateway(_) => self.touch_guarded(&key.namespace, touched),
             Object::GatewayClass(_) => {
@@ -59,7 +61,8 @@ impl Index {
                 touched.extend(cluster.references().of_services_in(&key.namespace).cloned());
             }
             Object::Service(service) => self.touch_service(service, touched),
-            Object::TrafficPolicy(_) => {
+            Object::TrafficPolicy(policy) => {
+                touched.extend(traffic::targets(policy).filter(|target| target.kind == Kind::Service));
                 // Where several set the same, it is taken from one.
                 let others = within(&cluster.traffic, &key.namespace);
                 touched.extend(others.map(|(name, _)| key_of(Kind::TrafficPolicy, name)));

@@ -12,7 +12,7 @@ use model::l7::{
 use super::Config;
 use super::cluster::{Cluster, name_of, within};
 use super::routes::{self, Described, GATEWAY_API, Refusal, created, moment, route_kind};
-use super::service::service_name;
+use super::service::{service_name, unguarded};
 use super::statements::{Attachment, Condition, reference};
 use crate::source::objects::{
     self, FaultClient, FaultFraction, FaultHeader, FaultMatch, HeaderMatchType, Key, Kind, TrafficPolicy,
@@ -108,7 +108,10 @@ fn attach(
     if nothing_left {
         return Err(("Conflicted", lost.join("; ")));
     }
+    let service = key(policy, found).filter(|key| key.kind == Kind::Service);
+    let unguarded = service.and_then(|it| unguarded(config, cluster, &(it.namespace, it.name)));
     let remark = if lost.is_empty() { "attached to its target".to_owned() } else { lost.join("; ") };
+    let remark = routes::joined(&remark, unguarded);
     let (namespace, name) = name_of(&policy.metadata);
     let name = PolicyName { namespace: namespace.into(), name: name.into() };
     Ok((Policy { name, target, created: created(&policy.metadata), fault, balancing }, remark))

@@ -9,8 +9,8 @@ use controller::source::objects::{
     ContainerPort, Endpoint, EndpointPort, EndpointSlice, EntryPort, EntrySelector, Event, Fault, GRPCRoute,
     Gateway, GatewayClass, GrantFrom, GrantTo, GrpcRule, HTTPRoute, HttpRule, Key, LabelSelector, Labels,
     Listener, Metadata, MutualTls, MutualTlsMode, Namespace, Node, Object, ObjectRef, ParentRef,
-    PeerAuthentication, Pod, PodStatus, PolicyAction, PolicyRule, PolicyTarget, PortRef, Reach,
-    ReferenceGrant, Resolution, RouteNamespaces, RouteSpec, Service, ServiceEntry, ServicePort,
+    PeerAuthentication, Pod, PodStatus, PolicyAction, PolicyCondition, PolicyRule, PolicyTarget, PortRef,
+    Reach, ReferenceGrant, Resolution, RouteNamespaces, RouteSpec, Service, ServiceEntry, ServicePort,
     StatusAddress, TCPRoute, TargetRef, TrafficPolicy, TrafficTarget, WorkloadEntry, WorkloadEntrySpec,
     WorkloadSelector,
 };
@@ -49,6 +49,8 @@ fn labels() -> impl Strategy<Value = Labels> {
         ("istio.io/use-waypoint", "none"),
         ("istio.io/use-waypoint-namespace", "away"),
         ("istio.io/use-waypoint-canary", "c"),
+        ("airglow.dev/waypoint", "auto"),
+        ("airglow.dev/waypoint", "auto"),
         ("istio.io/waypoint-for", "all"),
         ("istio.io/waypoint-for", "workload"),
         ("gateway.networking.k8s.io/gateway-name", "c"),
@@ -193,9 +195,18 @@ fn workload_entry() -> impl Strategy<Value = Object> {
 fn gateway() -> impl Strategy<Value = Object> {
     let reaches = select(vec![Reach::All, Reach::Same, Reach::Selector]);
     let account = prop::option::of(select(NAMES));
-    (metadata(), reaches, labels(), account, any::<[bool; 2]>()).prop_map(
-        |(metadata, from, match_labels, account, [ready, hbone])| {
+    (metadata(), reaches, labels(), account, any::<[bool; 4]>()).prop_map(
+        |(metadata, from, match_labels, account, [ready, hbone, automatic, attached])| {
             let mut gateway = Gateway { metadata, ..Gateway::default() };
+            if automatic {
+                gateway.metadata.name = "waypoint-auto".into();
+            }
+            let condition = PolicyCondition {
+                kind: "airglow.dev/Attached".into(),
+                status: if attached { "True" } else { "False" }.into(),
+                ..PolicyCondition::default()
+            };
+            gateway.status.conditions.push(condition);
             let account =
                 account.map(|account| ("istio.io/for-service-account".to_owned(), account.to_owned()));
             gateway.metadata.annotations.extend(account);
@@ -374,6 +385,8 @@ proptest! {
         prop_assert_eq!(findings(&mesh), findings(&fresh));
         prop_assert_eq!(mesh.index.judgements(&[], &Silence, true), fresh.index.judgements(&[], &Silence, true));
         prop_assert_eq!(mesh.index.statements(&[]), fresh.index.statements(&[]));
+        prop_assert_eq!(mesh.index.wanted_waypoints(), fresh.index.wanted_waypoints());
+        prop_assert_eq!(mesh.index.automatic_waypoints(), fresh.index.automatic_waypoints());
         prop_assert_eq!(mesh.index.proven(), fresh.index.proven());
         prop_assert_eq!(mesh.index.enrolments().count(), mesh.seen.enrolments.len());
         let mut late = Mesh::new(Default::default());

@@ -1,5 +1,6 @@
 //! The controller from outside: manifests in, mesh out; and its servers with real clients.
 
+mod automatic;
 mod definitions;
 mod directory;
 mod enrolment;

@@ -24,6 +24,8 @@ const EVERYWHERE: &[&str] = &[
     "list,watch gateways.gateway.networking.k8s.io",
     "patch gateways/status.gateway.networking.k8s.io",
     "create gatewayclasses.gateway.networking.k8s.io",
+    "create gateways.gateway.networking.k8s.io",
+    "delete gateways.gateway.networking.k8s.io waypoint-auto",
     "patch gatewayclasses/status.gateway.networking.k8s.io",
     "get,create,patch serviceaccounts",
     "get,create,patch services",

@@ -3,6 +3,7 @@
 //! Each thread is a runtime of its own; a client's tunnel, its streams and the tunnels to endpoints live on one thread. Reads
 //! immutable snapshots only and waits for no lock of the control side.
 
+pub(crate) mod abreast;
 mod attempts;
 pub(crate) mod classify;
 pub(crate) mod endpoints;
@@ -44,6 +45,8 @@ use crate::telemetry::{Seen, Telemetry};
 pub(crate) struct Shared {
     pub(crate) own: Own,
     pub(crate) mesh: Arc<MeshState>,
+    /// The mesh as it was a moment ago.
+    pub(crate) past: abreast::Past,
     /// Routes and traffic policies.
     pub(crate) book: Arc<ArcSwap<Book>>,
     pub(crate) certificates: Certificates,

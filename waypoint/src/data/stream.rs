@@ -4,7 +4,7 @@
 
 use hbone::Incoming;
 use model::address::{ClientAddr, NetworkAddress};
-use model::route::{self, Behind};
+use model::route::Behind;
 use model::workload::Workload;
 use proxy::headers;
 use proxy::series::Party;
@@ -54,7 +54,8 @@ async fn asked(
     let mesh = &context.shared.mesh;
     let own = &context.shared.own.workload;
     let local = mesh.local_workload(own).await.ok_or_else(|| Refusal::Unknown(own.clone()))?;
-    let behind = route::guarded(&mesh.snapshot(), &local, &client.identity.namespace, &authority)?;
+    let past = &context.shared.past;
+    let behind = past.guarded(mesh, &local, &client.identity.namespace, &authority).await?;
     if let Behind::Service(service, ..) = &behind {
         facts.service = Some(service.clone());
     }

@@ -34,7 +34,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::{Context, Shared, endpoints, inbound, kept};
+use super::{Context, Shared, abreast, endpoints, inbound, kept};
 use crate::balance::Registry;
 use crate::config::Own;
 use crate::made;
@@ -115,6 +115,7 @@ impl World {
         let shared = Shared {
             own: Own { identity: own.identity, workload: own.uid },
             mesh,
+            past: abreast::Past::default(),
             book: Arc::clone(&book),
             certificates: certificates.clone(),
             telemetry: Telemetry::new(&metrics, access.clone()),

@@ -18,6 +18,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::Config;
 use super::cluster::Cluster;
+use super::service::unguarded;
 use super::statements::{Attachment, Condition};
 use crate::source::objects::{Metadata, Object};
 use backends::{Lookup, Unresolved};
@@ -27,7 +28,7 @@ use rules::Remarks;
 pub(super) use described::{Described, GATEWAY_API};
 pub(super) use filters::share;
 pub(super) use matches::header;
-pub(super) use parents::weaker_than;
+pub(super) use parents::{PRECEDENCE as ROUTES, can_be_parent, weaker_than};
 pub(super) use refusal::Refusal;
 pub(super) use rules::route_kind;
 
@@ -49,9 +50,10 @@ pub(crate) fn convert(config: &Config, cluster: &Cluster, object: &Object) -> (V
     if parents.is_empty() {
         rules.clear();
     }
-    let said = judged.into_iter().map(|(parent, judged)| Attachment {
-        to: parent.clone(),
-        conditions: conditions(&judged, &route, &remarks),
+    let said = judged.into_iter().map(|(parent, judged)| {
+        let service = judged.is_ok().then(|| described::parent_service(parent, route.metadata)).flatten();
+        let unguarded = service.and_then(|it| unguarded(config, cluster, &(it.namespace, it.name)));
+        Attachment { to: parent.clone(), conditions: conditions(&judged, unguarded, &route, &remarks) }
     });
     (rules, said.collect())
 }
@@ -61,13 +63,23 @@ pub(super) fn created(metadata: &Metadata) -> Moment {
     metadata.creation_timestamp.as_deref().and_then(moment).unwrap_or(Moment(u64::MAX))
 }
 
+/// What became of an attachment, and what there is to add.
+pub(super) fn joined(what: &str, more: Option<String>) -> String {
+    more.map_or_else(|| what.to_owned(), |more| format!("{what}; {more}"))
+}
+
 /// A time in the notation of RFC 3339.
 pub(super) fn moment(text: &str) -> Option<Moment> {
     let at = OffsetDateTime::parse(text, &Rfc3339).ok()?;
     u64::try_from(at.unix_timestamp_nanos()).ok().map(Moment)
 }
 
-fn conditions(judged: &Judged, route: &Described<'_>, remarks: &[Remarks]) -> Vec<Condition> {
+fn conditions(
+    judged: &Judged,
+    unguarded: Option<String>,
+    route: &Described<'_>,
+    remarks: &[Remarks],
+) -> Vec<Condition> {
     let refused: Vec<_> =
         (0..).zip(remarks).filter_map(|(at, it)| Some((at, it.refusal.as_ref()?))).collect();
     let which = |at: usize| match route.rules[at].name {
@@ -85,7 +97,7 @@ fn conditions(judged: &Judged, route: &Described<'_>, remarks: &[Remarks]) -> Ve
                 refused.iter().map(|(_, refusal)| refusal.reason).min().unwrap_or("UnsupportedValue");
             Condition::not("Accepted", reason, said(""))
         }
-        Ok(_) => Condition::is("Accepted", "Accepted", "attached to the Service".to_owned()),
+        Ok(_) => Condition::is("Accepted", "Accepted", joined("attached to the Service", unguarded)),
     };
     let unresolved: Vec<&Unresolved> = remarks.iter().flat_map(|remarks| &remarks.unresolved).collect();
     let resolved = match unresolved.first() {

@@ -11,7 +11,7 @@ use crate::index::service::{has_endpoints, is_tcp, service_name};
 use crate::source::objects::{Key, Kind, Metadata, ParentRef, Service};
 
 /// On one port of a service the first of these kinds that is there decides alone.
-const PRECEDENCE: [Kind; 4] = [Kind::GRPCRoute, Kind::HTTPRoute, Kind::TLSRoute, Kind::TCPRoute];
+pub(crate) const PRECEDENCE: [Kind; 4] = [Kind::GRPCRoute, Kind::HTTPRoute, Kind::TLSRoute, Kind::TCPRoute];
 
 /// The kinds that a kind displaces.
 pub(crate) fn weaker_than(kind: Kind) -> impl Iterator<Item = Kind> {
@@ -102,7 +102,7 @@ fn ports(cluster: &Cluster, parent: &ParentRef, service: &Name) -> Result<BTreeS
     let Some(object) = cluster.services.get(service) else {
         return Err(no_match(format!("there is no Service {namespace}/{name}")));
     };
-    if !has_endpoints(object) || is_headless(object) {
+    if !can_be_parent(object) {
         let message = format!(
             "Service {namespace}/{name} has no address of its own, so nothing that is sent to it can be told; attach the route \
              to a Service with a cluster IP"
@@ -124,6 +124,11 @@ fn ports(cluster: &Cluster, parent: &ParentRef, service: &Name) -> Result<BTreeS
         return Err(no_match(format!("Service {namespace}/{name} has no {which}")));
     }
     Ok(meant)
+}
+
+/// Whether requests to a service can be told from others.
+pub(crate) fn can_be_parent(service: &Service) -> bool {
+    has_endpoints(service) && !is_headless(service)
 }
 
 fn is_headless(service: &Service) -> bool {

@@ -3,6 +3,7 @@
 //!
 //! Decides nothing about the mesh: `index` says what is asked for, `objects` what is made for it. Never changes what it did not make.
 
+mod automatic;
 mod classes;
 mod objects;
 mod status;
@@ -21,6 +22,7 @@ use super::FIELD_MANAGER;
 use super::lease::Leader;
 use crate::hub::Handle;
 use crate::index::Wanted;
+use automatic::Unneeded;
 use classes::Classes;
 use objects::{Made, Part};
 
@@ -50,12 +52,15 @@ struct Done {
 pub async fn make_waypoints(client: Client, hub: Handle, template: Option<PathBuf>, mut leader: Leader) {
     let mut changes = hub.changes();
     let mut done: BTreeMap<String, Done> = BTreeMap::new();
-    let mut classes = Classes::default();
+    let (mut classes, mut unneeded) = (Classes::default(), Unneeded::default());
     loop {
         leader.leading().await;
         changes.mark_unchanged();
-        let looked = hub.inspect(|view| (view.index.wanted_waypoints(), view.index.gateway_classes()));
-        let Ok((wanted, known)) = looked.await else { return };
+        let looked = hub.inspect(|view| {
+            let index = view.index;
+            (index.wanted_waypoints(), index.gateway_classes(), index.automatic_waypoints())
+        });
+        let Ok((wanted, known, wishes)) = looked.await else { return };
         let mut failed = match &template {
             Some(_) => classes.keep(&client, known).await.err(),
             None => None,
@@ -71,19 +76,26 @@ pub async fn make_waypoints(client: Client, hub: Handle, template: Option<PathBu
                 failed = Some(error);
             }
         }
+        let mut due = None;
+        if template.is_some() {
+            match unneeded.tend(&client, &wishes).await {
+                Ok(next) => due = next,
+                Err(error) => failed = Some(error),
+            }
+        }
         let wait = match failed {
             None if done.values().all(|done| done.trouble.is_none()) => RECHECK,
             None => AGAIN,
             Some(error) => {
                 tracing::warn!(
                     error = explain(&error),
-                    "Gateways' statuses can't be written; it is tried again"
+                    "Gateways or their statuses can't be written; it is tried again"
                 );
                 sleep(AGAIN).await;
                 continue;
             }
         };
-        match timeout(wait, changes.changed()).await {
+        match timeout(due.map_or(wait, |due| wait.min(due)), changes.changed()).await {
             Ok(Ok(())) => sleep(GATHER).await,
             Ok(Err(_)) => return,
             Err(_) => {}

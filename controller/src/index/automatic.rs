@@ -1,0 +1,145 @@
+//! Waypoints that come when something needs them and go when nothing does: in namespaces that ask for that by a label, for the
+//! services that routes and traffic policies name and that no other label or annotation speaks of.
+//!
+//! From the first time that one is ready it guards them for as long as it is there, ready or not; before, they are reached
+//! without it. That it was ready is remembered in its Gateway's status. Owns no making and no writing.
+
+use std::sync::Arc;
+
+use super::Index;
+use super::attachment::Bound;
+use super::cluster::{Cluster, Name, key_of, name_of, within};
+use super::gateways::{Said, said};
+use super::routes::{ROUTES, can_be_parent};
+use super::service;
+use crate::source::objects::{Gateway, Kind, Labels, Metadata, Service};
+
+/// The label by which a namespace asks for a waypoint when one is needed, and a Gateway says that it came so.
+pub const AUTOMATIC: &str = "airglow.dev/waypoint";
+/// Its value.
+pub const AUTO: &str = "auto";
+
+/// What such a waypoint is called. Nobody else's is likely to have the name, and one that has it is left alone.
+pub const AUTOMATIC_NAME: &str = "waypoint-auto";
+
+/// The condition that remembers that such a waypoint was ready.
+const ATTACHED: &str = "airglow.dev/Attached";
+
+/// Services that a status names: enough to see what it is about.
+const MAX_NAMED: usize = 8;
+
+/// What is to become of a Gateway that nobody has written.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Wish {
+    /// The namespace needs one and has none.
+    Make(String),
+    /// Nothing needs the one of that uid any more.
+    Remove(String, String),
+}
+
+/// What becomes of a service that is to have such a waypoint.
+pub(super) enum State {
+    /// It has it.
+    Attached(Name),
+    /// It is reached without, for this reason.
+    Not(Bound),
+}
+
+/// Whether a namespace asks for one, or a Gateway is one.
+pub(super) fn is_marked(labels: &Labels) -> bool {
+    labels.get(AUTOMATIC).is_some_and(|value| value == AUTO)
+}
+
+/// Whether a Gateway is one that came by need.
+pub(super) fn is_one(gateway: &Metadata) -> bool {
+    gateway.name == AUTOMATIC_NAME && is_marked(&gateway.labels)
+}
+
+/// Whether something is asked for at a service that only a waypoint does.
+pub(super) fn is_needed(cluster: &Cluster, service: &Service) -> bool {
+    let name = name_of(&service.metadata);
+    let references = cluster.references();
+    let key = key_of(Kind::Service, &name);
+    let mut named = references.of(&key);
+    can_be_parent(service)
+        && (ROUTES.into_iter().any(|kind| references.attached(&name, kind).next().is_some())
+            || named.any(|key| key.kind == Kind::TrafficPolicy))
+}
+
+/// What becomes of the services of a namespace that are to have one.
+pub(super) fn state(cluster: &Cluster, namespace: &str) -> State {
+    let name = (namespace.to_owned(), AUTOMATIC_NAME.to_owned());
+    let not = |reason, message| State::Not(Bound { is_met: false, reason, message });
+    match cluster.gateways.get(&name) {
+        Some(gateway) if !is_one(&gateway.metadata) => {
+            let message = format!(
+                "the automatic waypoint can't be made, because somebody else's Gateway {namespace}/{AUTOMATIC_NAME} has its name; until \
+                 that is deleted, routes and policies are without effect"
+            );
+            not("AttachmentDenied", message)
+        }
+        Some(gateway) if is_attached(gateway) => State::Attached(name),
+        _ => {
+            let message = format!(
+                "the automatic waypoint {namespace}/{AUTOMATIC_NAME} is not ready yet; until it is, connections go on without it, and \
+                 routes and policies are without effect"
+            );
+            not("WaypointIsNotReady", message)
+        }
+    }
+}
+
+fn is_attached(gateway: &Gateway) -> bool {
+    gateway.status.conditions.iter().any(|it| it.kind == ATTACHED && it.status == "True")
+}
+
+impl Index {
+    /// What is to become of Gateways that nobody has written, in order.
+    #[must_use]
+    pub fn automatic_waypoints(&self) -> Vec<Wish> {
+        let cluster = &self.cluster;
+        let asking = cluster.namespaces().filter(|namespace| is_marked(&namespace.labels));
+        let missing = asking.map(|namespace| namespace.name.clone()).filter(|namespace| {
+            !cluster.gateways.contains_key(&(namespace.clone(), AUTOMATIC_NAME.to_owned()))
+                && !self.needing(namespace).is_empty()
+        });
+        let left = cluster.gateways.values().filter(|gateway| {
+            let metadata = &gateway.metadata;
+            is_one(metadata)
+                && metadata.deletion_timestamp.is_none()
+                && self.needing(&metadata.namespace).is_empty()
+        });
+        let remove = |gateway: &Arc<Gateway>| {
+            Wish::Remove(gateway.metadata.namespace.clone(), gateway.metadata.uid.clone())
+        };
+        missing.map(Wish::Make).chain(left.map(remove)).collect()
+    }
+
+    /// The services of a namespace that are to have an automatic waypoint.
+    pub(super) fn needing(&self, namespace: &str) -> Vec<&str> {
+        let services = within(&self.cluster.services, namespace);
+        let needing =
+            services.filter(|(_, service)| service::is_automatic(&self.config, &self.cluster, service));
+        needing.map(|(name, _)| name.1.as_str()).collect()
+    }
+}
+
+/// What the status of an automatic waypoint says of what it guards. `is_ready`: a pod of it is.
+pub(super) fn attached(gateway: &Gateway, needing: &[String], is_ready: bool) -> Said {
+    if needing.is_empty() {
+        let message = "nothing needs it any more; nothing is guarded by it, and it is removed".to_owned();
+        return said(ATTACHED, false, "Unneeded", message);
+    }
+    let mut named = needing.iter().take(MAX_NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+    if let Some(more) = needing.len().checked_sub(MAX_NAMED).filter(|more| *more > 0) {
+        named.push_str(&format!(" and {more} more"));
+    }
+    if is_ready || is_attached(gateway) {
+        let message = format!(
+            "guards services that routes and policies name: {named}; they are refused while no pod of it is ready"
+        );
+        return said(ATTACHED, true, "Attached", message);
+    }
+    let message = format!("until a pod of it is ready for the first time, these go on without it: {named}");
+    said(ATTACHED, false, "Pending", message)
+}
