@@ -1,6 +1,8 @@
 //! Through a waypoint: who dials a guarded service reaches it through the waypoint only, encrypted all the way, and under the
 //! policies of both.
 
+mod rows;
+
 use lab::{Env, LabConfig, Pod, PodSpec, Process, Program, ServiceSpec, Signal};
 use serde_json::Value;
 
@@ -269,21 +271,22 @@ pub(crate) fn account(load: &Process) -> Value {
     serde_json::from_str(last).unwrap_or_else(|error| panic!("{error} in {output:?}"))
 }
 
-fn load(requests: Option<&str>) -> Program {
-    let args =
-        ["load", "--protocol", "http", "--mode", "keep", "--to", "server.shop:81", "--connections", "4"];
-    let program = Program::new("lab-app").args(args);
-    match requests {
-        Some(count) => program.args(["--requests", count]),
-        None => program.args(["--interval-ms", "5"]),
-    }
+fn load(to: &str, mode: &str, connections: u32) -> Program {
+    let connections = connections.to_string();
+    let args = ["load", "--protocol", "http", "--mode", mode, "--to", to, "--connections", &connections];
+    Program::new("lab-app").args(args)
 }
 
-/// How many of 600 requests each version answers.
-fn shares(client: &Pod) -> [u64; 2] {
-    let account = account(&client.spawn(load(Some("600"))).expect("a load"));
-    assert_eq!(account["succeeded"], 600, "{account}");
+/// How many of so many requests each version answers.
+fn shares_of(client: &Pod, to: &str, connections: u32, requests: u64) -> [u64; 2] {
+    let load = load(to, "keep", connections).args(["--requests", &requests.to_string()]);
+    let account = account(&client.spawn(load).expect("a load"));
+    assert_eq!(account["succeeded"], requests, "{account}");
     ["one", "two"].map(|name| account["answered_by"][name].as_u64().unwrap_or_default())
+}
+
+fn shares(client: &Pod) -> [u64; 2] {
+    shares_of(client, "server.shop:81", 4, 600)
 }
 
 #[test]
@@ -301,7 +304,8 @@ fn requests_follow_routes_and_their_changes() {
     // What is expected, and five standard deviations to either side.
     let [one, two] = shares(client);
     assert!((23..=97).contains(&two), "{one} and {two} by 90 and 10");
-    let steady = client.spawn(load(None)).expect("a load");
+    let steady =
+        client.spawn(load("server.shop:81", "keep", 4).args(["--interval-ms", "5"])).expect("a load");
     steady.wait_for_line("working", SOON).expect("a load that works");
     mesh.lab.apply_yaml("route.yaml", &route(50, 50)).expect("a route");
     until_told(client, WEIGHTS, &[URL], "50-50");

@@ -1,22 +1,24 @@
 //! An HTTP/1.1 server that says what it saw.
 
-use std::convert::Infallible;
+use std::collections::HashMap;
+use std::io;
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
 use bytes::Bytes;
 use clap::Args;
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Either, Full};
 use hyper::body::Incoming;
-use hyper::header::CONTENT_TYPE;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use std::sync::Arc;
 
 use crate::pattern::Sum;
+use crate::upload::Pattern;
 use crate::{Listen, tcp};
 
 /// The header that names the server which answered.
@@ -31,14 +33,19 @@ pub(crate) struct Serve {
     name: String,
 }
 
-/// Answers are JSON: `name`, `client` (the address that the server sees), `method`, `path`, `headers`, `bytes` and
-/// `sha256` of the request's body. A path `/status/<code>` is answered with that code.
+/// Requests of each path that begins with `/fails/`.
+type Asked = Mutex<HashMap<String, u64>>;
+
+/// Answers are JSON: `name`, `client` (the address that the server sees), `method`, `path`, `headers` (those of one name as one,
+/// with commas), `bytes` and `sha256` of the request's body. A path `/status/<code>` is answered with that code. Of
+/// `/fails/<n>/<how>`, the first n requests are answered with a code, or their connection is closed (`drop`), or nothing is answered
+/// (`hang`); `asked` is the number of the request. `/chunked/<n>` and `/sized/<n>` are answered with so much of the pattern.
 pub(crate) async fn serve(args: Serve) -> Result<()> {
-    let name: Arc<str> = args.name.into();
+    let state: Arc<(String, Asked)> = Arc::new((args.name, Asked::default()));
     tcp::serve(args.listen, move |stream, client| {
-        let name = Arc::clone(&name);
+        let state = Arc::clone(&state);
         async move {
-            let service = service_fn(move |request| answer(Arc::clone(&name), client, request));
+            let service = service_fn(move |request| answer(Arc::clone(&state), client, request));
             let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
             connection.await.map_err(std::io::Error::other)
         }
@@ -47,25 +54,36 @@ pub(crate) async fn serve(args: Serve) -> Result<()> {
 }
 
 async fn answer(
-    name: Arc<str>,
+    state: Arc<(String, Asked)>,
     client: SocketAddr,
     request: Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
+) -> io::Result<Response<Either<Full<Bytes>, Pattern>>> {
+    let (name, asked) = &*state;
     let (head, mut body) = request.into_parts();
     let mut sum = Sum::new();
     while let Some(Ok(frame)) = body.frame().await {
         sum.add(frame.data_ref().map_or(&[], |data| data.as_ref()));
     }
     let (bytes, sha256) = sum.finish();
-    let headers: serde_json::Map<String, Value> = head
-        .headers
-        .iter()
-        .map(|(name, value)| (name.to_string(), json!(String::from_utf8_lossy(value.as_bytes()))))
-        .collect();
+    let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    let values = |name| head.headers.get_all(name).iter().map(text).collect::<Vec<_>>().join(",");
+    let headers: serde_json::Map<String, Value> =
+        head.headers.keys().map(|name| (name.to_string(), json!(values(name)))).collect();
     let path = head.uri.path();
+    if let Some(pattern) = pattern_of(path) {
+        return Ok(Response::new(Either::Right(pattern)));
+    }
     let code = path.strip_prefix("/status/").and_then(|code| code.parse().ok()).unwrap_or(StatusCode::OK);
+    let (number, fate) = failing(asked, path);
+    let code = match fate {
+        Some("drop") => return Err(io::Error::other("dropped, as asked for")),
+        Some("hang") => std::future::pending().await,
+        Some(other) => other.parse().unwrap_or(code),
+        None => code,
+    };
     let text = json!({
-        "name": &*name,
+        "name": name,
+        "asked": number,
         "client": client,
         "method": head.method.as_str(),
         "path": head.uri.path_and_query().map_or(path, |whole| whole.as_str()),
@@ -76,7 +94,31 @@ async fn answer(
     let response = Response::builder()
         .status(code)
         .header(CONTENT_TYPE, "application/json")
-        .header(NAME, &*name)
+        .header(NAME, name)
         .body(Full::from(format!("{text}\n")));
-    Ok(response.unwrap_or_else(|error| Response::new(Full::from(format!("--name: {error}\n")))))
+    let response = response.unwrap_or_else(|error| Response::new(Full::from(format!("--name: {error}\n"))));
+    Ok(response.map(Either::Left))
+}
+
+/// Which request of its path this is, from 1, and what is to become of it, for a path that begins with `/fails/`.
+fn failing<'a>(asked: &Asked, path: &'a str) -> (u64, Option<&'a str>) {
+    let Some((count, rest)) = path.strip_prefix("/fails/").and_then(|rest| rest.split_once('/')) else {
+        return (0, None);
+    };
+    let mut asked = asked.lock().unwrap_or_else(PoisonError::into_inner);
+    let number = asked.entry(path.to_owned()).or_default();
+    *number += 1;
+    let fails = count.parse().is_ok_and(|count: u64| *number <= count);
+    (*number, fails.then(|| rest.split('/').next().unwrap_or_default()))
+}
+
+/// The body that is asked for by `/chunked/<n>` and `/sized/<n>`.
+fn pattern_of(path: &str) -> Option<Pattern> {
+    let (kind, bytes) = path.strip_prefix('/')?.split_once('/')?;
+    let sized = match kind {
+        "chunked" => false,
+        "sized" => true,
+        _ => return None,
+    };
+    Some(Pattern::new(bytes.parse().ok()?, sized))
 }

@@ -17,8 +17,8 @@ use tokio::time::{sleep, timeout};
 use crate::http::NAME;
 use crate::{pattern, transfer};
 
-/// Connections that are being opened at once by `hold`, below the usual accept queue.
-const OPENING: usize = 64;
+/// Connections that are being opened at once by what holds many, below the usual accept queue.
+pub(crate) const OPENING: usize = 64;
 
 /// Latencies that percentiles are taken from; a hundred above the 99.9th.
 const LATENCIES: usize = 100_000;
@@ -75,8 +75,8 @@ enum Protocol {
     Http,
 }
 
-/// The connection that a request used, and who answered it.
-type Answered = (BufReader<TcpStream>, Option<String>);
+/// The connection that a request used, if the server left it open, and who answered it.
+type Answered = (Option<BufReader<TcpStream>>, Option<String>);
 
 #[derive(Default)]
 struct Account {
@@ -163,11 +163,12 @@ async fn request(args: &Load, kept: Option<BufReader<TcpStream>>) -> Result<Answ
         None => BufReader::new(transfer::connect(&args.to).await?),
     };
     let answered = match args.protocol {
-        Protocol::Echo => echo(&mut stream, pattern::at(0, args.size)).await.map(|()| None),
-        Protocol::Http => http(&mut stream, args).await.map(Some),
+        Protocol::Echo => echo(&mut stream, pattern::at(0, args.size)).await.map(|()| (true, None)),
+        Protocol::Http => http(&mut stream, args).await.map(|(open, name)| (open, Some(name))),
     };
-    let name = answered.context(if was_kept { "on a kept connection" } else { "on a new connection" })?;
-    Ok((stream, name))
+    let (open, name) =
+        answered.context(if was_kept { "on a kept connection" } else { "on a new connection" })?;
+    Ok((open.then_some(stream), name))
 }
 
 async fn echo(stream: &mut BufReader<TcpStream>, message: &[u8]) -> Result<()> {
@@ -178,11 +179,12 @@ async fn echo(stream: &mut BufReader<TcpStream>, message: &[u8]) -> Result<()> {
     Ok(())
 }
 
-async fn http(stream: &mut BufReader<TcpStream>, args: &Load) -> Result<String> {
+/// Whether the connection stays open, and who answered.
+async fn http(stream: &mut BufReader<TcpStream>, args: &Load) -> Result<(bool, String)> {
     let close = if args.mode == ConnectionMode::New { "Connection: close\r\n" } else { "" };
     let request = format!("GET /load HTTP/1.1\r\nHost: {}\r\n{close}\r\n", args.to);
     stream.write_all(request.as_bytes()).await.context("write")?;
-    let (mut length, mut name, mut first) = (0, String::new(), true);
+    let (mut length, mut name, mut first, mut open) = (0, String::new(), true, true);
     loop {
         let mut line = String::new();
         stream.read_line(&mut line).await.context("read")?;
@@ -192,6 +194,7 @@ async fn http(stream: &mut BufReader<TcpStream>, args: &Load) -> Result<String> 
         } else if let Some((header, value)) = line.split_once(": ") {
             match header.to_ascii_lowercase().as_str() {
                 "content-length" => length = value.parse().context("Content-Length")?,
+                "connection" => open = !value.eq_ignore_ascii_case("close"),
                 NAME => name = value.to_owned(),
                 _ => {}
             }
@@ -203,7 +206,7 @@ async fn http(stream: &mut BufReader<TcpStream>, args: &Load) -> Result<String> 
     }
     let mut body = vec![0; length];
     stream.read_exact(&mut body).await.context("read the body")?;
-    Ok(name)
+    Ok((open, name))
 }
 
 pub(crate) async fn hold(args: Hold) -> Result<()> {
@@ -244,7 +247,7 @@ impl Account {
         match outcome {
             Ok((stream, name)) => {
                 self.succeed(began, name);
-                Some(stream)
+                stream
             }
             Err(error) => {
                 *self.errors.entry(format!("{error:#}")).or_default() += 1;

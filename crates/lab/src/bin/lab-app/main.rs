@@ -17,6 +17,7 @@ mod load;
 mod pattern;
 mod tcp;
 mod transfer;
+mod upload;
 mod websocket;
 
 #[derive(Parser)]
@@ -48,12 +49,18 @@ enum Mode {
     Send(transfer::Send),
     /// Client of `source`: checks that the whole pattern arrives.
     Receive(transfer::Receive),
+    /// Client of `http`: sends the pattern as a body, checks the answer.
+    Upload(upload::Upload),
+    /// Client of `http`: checks that the whole pattern arrives as a body.
+    Download(upload::Download),
     /// Client of `early-fin`: sends after the other side has ended its direction.
     LateSend(transfer::LateSend),
     /// Client of `banner`: waits for the greeting before it says anything.
     Greeted(transfer::Greeted),
     /// Client of `websocket`.
     WebsocketClient(websocket::Client),
+    /// Opens many connections to `websocket`, holds them until SIGTERM, then checks that each still works.
+    WebsocketHold(websocket::Hold),
     /// Client of `grpc`.
     GrpcClient(grpc::Client),
     /// Keeps many clients of `echo` or `http` busy until SIGTERM, then reports.
@@ -91,9 +98,12 @@ async fn main() -> ExitCode {
         Mode::Grpc(args) => grpc::serve(args).await,
         Mode::Send(args) => transfer::send(args).await,
         Mode::Receive(args) => transfer::receive(args).await,
+        Mode::Upload(args) => upload::upload(args).await,
+        Mode::Download(args) => upload::download(args).await,
         Mode::LateSend(args) => transfer::late_send(args).await,
         Mode::Greeted(args) => transfer::greeted(args).await,
         Mode::WebsocketClient(args) => websocket::client(args).await,
+        Mode::WebsocketHold(args) => websocket::hold(args).await,
         Mode::GrpcClient(args) => grpc::client(args).await,
         Mode::Load(args) => load::load(args).await,
         Mode::Hold(args) => load::hold(args).await,

@@ -117,6 +117,6 @@ async fn write_pattern(stream: &mut TcpStream, bytes: u64, chunk: u64) -> Result
     Ok(())
 }
 
-fn done(bytes: u64, began: Instant) {
+pub(crate) fn done(bytes: u64, began: Instant) {
     println!("{}", json!({"ok": true, "bytes": bytes, "seconds": began.elapsed().as_secs_f64()}));
 }

@@ -1,7 +1,9 @@
 //! WebSocket (RFC 6455) echo, server and client: the upgrade with its real handshake, then masked text and binary frames.
 //! No fragments and no extensions: a frame is a message.
 
+use std::collections::BTreeMap;
 use std::io;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
@@ -9,7 +11,11 @@ use clap::Args;
 use serde_json::json;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 
+use crate::load::OPENING;
 use crate::transfer::connect;
 use crate::{Listen, pattern, tcp};
 
@@ -38,33 +44,99 @@ pub(crate) struct Client {
     size: u64,
 }
 
+#[derive(Args)]
+pub(crate) struct Hold {
+    /// Name or address, and port.
+    #[arg(long)]
+    to: String,
+    #[arg(long)]
+    connections: usize,
+}
+
 pub(crate) async fn serve(args: Listen) -> Result<()> {
     tcp::serve(args, |stream, _| async move { echo(stream).await.map_err(io::Error::other) }).await
 }
 
 pub(crate) async fn client(args: Client) -> Result<()> {
-    let mut stream = BufReader::new(connect(&args.to).await?);
+    let mut stream = open(&args.to).await?;
+    for number in 0..args.messages {
+        say(&mut stream, pattern::at(number, args.size))
+            .await
+            .with_context(|| format!("message {number}"))?;
+    }
+    close(&mut stream).await?;
+    println!("{}", json!({"ok": true, "messages": args.messages}));
+    Ok(())
+}
+
+/// Opens them and uses each; at SIGTERM each is used once more and closed in good order.
+pub(crate) async fn hold(args: Hold) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut held = Vec::new();
+    while held.len() < args.connections {
+        let opening = (0..OPENING.min(args.connections - held.len())).map(|_| {
+            let to = args.to.clone();
+            async move {
+                let mut stream = open(&to).await?;
+                say(&mut stream, b"first").await.map(|()| stream)
+            }
+        });
+        for opened in opening.collect::<JoinSet<_>>().join_all().await {
+            let so_far = held.len();
+            held.push(opened.with_context(|| format!("connection {so_far}"))?);
+        }
+    }
+    println!("holding {}", held.len());
+    terminate.recv().await;
+    let number = held.len();
+    let mut errors = BTreeMap::<String, u64>::new();
+    let mut held = held.into_iter().peekable();
+    while held.peek().is_some() {
+        let last = held.by_ref().take(OPENING).map(|mut stream| async move {
+            say(&mut stream, b"still here?").await?;
+            close(&mut stream).await
+        });
+        let last = last.map(|last| timeout(Duration::from_secs(10), last));
+        for checked in last.collect::<JoinSet<_>>().join_all().await {
+            if let Err(error) = checked.unwrap_or_else(|_| bail!("no answer within 10 s")) {
+                *errors.entry(format!("{error:#}")).or_default() += 1;
+            }
+        }
+    }
+    println!("{}", json!({"held": number, "errors": errors}));
+    ensure!(errors.is_empty(), "some connections were lost");
+    Ok(())
+}
+
+/// An upgraded connection.
+async fn open(to: &str) -> Result<BufReader<TcpStream>> {
+    let mut stream = BufReader::new(connect(to).await?);
     let nonce: Vec<u8> = (0..16).map(|_| fastrand::u8(..)).collect();
     let key = base64(&nonce);
     let request = format!(
         "GET /chat HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n",
-        args.to
+        to
     );
     stream.write_all(request.as_bytes()).await?;
     let head = read_head(&mut stream).await?;
     ensure!(head[0].starts_with("HTTP/1.1 101"), "the upgrade was answered with {:?}", head[0]);
     let accepted = header(&head, "sec-websocket-accept").context("an answer without Sec-WebSocket-Accept")?;
     ensure!(accepted == accept_key(&key), "Sec-WebSocket-Accept is {accepted:?}");
-    for number in 0..args.messages {
-        let message = pattern::at(number, args.size);
-        write_frame(&mut stream, 2, message, Some(fastrand::u32(..).to_be_bytes())).await?;
-        let (kind, echoed) = read_frame(&mut stream).await?;
-        ensure!((kind, echoed.as_slice()) == (2, message), "message {number} came back changed");
-    }
-    write_frame(&mut stream, CLOSE, &[], Some([1, 2, 3, 4])).await?;
-    ensure!(read_frame(&mut stream).await?.0 == CLOSE, "a close was not answered with a close");
-    println!("{}", json!({"ok": true, "messages": args.messages}));
+    Ok(stream)
+}
+
+/// Sends a message, which has to come back.
+async fn say(stream: &mut BufReader<TcpStream>, message: &[u8]) -> Result<()> {
+    write_frame(stream, 2, message, Some(fastrand::u32(..).to_be_bytes())).await?;
+    let (kind, echoed) = read_frame(stream).await?;
+    ensure!((kind, echoed.as_slice()) == (2, message), "the message came back changed");
+    Ok(())
+}
+
+async fn close(stream: &mut BufReader<TcpStream>) -> Result<()> {
+    write_frame(stream, CLOSE, &[], Some([1, 2, 3, 4])).await?;
+    ensure!(read_frame(stream).await?.0 == CLOSE, "a close was not answered with a close");
     Ok(())
 }
 
