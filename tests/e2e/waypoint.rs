@@ -1,7 +1,11 @@
 //! Through a waypoint: who dials a guarded service reaches it through the waypoint only, encrypted all the way, and under the
 //! policies of both.
 
+mod abuse;
+mod bodies;
+mod rollout;
 mod rows;
+mod websockets;
 
 use lab::{Env, LabConfig, Pod, PodSpec, Process, Program, ServiceSpec, Signal};
 use serde_json::Value;
@@ -29,6 +33,11 @@ pub(crate) struct Guarded {
 
 impl Guarded {
     pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// `changes` are set over the waypoint's environment.
+    fn start_with(changes: &[(&str, &str)]) -> Self {
         let json = Env::from([("AIRGLOW_LOG_FORMAT".to_owned(), "json".to_owned())]);
         let mesh = Mesh::start_with(LabConfig::default(), &json);
         let client = mesh.pod(0, "client");
@@ -52,7 +61,9 @@ impl Guarded {
         mesh.lab.add_service(ServiceSpec::waypoint("shop", "waypoint")).expect("a service");
         let spec = PodSpec::waypoint("shop", "waypoint", "waypoint-0");
         let waypoint = mesh.node(1).add_pod(spec).expect("a pod");
-        let process = waypoint.start_waypoint(json).expect("a waypoint");
+        let mut environment = json;
+        environment.extend(changes.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        let process = waypoint.start_waypoint(environment).expect("a waypoint");
 
         let [one, two] = &servers;
         mesh.enrol("shop", &[&client, one, two]);
@@ -67,6 +78,27 @@ impl Guarded {
             if named && reached { Ok(()) } else { Err(format!("service {named}, waypoint {reached}")) }
         });
         Self { mesh, client, servers, waypoint, process }
+    }
+
+    /// A guarded service of the first server, at port 81.
+    fn service(&self, name: &str, target: u16) {
+        let spec = ServiceSpec::new("shop", name).selector("version", "one").port("http", 81, target);
+        let spec = spec.label("istio.io/use-waypoint", "waypoint");
+        self.mesh.lab.add_service(spec).expect("a service");
+        self.mesh.until_dumps(name, |dump| {
+            let services = dump["services"].as_array().into_iter().flatten();
+            let known = services.into_iter().any(|service| service["name"] == name);
+            if known { Ok(()) } else { Err("it is not known".to_owned()) }
+        });
+    }
+
+    /// The waypoint's resident memory, in bytes.
+    fn resident(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.pid()));
+        let status = status.expect("the waypoint runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a process has memory");
+        let kilobytes = line.split_whitespace().next().and_then(|number| number.parse::<u64>().ok());
+        kilobytes.expect("kilobytes") << 10
     }
 
     /// An access-log line of the waypoint that has all these values.
