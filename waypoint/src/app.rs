@@ -29,6 +29,7 @@ use crate::balance::Registry;
 use crate::config::Config;
 use crate::data::Shared;
 use crate::data::abreast::Past;
+use crate::data::mirror::Counts;
 use crate::data::thread::{self, Thread};
 use crate::discovery::Discovery;
 use crate::rules::{Book, Rules};
@@ -101,8 +102,10 @@ fn control_side(config: &Config, process: &Process, tasks: &mut TaskGroup) -> an
         book,
         certificates,
         telemetry: Telemetry::new(&process.metrics, process.access.clone()),
+        mirrors: Counts::register(&process.metrics),
         policies,
         endpoints: Registry::default(),
+        budgets: Arc::default(),
         drain: process.drain.watch(),
         epoch: Instant::now(),
     });

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use api::{ReceivedRule, decode, type_url};
 use arc_swap::ArcSwap;
 use daemon::readiness::Latch;
-use model::l7::{Filter, Rule};
 use proxy::feed::{self, Batch};
 use proxy::mesh::MeshWriter;
 use tokio::sync::watch;
@@ -81,7 +80,6 @@ fn rules(added: Vec<Resource>, removed: &[String]) -> (Vec<Change>, Vec<Rejectio
         match decode::rule(&resource.name, &resource.body) {
             Ok(ReceivedRule { rule, problem }) => {
                 rejections.extend(problem.map(|why| feed::rejection(resource.name, &why)));
-                warn_of_mirrors(&rule);
                 changes.push(Change::Rule(Box::new(rule)));
             }
             Err(error) => {
@@ -92,14 +90,6 @@ fn rules(added: Vec<Resource>, removed: &[String]) -> (Vec<Change>, Vec<Rejectio
         }
     }
     (changes, rejections)
-}
-
-/// What the rule's author would wait for in vain.
-fn warn_of_mirrors(rule: &Rule) {
-    let filters = rule.filters.iter().chain(rule.backends.iter().flat_map(|backend| &backend.filters));
-    if filters.into_iter().any(|filter| matches!(filter, Filter::Mirror(_))) {
-        tracing::warn!(rule = %rule.key, "copies of requests (RequestMirror) are not sent; the rest of the rule is followed");
-    }
 }
 
 /// Traffic policies. One that is not understood changes nothing.

@@ -6,6 +6,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use model::l7::{Headers, RetryLedger, Rule, Session};
 use model::route::Behind;
@@ -15,6 +16,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use super::attempts::UnderWay;
 use super::how::{self, How};
 use super::kept::Carrier;
+use super::mirror::{self, Copying};
 use super::stream::Asked;
 use super::{Context, requests};
 use crate::decide::{
@@ -52,6 +54,8 @@ pub(crate) struct OneRequest<U> {
     done: Done,
     /// What the head of the response said of a gRPC call that was over with it.
     grpc_status: Option<u32>,
+    /// Copies of which something is still to come.
+    copies: Vec<Copying>,
     over: PhantomData<fn() -> U>,
 }
 
@@ -89,6 +93,7 @@ impl<U: Carrier> OneRequest<U> {
             wait: None,
             done: Done { cause, was_delayed: delay.is_some(), is_late: false },
             grpc_status: None,
+            copies: Vec::new(),
             over: PhantomData,
         }
     }
@@ -150,6 +155,15 @@ impl<U: Carrier> OneRequest<U> {
         self.deadline.is_some_and(|deadline| Instant::now() + wait >= deadline)
     }
 
+    /// Begins the copies that the rule wants, when the request itself is about to be sent.
+    fn copy(&mut self, request: &dyn AnyRequest, edits: &RequestEdits) {
+        for (service, port) in std::mem::take(&mut self.way.copies) {
+            let copied = request.copied(edits);
+            let copying = mirror::begin(&self.context, (&service, port), (&self.asked, &self.facts), copied);
+            self.copies.extend(copying);
+        }
+    }
+
     /// Who the client is, as the endpoint's application hears it.
     fn edits(&self) -> RequestEdits {
         let mut edits = self.way.request.clone();
@@ -200,6 +214,7 @@ impl<U: Carrier> Exchange for OneRequest<U> {
         match reached {
             Ok(Ok(upstream)) => {
                 let edits = self.edits();
+                self.copy(request, &edits);
                 Next::Forward(Forward { upstream, edits, respond_by: limit, complete_by: limit })
             }
             Ok(Err(refusal)) => {
@@ -213,6 +228,17 @@ impl<U: Carrier> Exchange for OneRequest<U> {
                 Next::Answer(Answer::status(504))
             }
         }
+    }
+
+    fn body(&mut self, bytes: &[u8]) {
+        if !self.copies.is_empty() {
+            let bytes = Bytes::copy_from_slice(bytes);
+            self.copies.retain_mut(|copy| copy.body(&bytes));
+        }
+    }
+
+    fn body_ended(&mut self) {
+        self.copies.drain(..).for_each(Copying::end);
     }
 
     fn response(&mut self, request: &dyn AnyRequest, response: &dyn AnyResponse, again: bool) -> Verdict {

@@ -5,34 +5,36 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use hbone::ServerLimits;
 use model::address::canonical;
 use model::identity::Identity;
 use proxy::accept::{self, Accepted, NotAccepted};
 use proxy::handshakes::MAX_HANDSHAKES;
 use tokio::net::TcpStream;
 
+use super::budgets::Share;
 use super::{Context, stream};
 use crate::refusal::Refusal;
 
 /// Who opened a tunnel.
-#[derive(Clone, Debug)]
 pub(crate) struct Client {
     /// What it has proven to be.
     pub(crate) identity: Identity,
     /// Where the tunnel comes from: the client's pod, though not the port of its connection.
     pub(crate) address: SocketAddr,
+    /// What its streams may hold.
+    pub(crate) share: Share,
 }
 
 /// Serves one tunnel until it ends. When the drain begins its peer is told to go.
 pub(crate) async fn handle(context: Arc<Context>, tcp: TcpStream, client: SocketAddr) {
     let _hold = context.shared.drain.hold();
     let address = canonical(client);
-    let tunnel = match accept(&context, tcp, address).await {
+    let share = context.shared.budgets.client(address.ip());
+    let tunnel = match accept(&context, tcp, address, &share).await {
         Ok(tunnel) => tunnel,
         Err(refusal) => return context.shared.telemetry.turned_away(address, &refusal),
     };
-    let client = Arc::new(Client { identity: tunnel.peer.clone(), address });
+    let client = Arc::new(Client { identity: tunnel.peer.clone(), address, share });
     let mut drain = context.shared.drain.clone();
     let leave = async move { drain.begun().await };
     accept::serve(tunnel, address, leave, |incoming| {
@@ -42,12 +44,17 @@ pub(crate) async fn handle(context: Arc<Context>, tcp: TcpStream, client: Socket
     .await;
 }
 
-async fn accept(context: &Context, tcp: TcpStream, from: SocketAddr) -> Result<Accepted, Refusal> {
+async fn accept(
+    context: &Context,
+    tcp: TcpStream,
+    from: SocketAddr,
+    share: &Share,
+) -> Result<Accepted, Refusal> {
     let handshake = context.handshakes.begin(from.ip());
     let _handshake = handshake.ok_or(Refusal::Handshakes { from: from.ip(), most: MAX_HANDSHAKES })?;
     hbone::socket::prepare(&tcp).map_err(Refusal::Broken)?;
     let certificate = context.shared.certificate().await?;
-    accept::accept(tcp, &certificate, &ServerLimits::default()).await.map_err(|error| match error {
+    accept::accept(tcp, &certificate, &share.limits()).await.map_err(|error| match error {
         NotAccepted::Handshake(error) => Refusal::Tunnel { with: from, reason: error.to_string() },
         NotAccepted::Peer(error) => error.into(),
     })

@@ -5,6 +5,7 @@
 
 pub(crate) mod abreast;
 mod attempts;
+pub(crate) mod budgets;
 pub(crate) mod classify;
 pub(crate) mod endpoints;
 pub(crate) mod exchange;
@@ -12,6 +13,7 @@ pub(crate) mod how;
 pub(crate) mod inbound;
 pub(crate) mod io;
 pub(crate) mod kept;
+pub(crate) mod mirror;
 pub(crate) mod opaque;
 pub(crate) mod requests;
 pub(crate) mod routed;
@@ -51,9 +53,12 @@ pub(crate) struct Shared {
     pub(crate) book: Arc<ArcSwap<Book>>,
     pub(crate) certificates: Certificates,
     pub(crate) telemetry: Telemetry,
+    /// What became of copies of requests.
+    pub(crate) mirrors: Arc<mirror::Counts>,
     /// Moves when policies have changed.
     pub(crate) policies: watch::Receiver<u64>,
     pub(crate) endpoints: Registry,
+    pub(crate) budgets: Arc<budgets::Budgets>,
     pub(crate) drain: drain::Watch,
     /// What balancing counts time from.
     pub(crate) epoch: Instant,
@@ -89,4 +94,5 @@ pub(crate) struct Context {
     pub(crate) endpoints: endpoints::Cache,
     pub(crate) kept: kept::Kept,
     pub(crate) seen: Seen,
+    pub(crate) copies: mirror::Copies,
 }

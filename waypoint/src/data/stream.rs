@@ -51,6 +51,9 @@ async fn asked(
     facts: &mut Facts,
 ) -> Result<Asked, Refusal> {
     let authority = incoming.authority.as_str().parse()?;
+    if client.share.is_exceeded() {
+        return Err(Refusal::Hoarded);
+    }
     let mesh = &context.shared.mesh;
     let own = &context.shared.own.workload;
     let local = mesh.local_workload(own).await.ok_or_else(|| Refusal::Unknown(own.clone()))?;

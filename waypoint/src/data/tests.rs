@@ -1,6 +1,7 @@
 //! Whole streams between real tunnels on loopback addresses: a client's node, this waypoint, and endpoints' nodes that echo.
 
 mod connections;
+mod mirrors;
 mod routes;
 mod telemetry;
 
@@ -34,7 +35,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::{Context, Shared, abreast, endpoints, inbound, kept};
+use super::budgets::Budgets;
+use super::{Context, Shared, abreast, endpoints, inbound, kept, mirror};
 use crate::balance::Registry;
 use crate::config::Own;
 use crate::made;
@@ -86,6 +88,7 @@ struct World {
     rules: Rules,
     book: Arc<ArcSwap<Book>>,
     drain: Drain,
+    budgets: Arc<Budgets>,
     address: SocketAddr,
     metrics: Metrics,
     access: AccessLog,
@@ -112,6 +115,7 @@ impl World {
         let book = Arc::new(ArcSwap::from_pointee(Book::default()));
         let (metrics, lines) = (Metrics::new(), Lines::default());
         let access = AccessLog::start(Format::Json, lines.clone()).unwrap();
+        let budgets = Arc::new(Budgets::default());
         let shared = Shared {
             own: Own { identity: own.identity, workload: own.uid },
             mesh,
@@ -119,8 +123,10 @@ impl World {
             book: Arc::clone(&book),
             certificates: certificates.clone(),
             telemetry: Telemetry::new(&metrics, access.clone()),
+            mirrors: mirror::Counts::register(&metrics),
             policies: watched,
             endpoints: Registry::default(),
+            budgets: Arc::clone(&budgets),
             drain: drain.watch(),
             epoch: Instant::now(),
         };
@@ -131,6 +137,7 @@ impl World {
             endpoints: endpoints::Cache::default(),
             kept: kept::Kept::default(),
             seen: Seen::default(),
+            copies: mirror::Copies::default(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -148,6 +155,7 @@ impl World {
             rules,
             book,
             drain,
+            budgets,
             address,
             metrics,
             access,
@@ -192,8 +200,11 @@ impl World {
 
     /// A tunnel from the node of a client that runs as `account`.
     async fn client(&self, account: &str) -> Opener {
+        self.tunnel(account, TcpStream::connect(self.address).await.unwrap()).await
+    }
+
+    async fn tunnel(&self, account: &str, tcp: TcpStream) -> Opener {
         let certificate = self.certificate(account).await;
-        let tcp = TcpStream::connect(self.address).await.unwrap();
         let tls = ClientTls { config: certificate.client_config(), server_name: self.address.ip().into() };
         let (opener, driver, _) = hbone::connect(tcp, tls, &ClientLimits::default()).await.unwrap();
         tokio::spawn(driver);
@@ -334,6 +345,78 @@ async fn a_client_that_is_denied_is_denied_here_too_and_at_once() {
     echoes(&mut others).await;
     world.policy(Update::PolicyRemoved(denial.id));
     echoes(&mut open(&client, "10.96.0.1:80").await.unwrap()).await;
+}
+
+/// A node that takes streams and reads none of them.
+async fn deaf(world: &World, address: &str) {
+    let certificate = world.certificate("server").await;
+    let listener = TcpListener::bind(format!("{address}:15008")).await.unwrap();
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        loop {
+            let (tcp, _) = listener.accept().await.unwrap();
+            let config = certificate.server_config();
+            let (mut tunnel, _) = hbone::accept(tcp, config, &ServerLimits::default()).await.unwrap();
+            let (tell, mut told) = mpsc::channel(1);
+            held.push(tell);
+            tokio::spawn(async move {
+                let mut streams = Vec::new();
+                loop {
+                    tokio::select! {
+                        Some(Ok(incoming)) = tunnel.next() => streams.push(incoming.accept(HeaderMap::new()).unwrap()),
+                        None::<()> = told.recv() => return,
+                    }
+                }
+            });
+        }
+    });
+}
+
+#[tokio::test]
+async fn what_one_client_may_hold_is_bounded_and_not_the_others_trouble() {
+    const STREAMS: usize = 64;
+    let mut world = World::new().await;
+    world.endpoint("deaf", "127.7.8.1");
+    deaf(&world, "127.7.8.1").await;
+    let tunnels = [world.client("client").await, world.client("client").await];
+    let mut streams = Vec::new();
+    for index in 0..STREAMS {
+        streams.push(open(&tunnels[index % 2], "web.shop.svc.cluster.local:80").await.unwrap());
+    }
+    let piece = Bytes::from(vec![b'x'; 64 << 10]);
+    let pushing = streams.into_iter().map(|mut stream| {
+        let piece = piece.clone();
+        tokio::spawn(async move {
+            while let Ok(room) = std::future::poll_fn(|cx| stream.poll_capacity(cx, piece.len())).await {
+                if stream.send(piece.slice(..room)).is_err() {
+                    break;
+                }
+            }
+        })
+    });
+    let pushing: Vec<_> = pushing.collect();
+    let ip = world.address.ip();
+    // Windows shrink with each quarter that is used, so this is what there is to see of many streams that are all stalled.
+    soon("a hoard", async {
+        while world.budgets.held(ip) < 8 << 20 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await;
+    world.writer.apply([Update::WorkloadRemoved(made::pod("deaf", "server", "127.7.8.1", "web").uid)]);
+    world.endpoint("echoing", "127.7.8.2");
+    let _node = world.node("127.7.8.2").await;
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.7.8.3:0".parse().unwrap()).unwrap();
+    let other = world.tunnel("other", socket.connect(world.address).await.unwrap()).await;
+    for _ in 0..20 {
+        let mut stream = open(&other, "web.shop.svc.cluster.local:80").await.unwrap();
+        echoes(&mut stream).await;
+        let held = world.budgets.held(ip);
+        assert!(held <= 33 << 20, "{held} bytes are held for one client in two tunnels");
+    }
+    assert_eq!(world.budgets.held("127.7.8.3".parse().unwrap()), 0);
+    pushing.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::{Context, Shared, endpoints, inbound, kept};
+use super::{Context, Shared, endpoints, inbound, kept, mirror};
 use crate::refusal::Refusal;
 use crate::telemetry::Seen;
 
@@ -103,6 +103,7 @@ async fn run(
         endpoints: endpoints::Cache::default(),
         kept: kept::Kept::default(),
         seen: Seen::default(),
+        copies: mirror::Copies::default(),
     });
     let mut tunnels = JoinSet::new();
     let mut sweeps = tokio::time::interval(SWEEP);

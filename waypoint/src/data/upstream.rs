@@ -6,7 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use hbone::{ClientLimits, Connect, DialError};
+use hbone::{Connect, DialError};
 use model::address::PROXY_PORTS;
 use model::route::Target;
 use model::workload::TunnelProtocol;
@@ -64,7 +64,11 @@ pub(crate) async fn connect(
 
 async fn tunnel(context: &Context, target: &Target, facts: &Facts) -> Result<Opened, Refusal> {
     let certificate = context.shared.certificate().await?;
-    let means = Means { certificate, limits: ClientLimits::default() };
+    let budgets = &context.shared.budgets;
+    if budgets.is_exceeded() {
+        return Err(Refusal::Hoarded);
+    }
+    let means = Means { certificate, limits: budgets.limits() };
     // The endpoint's node learns who the client is, beside us.
     let host = facts.service.as_deref().map(|service| &service.id.hostname);
     let headers = headers::request(facts.source.workload.as_deref(), facts.client, host);

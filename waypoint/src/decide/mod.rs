@@ -36,10 +36,24 @@ pub trait AnyRequest: Headers + Sync {
     /// Host and port that the request is for; empty if nothing says so.
     fn authority(&self) -> &str;
 
+    /// A copy of it with these edits, for somebody else; `None` where there can't be one.
+    fn copied(&self, _edits: &RequestEdits) -> Option<Copied> {
+        None
+    }
+
     /// Whether doing it twice is doing it once (RFC 9110, section 9.2.2).
     fn is_idempotent(&self) -> bool {
         matches!(self.method(), "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE")
     }
+}
+
+/// A copy of a request, apart from its body, as HTTP/1.1 on a connection of its own.
+#[derive(Debug, Clone)]
+pub struct Copied {
+    /// The head.
+    pub head: Vec<u8>,
+    /// Bytes of the body; without that it is sent in chunks.
+    pub length: Option<u64>,
 }
 
 /// A response of any protocol, apart from its body.
@@ -83,6 +97,9 @@ pub trait Exchange: Send {
 
     /// Bytes of the body as they pass for the first time, without what frames them: for mirrors.
     fn body(&mut self, _bytes: &[u8]) {}
+
+    /// All of the body has passed. May be said several times.
+    fn body_ended(&mut self) {}
 
     /// A response has arrived, apart from its body: send it on with these edits, or (only when `again` says that the
     /// request can still be sent) try once more.

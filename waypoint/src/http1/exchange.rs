@@ -220,4 +220,8 @@ impl<X: Exchange> Tap for Watch<'_, X> {
     fn raw(&mut self, bytes: &[u8]) {
         self.kept.keep(bytes);
     }
+
+    fn ended(&mut self) {
+        self.hooks.body_ended();
+    }
 }

@@ -44,12 +44,15 @@ pub(super) trait Tap {
     fn payload(&mut self, bytes: &[u8]);
     /// Bytes as they are sent on, framing and all. Chunks of our own making are not shown.
     fn raw(&mut self, bytes: &[u8]);
+    /// There is no more of it. Said in each turn from then on.
+    fn ended(&mut self);
 }
 
 /// Nobody looks.
 impl Tap for () {
     fn payload(&mut self, _bytes: &[u8]) {}
     fn raw(&mut self, _bytes: &[u8]) {}
+    fn ended(&mut self) {}
 }
 
 /// One body on its way.
@@ -183,6 +186,9 @@ impl Pump {
             } else {
                 from.input.consume(run.len);
             }
+        }
+        if self.body.is_done() {
+            tap.ended();
         }
         if self.shape == Shape::Chunked && self.ready > 0 {
             write::chunk(&mut to.out, self.ready, self.first);

@@ -10,7 +10,8 @@ use super::head::{self, Fields, Options, Role, Slots, Span};
 use super::limits::FIELDS_MAX;
 use super::refusal::Refusal;
 use super::target::{self, Target};
-use crate::decide::AnyRequest;
+use super::write;
+use crate::decide::{AnyRequest, Copied, RequestEdits};
 
 /// A request as it arrived, without its body.
 #[derive(Debug)]
@@ -160,5 +161,15 @@ impl AnyRequest for RequestHead {
     fn authority(&self) -> &str {
         let host = self.fields.list().iter().find(|field| field.role == Role::Host).map(|field| field.value);
         self.target.authority.or(host).map_or("", |authority| self.fields.text(authority))
+    }
+
+    fn copied(&self, edits: &RequestEdits) -> Option<Copied> {
+        let length = match self.framing {
+            Framing::None => Some(0),
+            Framing::Length(length) => Some(length),
+            Framing::Chunked | Framing::UntilClose => None,
+        };
+        // What follows a CONNECT is no body.
+        (self.method() != "CONNECT").then(|| Copied { head: write::copied(self, edits), length })
     }
 }

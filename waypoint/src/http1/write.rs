@@ -22,24 +22,8 @@ pub(super) enum Persistence {
 
 /// Appends the head of a request to `out`, as HTTP/1.1 in origin form.
 pub(super) fn request(out: &mut Vec<u8>, request: &RequestHead, edits: &RequestEdits) {
-    out.extend_from_slice(request.method().as_bytes());
-    out.push(b' ');
-    match &edits.target {
-        Some(target) => out.extend_from_slice(target.as_str().as_bytes()),
-        None if request.method() == "CONNECT" => out.extend_from_slice(request.authority().as_bytes()),
-        None => {
-            out.extend_from_slice(request.path().as_bytes());
-            if let Some(query) = request.query() {
-                out.push(b'?');
-                out.extend_from_slice(query.as_bytes());
-            }
-        }
-    }
-    out.extend_from_slice(b" HTTP/1.1\r\n");
+    begin(out, request, edits);
     let fields = &request.fields;
-    // First, as RFC 9110 asks, and in one form.
-    let authority = edits.authority.as_ref().map_or(request.authority(), |authority| authority.as_str());
-    line(out, "host", authority.as_bytes());
     copy(out, fields, &edits.fields, |field| match field.role {
         Role::EndToEnd => true,
         Role::Expect => !request.is_old(),
@@ -56,11 +40,47 @@ pub(super) fn request(out: &mut Vec<u8>, request: &RequestHead, edits: &RequestE
         (false, true) => line(out, "connection", b"te"),
         (false, false) => {}
     }
+    end(out, request);
+}
+
+/// The head of a copy: nobody waits for what its server says meanwhile, or speaks with it afterwards.
+pub(super) fn copied(request: &RequestHead, edits: &RequestEdits) -> Vec<u8> {
+    let mut out = Vec::new();
+    begin(&mut out, request, edits);
+    copy(&mut out, &request.fields, &edits.fields, |field| field.role == Role::EndToEnd);
+    line(&mut out, "connection", b"close");
+    end(&mut out, request);
+    out
+}
+
+/// The request line, and whom it is for.
+fn begin(out: &mut Vec<u8>, request: &RequestHead, edits: &RequestEdits) {
+    out.extend_from_slice(request.method().as_bytes());
+    out.push(b' ');
+    match &edits.target {
+        Some(target) => out.extend_from_slice(target.as_str().as_bytes()),
+        None if request.method() == "CONNECT" => out.extend_from_slice(request.authority().as_bytes()),
+        None => {
+            out.extend_from_slice(request.path().as_bytes());
+            if let Some(query) = request.query() {
+                out.push(b'?');
+                out.extend_from_slice(query.as_bytes());
+            }
+        }
+    }
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+    // First, as RFC 9110 asks, and in one form.
+    let authority = edits.authority.as_ref().map_or(request.authority(), |authority| authority.as_str());
+    line(out, "host", authority.as_bytes());
+}
+
+/// What frames the body, and the end of the head.
+fn end(out: &mut Vec<u8>, request: &RequestHead) {
     match request.framing() {
         Framing::Chunked => line(out, "transfer-encoding", b"chunked"),
         Framing::Length(length) => content_length(out, length),
         // Who sends an empty body says so; servers refuse a POST without a length.
-        Framing::None if fields.with(Role::Length).next().is_some() => content_length(out, 0),
+        Framing::None if request.fields.with(Role::Length).next().is_some() => content_length(out, 0),
         Framing::None | Framing::UntilClose => {}
     }
     out.extend_from_slice(b"\r\n");

@@ -10,9 +10,11 @@ use http::{HeaderName, HeaderValue};
 use model::identity::Identity;
 use model::l7::{
     AbortAnswer, Asked, Backend, BackendTarget, Balancing, Cors, CorsAnswer, Fault, Filter, HeaderEdits,
-    Injected, Moment, PathMatch, Redirect, Request, RetryLedger, Rule, Scheme, Selected, Session, UrlRewrite,
+    Injected, Mirror, Moment, PathMatch, Redirect, Request, RetryLedger, Rule, Scheme, Selected, Session,
+    UrlRewrite,
 };
 use model::service::ServiceName;
+use twox_hash::XxHash64;
 
 use super::store::OfService;
 use crate::decide::{Answer, AnyRequest, FieldEdits, RequestEdits};
@@ -28,8 +30,8 @@ pub(crate) struct Of<'a> {
     pub(crate) client: Option<&'a Identity>,
     /// The time.
     pub(crate) now: Moment,
-    /// Uniform over all of `u64`: for the weights, a delay and an abort.
-    pub(crate) random: [u64; 3],
+    /// Uniform over all of `u64`: for the weights, a delay, an abort and the copies.
+    pub(crate) random: [u64; 4],
     /// Whether the endpoint of a session is one of a port of this service, and up.
     pub(crate) holds: &'a dyn Fn(&ServiceName, u16, Session) -> bool,
 }
@@ -65,6 +67,8 @@ pub(crate) enum Then {
 pub(crate) struct Way {
     /// A port of this service; `None`: of the one that was asked.
     pub(crate) to: Option<(ServiceName, u16)>,
+    /// Ports of services that get copies.
+    pub(crate) copies: Vec<(ServiceName, u16)>,
     /// Changes of the request.
     pub(crate) request: RequestEdits,
     /// The session that the request belongs to, where the rule keeps sessions.
@@ -245,11 +249,18 @@ fn follow(rule: &Rule, by: &PathMatch, of: &Of<'_>, request: &dyn AnyRequest) ->
     let backend = session.and_then(|session| rule.backends.iter().find(|backend| of.has(backend, session)));
     let backend = backend.or_else(|| rule.backend(of.random[0]));
     let filters = rule.filters.iter().chain(backend.into_iter().flat_map(|backend| &backend.filters));
-    for filter in filters {
+    for (index, filter) in filters.enumerate() {
         match filter {
             Filter::Cors(cors) => way.cors(cors, request)?,
-            // Not sent; the log says so when the rule arrives.
-            Filter::Mirror(_) => {}
+            Filter::Mirror(Mirror { target, share }) => {
+                // Each share is drawn by itself.
+                let drawn = XxHash64::oneshot(of.random[3], &index.to_le_bytes());
+                if let BackendTarget::Service { name, port } = target
+                    && share.takes(drawn)
+                {
+                    way.copies.push((name.clone(), *port));
+                }
+            }
             Filter::Redirect(redirect) => return Err(way.redirect(redirect, by, of.port, request)),
             Filter::RequestHeaders(edits) => edit(&mut way.request.fields, edits),
             Filter::ResponseHeaders(edits) => edit(&mut way.response, edits),
@@ -277,7 +288,7 @@ fn edit(fields: &mut FieldEdits, edits: &HeaderEdits) {
 }
 
 fn inject(fault: &Fault, of: &Of<'_>, request: &dyn AnyRequest) -> Injected {
-    let [_, delay, abort] = of.random;
+    let [_, delay, abort, _] = of.random;
     fault.inject(request, of.client, of.now, [delay, abort])
 }
 

@@ -89,7 +89,7 @@ async fn head(stream: &mut Stream, unread: &mut String) -> Option<String> {
 
 /// A client with one connection.
 pub(super) struct Http {
-    client: Opener,
+    pub(super) client: Opener,
     stream: Option<(Stream, String)>,
 }
 
