@@ -119,6 +119,24 @@ fn a_waypoint_comes_with_the_first_route_and_goes_with_the_last_unnoticed() {
     let bound = said_of(["service", "web"]);
     assert!(bound.contains("WaypointAccepted"), "{bound}");
 
+    traffic.undisturbed("a waypoint that is replaced, grows and shrinks", || {
+        let rolled_out = |replicas: u64| {
+            let annotation = format!("airglow.dev/replicas={replicas}");
+            shop.kubectl(&["annotate", "--overwrite", "gateway", "waypoint-auto", &annotation]);
+            eventually("as many pods as are asked for", || {
+                let status = &shop.get(&["deployment", "waypoint-auto"])["status"];
+                let is_so = ["replicas", "updatedReplicas", "readyReplicas"]
+                    .iter()
+                    .all(|field| status[*field] == replicas);
+                if is_so { Ok(()) } else { Err(status.clone()) }
+            });
+        };
+        shop.kubectl(&["rollout", "restart", "deployment/waypoint-auto"]);
+        rolled_out(2);
+        rolled_out(1);
+        traffic.progress();
+    });
+
     traffic.undisturbed("a waypoint that goes", || {
         shop.kubectl(&["delete", "httproute", "to-web"]);
         shop.curl_until(caller, "http://web/", |answer| answer["path"] == "/");

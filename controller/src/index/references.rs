@@ -81,7 +81,8 @@ fn named(object: &Object) -> Vec<Key> {
     if let Object::TrafficPolicy(policy) = object {
         return traffic::targets(policy).collect();
     }
-    Described::of(object).map(|route| route.services().collect()).unwrap_or_default()
+    let of = |route: Described<'_>| route.services().chain(route.gateways()).collect();
+    Described::of(object).map(of).unwrap_or_default()
 }
 
 /// The services that an object is attached to as a route.

@@ -74,11 +74,12 @@ impl Index {
     #[must_use]
     pub fn statements(&self, misunderstood: &[Misunderstood]) -> Vec<Statement> {
         let statements = self.attached().filter_map(|(key, metadata, entries)| {
-            // What is judged would be what it said before.
-            if misunderstood.iter().any(|object| object.key == key) {
-                return None;
+            let mut attachments =
+                self.products.get(&key).map(|it| it.attachments.clone()).unwrap_or_default();
+            if let Some(object) = misunderstood.iter().find(|object| object.key == key) {
+                // What is judged is what stands in for it.
+                attachments.iter_mut().for_each(|attachment| explain(attachment, &object.message));
             }
-            let attachments = self.products.get(&key).map(|it| it.attachments.clone()).unwrap_or_default();
             let generation = metadata.generation;
             let is_said = is_said(&attachments, generation, &entries);
             (!is_said).then_some(Statement { key, generation, attachments })
@@ -106,6 +107,20 @@ impl Index {
             (key_of(Kind::TrafficPolicy, name), &policy.metadata, said.collect())
         });
         routes.chain(policies)
+    }
+}
+
+/// Says what it is that can't be understood, instead of what became of the stand-in.
+fn explain(attachment: &mut Attachment, problem: &str) {
+    let conditions = &mut attachment.conditions;
+    conditions.retain(|condition| condition.kind != "ResolvedRefs");
+    match conditions.iter_mut().find(|condition| condition.is_bad()) {
+        Some(bad) if bad.kind == "Accepted" => bad.message = problem.to_owned(),
+        Some(bad) => bad.message = format!("Dropped Rule: {problem}"),
+        None => {
+            let message = format!("Dropped Rule: {problem}");
+            conditions.push(Condition::is("PartiallyInvalid", "UnsupportedValue", message));
+        }
     }
 }
 

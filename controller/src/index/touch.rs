@@ -36,7 +36,9 @@ impl Index {
             Object::GatewayClass(_) => {
                 for (name, gateway) in &cluster.gateways {
                     if gateway.spec.gateway_class_name == key.name {
-                        touched.insert(key_of(Kind::Gateway, name));
+                        let gateway = key_of(Kind::Gateway, name);
+                        touched.extend(cluster.references().of(&gateway).cloned());
+                        touched.insert(gateway);
                         self.touch_guarded(&name.0, touched);
                     }
                 }

@@ -195,8 +195,8 @@ fn workload_entry() -> impl Strategy<Value = Object> {
 fn gateway() -> impl Strategy<Value = Object> {
     let reaches = select(vec![Reach::All, Reach::Same, Reach::Selector]);
     let account = prop::option::of(select(NAMES));
-    (metadata(), reaches, labels(), account, any::<[bool; 4]>()).prop_map(
-        |(metadata, from, match_labels, account, [ready, hbone, automatic, attached])| {
+    (metadata(), reaches, labels(), account, any::<[bool; 5]>()).prop_map(
+        |(metadata, from, match_labels, account, [ready, hbone, automatic, attached, ours])| {
             let mut gateway = Gateway { metadata, ..Gateway::default() };
             if automatic {
                 gateway.metadata.name = "waypoint-auto".into();
@@ -210,7 +210,7 @@ fn gateway() -> impl Strategy<Value = Object> {
             let account =
                 account.map(|account| ("istio.io/for-service-account".to_owned(), account.to_owned()));
             gateway.metadata.annotations.extend(account);
-            gateway.spec.gateway_class_name = "a".into();
+            gateway.spec.gateway_class_name = if ours { "airglow-waypoint" } else { "a" }.into();
             let selector = Some(LabelSelector { match_labels, match_expressions: Vec::new() });
             gateway.spec.listeners = vec![Listener {
                 port: 15008,
@@ -228,9 +228,10 @@ fn gateway() -> impl Strategy<Value = Object> {
 fn parent() -> impl Strategy<Value = ParentRef> {
     let namespaces = prop::option::of(select(NAMESPACES));
     let ports = prop::option::of(select(vec![80_u16, 81]));
-    (namespaces, select(NAMES), ports).prop_map(|(namespace, name, port)| ParentRef {
-        group: Some(String::new()),
-        kind: Some("Service".into()),
+    let kinds = prop_oneof![3 => Just(("", "Service")), 1 => Just(("gateway.networking.k8s.io", "Gateway"))];
+    (namespaces, select(NAMES), ports, kinds).prop_map(|(namespace, name, port, (group, kind))| ParentRef {
+        group: Some(group.into()),
+        kind: Some(kind.into()),
         namespace: namespace.map(Into::into),
         name: name.into(),
         port,

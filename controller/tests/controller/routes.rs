@@ -324,6 +324,30 @@ fn what_was_said_is_not_said_again_and_others_may_say_what_they_like() {
 }
 
 #[test]
+fn a_waypoint_is_no_parent_and_the_route_says_what_is() {
+    let to_gateway = route("HTTPRoute", "shop", "it", "{parentRefs: [{name: wp}], rules: [{}]}");
+    let gateway = |class: &str| {
+        format!(
+            "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{namespace: shop, name: wp}}
+spec: {{gatewayClassName: {class}, listeners: [{{name: mesh, port: 15008, protocol: HBONE}}]}}
+"
+        )
+    };
+    let mut mesh = with(&[to_gateway]);
+    assert_eq!(mesh.conditions("it"), [], "somebody else's, for all that is known");
+    mesh.apply(upserts(&gateway("airglow-waypoint")));
+    let (holds, reason, message) = mesh.condition("it", "Accepted");
+    assert_eq!((holds, reason), (false, "NoMatchingParent"));
+    assert!(message.contains("name a Service"), "{message}");
+    assert!(mesh.rules("it").is_empty());
+    mesh.apply(upserts(&gateway("nginx")));
+    assert_eq!(mesh.conditions("it"), []);
+}
+
+#[test]
 fn findings_say_the_same() {
     let mesh = rule("{backendRefs: [{name: nobody, port: 80}]}");
     let said: Vec<_> = mesh.findings("it").iter().map(|it| format!("{} {}", it.outcome, it.reason)).collect();

@@ -125,6 +125,18 @@ async fn others_are_judged(client: &Client) {
     told(client, path, "ancestors", |entry| condition(entry, "Accepted")["status"] == "True").await;
 }
 
+/// Makes a route that can't be read, and waits until it says so.
+async fn unreadable(client: &Client) -> Value {
+    let rules = json!([{"timeouts": 7, "backendRefs": [{"name": "web", "port": 80}]}]);
+    let spec = json!({"parentRefs": [parent()], "rules": rules});
+    apply(client, route("HTTPRoute", "v1", "unreadable", spec)).await;
+    let refused = |entry: &Value| {
+        let accepted = condition(entry, "Accepted");
+        accepted["status"] == "False" && accepted["message"].to_string().contains("answered with an error")
+    };
+    told(client, &format!("{ROUTES}/unreadable"), "parents", refused).await
+}
+
 /// Makes a Gateway where nothing is made of it, and waits until it says so.
 async fn unmade(client: &Client) {
     apply(client, waypoints::definition("Gateway", "gateways", "Namespaced")).await;
@@ -165,6 +177,7 @@ async fn routes_and_traffic_policies_say_what_became_of_them() {
     );
 
     others_are_judged(&client).await;
+    unreadable(&client).await;
     unmade(&client).await;
     let now: Value = client.request(http(&path)).await.expect("an object");
     let version = |object: &Value| object["metadata"]["resourceVersion"].clone();
@@ -193,4 +206,37 @@ async fn routes_and_traffic_policies_say_what_became_of_them() {
     let object = timeout(PATIENCE, gone).await.expect("our entry is taken out");
     assert_eq!(object["status"]["parents"], json!([foreign]));
     drop(site);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_said_is_not_said_again_by_another_replica() {
+    let (api, client) = with_web().await;
+    let first = Site::start(&api).await;
+    let second = Site::start(&api).await;
+    judged(&client).await;
+    unreadable(&client).await;
+    others_are_judged(&client).await;
+    let said = async || {
+        let listed: Value = client.request(http(ROUTES)).await.expect("a list");
+        let policies = "/apis/airglow.dev/v1alpha1/namespaces/shop/trafficpolicies";
+        let policies: Value = client.request(http(policies)).await.expect("a list");
+        let items =
+            [&listed, &policies].map(|list| list["items"].as_array().expect("a list").clone()).concat();
+        items.iter().map(|item| item["metadata"]["resourceVersion"].to_string()).collect::<Vec<_>>()
+    };
+    let before = said().await;
+    assert_eq!(before.len(), 3);
+
+    // The other one leads now, and one that has started anew has read it all again: the route that can't be read for one.
+    drop(first);
+    let third = Site::start(&api).await;
+    apply(&client, route("TLSRoute", "v1", "late", json!({"parentRefs": [parent()], "rules": [{}]}))).await;
+    let path = "/apis/gateway.networking.k8s.io/v1/namespaces/shop/tlsroutes/late";
+    told(&client, path, "parents", |entry| condition(entry, "Accepted")["status"] == "False").await;
+    drop(second);
+    apply(&client, route("TLSRoute", "v1", "later", json!({"parentRefs": [parent()], "rules": [{}]}))).await;
+    let path = "/apis/gateway.networking.k8s.io/v1/namespaces/shop/tlsroutes/later";
+    told(&client, path, "parents", |entry| condition(entry, "Accepted")["status"] == "False").await;
+    assert_eq!(said().await, before, "nothing of it was news");
+    drop(third);
 }

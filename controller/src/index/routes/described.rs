@@ -63,6 +63,11 @@ impl<'a> Described<'a> {
         self.parent_refs.iter().filter_map(|parent| parent_service(parent, self.metadata))
     }
 
+    /// The Gateways that it is attached to, there or not.
+    pub(crate) fn gateways(&self) -> impl Iterator<Item = Key> {
+        self.parent_refs.iter().filter_map(|parent| parent_gateway(parent, self.metadata))
+    }
+
     /// Every Service that it names, there or not.
     pub(crate) fn services(&self) -> impl Iterator<Item = Key> {
         let backend =
@@ -79,6 +84,14 @@ pub(crate) fn parent_service(parent: &ParentRef, of: &Metadata) -> Option<Key> {
     let is_service =
         parent.kind.as_deref() == Some("Service") && matches!(parent.group.as_deref(), Some("" | "core"));
     is_service.then(|| service(parent.namespace.as_deref(), &parent.name, of))
+}
+
+/// The Gateway that a parent names, if it is one.
+pub(crate) fn parent_gateway(parent: &ParentRef, of: &Metadata) -> Option<Key> {
+    let is_gateway = matches!(parent.kind.as_deref(), None | Some("Gateway"))
+        && matches!(parent.group.as_deref(), None | Some(GATEWAY_API));
+    let namespace = parent.namespace.as_deref().unwrap_or(&of.namespace).to_owned();
+    is_gateway.then(|| Key { kind: Kind::Gateway, namespace, name: parent.name.clone() })
 }
 
 /// The Service that a backend names, if it is one.

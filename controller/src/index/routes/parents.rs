@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 
 use model::l7::{Parent, Scope};
 
-use super::described::{Described, GATEWAY_API, parent_service};
+use super::described::{Described, GATEWAY_API, parent_gateway, parent_service};
 use crate::index::Config;
 use crate::index::cluster::{Cluster, Name};
 use crate::index::service::{has_endpoints, is_tcp, service_name};
+use crate::index::waypoint;
 use crate::source::objects::{Key, Kind, Metadata, ParentRef, Service};
 
 /// On one port of a service the first of these kinds that is there decides alone.
@@ -37,6 +38,15 @@ pub(super) fn judge<'a>(
         if let Some(service) = parent_service(parent, route.metadata) {
             let service = (service.namespace, service.name);
             return Some((parent, attach(config, cluster, route, parent, &service)));
+        }
+        if let Some(key) = parent_gateway(parent, route.metadata) {
+            // Others' Gateways are theirs to judge.
+            let gateway = cluster.gateways.get(&(key.namespace.clone(), key.name.clone()))?;
+            let is_waypoint = waypoint::is_ours(cluster, gateway) && waypoint::listener(gateway).is_some();
+            let message = format!(
+                "{key} is a waypoint, which follows the routes of the Services that it guards; name a Service as the parent"
+            );
+            return is_waypoint.then_some((parent, Err(Refused { reason: "NoMatchingParent", message })));
         }
         // Nobody has such a kind: the group was forgotten.
         let is_meant = parent.kind.as_deref() == Some("Service")

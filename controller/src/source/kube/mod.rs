@@ -3,6 +3,7 @@
 //! Nothing is said before every kind was listed once: nodes would take "not listed yet" for "gone". When the API server is
 //! away, what was known stays. Owns no meaning of an object and writes nothing.
 
+mod closed;
 mod failing;
 mod held;
 mod stand_in;

@@ -1,4 +1,5 @@
-//! What is taken for an object that can't be understood: never less strict than what its author can have meant.
+//! What is taken for an object that can't be understood: never less strict than what its author can have meant, and the same
+//! whatever it said before, which nobody knows any more after a restart.
 //!
 //! An API server accepts what its definitions of a kind allow, and those may be newer than we are. A policy with a condition
 //! that we do not know must not vanish: a deny would be lost with it, and an allow is what shuts others out.
@@ -14,25 +15,54 @@ use super::super::objects::{
     PeerAuthentication, PeerAuthenticationSpec, PolicyAction, PolicyRule, PolicyStatus, PolicyTarget,
     WorkloadSelector,
 };
+use super::closed;
 use super::held::{Name, Told};
 
 /// An object as the API server tells it. `None` when it has no name.
 pub(super) fn told(kind: Kind, value: Value) -> Option<Told> {
     let name = name(&value)?;
-    // Copied for policies alone: of what else can't be understood, what was known before stays.
-    let policy = matches!(kind, Kind::AuthorizationPolicy | Kind::PeerAuthentication).then(|| value.clone());
+    let replaced = meanwhile(kind);
+    // Copied for those alone: of what else can't be understood, what was known before stays.
+    let copy = replaced.map(|(by, _)| (by, value.clone()));
     Some(match from_json(kind, value) {
         Ok(object) => Told { name, object: Some(object), problem: None },
         Err(problem) => {
-            let object = policy.and_then(|value| strictest(kind, &value));
-            let meanwhile = if object.is_some() {
-                "until it is mended, everything that it selects is refused"
-            } else {
-                "what it said before still holds"
+            let object = copy.and_then(|(by, value)| by(kind, &value));
+            let meanwhile = match (&object, replaced) {
+                (Some(_), Some((_, meanwhile))) => meanwhile,
+                _ => "what it said before still holds",
             };
             Told { name, object, problem: Some(format!("{problem}; {meanwhile}")) }
         }
     })
+}
+
+type StandIn = fn(Kind, &Value) -> Option<Object>;
+
+/// What is taken for objects of a kind, and what that means until they are mended.
+fn meanwhile(kind: Kind) -> Option<(StandIn, &'static str)> {
+    match kind {
+        Kind::AuthorizationPolicy | Kind::PeerAuthentication => {
+            Some((strictest, "until it is mended, everything that it selects is refused"))
+        }
+        Kind::GRPCRoute | Kind::HTTPRoute | Kind::TCPRoute | Kind::TLSRoute => {
+            let meanwhile =
+                "until it is mended, what a rule matches that can't be understood is answered with an error";
+            Some((closed::route, meanwhile))
+        }
+        Kind::TrafficPolicy => Some((closed::policy, "until it is mended, it has no effect")),
+        Kind::EndpointSlice
+        | Kind::Gateway
+        | Kind::GatewayClass
+        | Kind::Namespace
+        | Kind::Node
+        | Kind::Pod
+        | Kind::ReferenceGrant
+        | Kind::Service
+        | Kind::ServiceAccount
+        | Kind::ServiceEntry
+        | Kind::WorkloadEntry => None,
+    }
 }
 
 /// Where an object is.
