@@ -175,7 +175,8 @@ fn every_refusal_code_is_in_the_reference() {
         violations.extend(docs::agree("code", (path, &codes), (page, &listed)));
     }
     // A request that no endpoint was reached for ends with a code of connections.
-    let ends = ["waypoint/src/telemetry/cause.rs", "waypoint/src/http1/refusal.rs"];
+    let ends =
+        ["waypoint/src/telemetry/cause.rs", "waypoint/src/http1/refusal.rs", "waypoint/src/http2/refusal.rs"];
     let codes = |path: &&str| {
         let of = |name| docs::literals_of(file(path), name);
         let named = ["code", "failed", "of_outcome"].into_iter().flat_map(of);

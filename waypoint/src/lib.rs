@@ -10,8 +10,10 @@ mod data;
 pub mod decide;
 mod discovery;
 pub mod http1;
+pub mod http2;
 #[cfg(test)]
 mod made;
 mod refusal;
 mod rules;
 mod telemetry;
+mod timer;

@@ -45,8 +45,9 @@ const SMALL_DATA: usize = 8 * 1024;
 /// has one, of which hundreds a second are ordinary; what they pin, some megabytes, is given back with each answer.
 const EARLY_PIECES: usize = 1000;
 
-/// Error codes with which we end streams that did nothing wrong: NO_ERROR, CANCEL, CONNECT_ERROR.
-const INNOCENT: [u32; 3] = [0x0, 0x8, 0xa];
+/// Error codes with which the engine ends streams that broke the rules: PROTOCOL_ERROR, FLOW_CONTROL_ERROR, STREAM_CLOSED,
+/// FRAME_SIZE_ERROR, REFUSED_STREAM. With others we end streams that did nothing wrong.
+const BLAMING: [u32; 5] = [0x1, 0x3, 0x5, 0x6, 0x7];
 
 /// One frame's head, and for RST_STREAM its error code.
 #[derive(Clone, Copy)]
@@ -134,7 +135,7 @@ impl std::fmt::Display for Abuse {
 }
 
 /// An allowance that refills with time.
-pub(crate) struct Budget {
+pub struct Budget {
     left: f64,
     capacity: f64,
     per_second: f64,
@@ -142,12 +143,13 @@ pub(crate) struct Budget {
 }
 
 impl Budget {
-    pub(crate) fn new(capacity: f64, per_second: f64, now: Instant) -> Self {
+    /// Full at first.
+    pub fn new(capacity: f64, per_second: f64, now: Instant) -> Self {
         Budget { left: capacity, capacity, per_second, at: now }
     }
 
     /// False when there is not enough left.
-    pub(crate) fn spend(&mut self, cost: f64, now: Instant) -> bool {
+    pub fn spend(&mut self, cost: f64, now: Instant) -> bool {
         let passed: Duration = now.saturating_duration_since(self.at);
         self.left = (self.left + passed.as_secs_f64() * self.per_second).min(self.capacity);
         self.at = now;
@@ -156,8 +158,8 @@ impl Budget {
     }
 }
 
-/// Watches both directions of one tunnel.
-pub(crate) struct Guard {
+/// Watches both directions of one connection.
+pub struct Guard {
     inbound: Scanner,
     outbound: Scanner,
     budget: Budget,
@@ -175,13 +177,18 @@ pub(crate) struct Guard {
 
 impl Guard {
     /// For the end that dials: it sends the preface.
-    pub(crate) fn client(now: Instant) -> Self {
+    pub fn client(now: Instant) -> Self {
         Guard::new(Scanner::default(), Scanner::new(PREFACE), false, now)
     }
 
     /// For the end that accepts: it receives the preface, and owes answers.
-    pub(crate) fn server(now: Instant) -> Self {
+    pub fn server(now: Instant) -> Self {
         Guard::new(Scanner::new(PREFACE), Scanner::default(), true, now)
+    }
+
+    /// For the end that accepts, and passes data on before it answers: no small piece stays with it.
+    pub fn forwarder(now: Instant) -> Self {
+        Guard::new(Scanner::new(PREFACE), Scanner::default(), false, now)
     }
 
     fn new(inbound: Scanner, outbound: Scanner, answers: bool, now: Instant) -> Self {
@@ -199,7 +206,7 @@ impl Guard {
     }
 
     /// Looks at plaintext from the peer.
-    pub(crate) fn inbound(&mut self, bytes: &[u8], now: impl Fn() -> Instant) {
+    pub fn inbound(&mut self, bytes: &[u8], now: impl Fn() -> Instant) {
         let Self { inbound, budget, abuse, goaway_seen, frames, answers, unanswered, early, .. } = self;
         inbound.scan(bytes, |frame| {
             *frames += 1;
@@ -240,13 +247,13 @@ impl Guard {
     }
 
     /// Looks at plaintext that we send.
-    pub(crate) fn outbound(&mut self, bytes: &[u8], now: impl Fn() -> Instant) {
+    pub fn outbound(&mut self, bytes: &[u8], now: impl Fn() -> Instant) {
         let Self { outbound, budget, abuse, unanswered, early, .. } = self;
         outbound.scan(bytes, |frame| {
             if matches!(frame.kind, kind::HEADERS | kind::RST_STREAM) {
                 *early -= unanswered.remove(&frame.stream).unwrap_or(0);
             }
-            let blamed = frame.kind == kind::RST_STREAM && !INNOCENT.contains(&frame.code);
+            let blamed = frame.kind == kind::RST_STREAM && BLAMING.contains(&frame.code);
             if blamed && !budget.spend(RESET_COST, now()) {
                 abuse.get_or_insert(Abuse::BrokenStreams);
             }
@@ -254,7 +261,7 @@ impl Guard {
     }
 
     /// Set once a budget is spent.
-    pub(crate) fn abuse(&self) -> Option<Abuse> {
+    pub fn abuse(&self) -> Option<Abuse> {
         self.abuse
     }
 

@@ -35,7 +35,7 @@ mod wire;
 
 pub use budget::Budget;
 pub use client::{Chain, ClientTls, Connect, ConnectError, Driver, OpenError, Opener, connect};
-pub use frames::Abuse;
+pub use frames::{Abuse, Budget as Allowance, Guard};
 pub use h2::Reason;
 pub use incoming::Incoming;
 pub use limits::{ClientLimits, PoolLimits, ServerLimits, TunnelLimits};

@@ -13,8 +13,12 @@ use super::kept::{Carrier, Key};
 use super::opaque;
 use super::upstream::{self, ATTEMPTS};
 use crate::balance::{Lease, Outcome};
-use crate::decide::{AnyRequest, AnyResponse, Failed, Failure};
+use crate::decide::{AnyRequest, AnyResponse, Failed, Failure, is_grpc};
 use crate::refusal::Refusal;
+
+/// The codes with which gRPC servers say that they have too much to do, or can't for now.
+const RESOURCE_EXHAUSTED: u32 = 8;
+const UNAVAILABLE: u32 = 14;
 
 /// A request that was sent, or is about to be.
 pub(super) struct UnderWay {
@@ -30,8 +34,9 @@ impl<U: Carrier> OneRequest<U> {
         let outcome = match failed.failure {
             Failure::Status(_) => Outcome::Abandoned,
             _ if failed.stale => Outcome::Abandoned,
-            // It may be well, and slower than the rule has patience for.
-            Failure::Timeout => Outcome::Answered(under_way.since.elapsed()),
+            // It may be well, and slower than the rule has patience for; or it has answered, though not as it should.
+            Failure::Timeout | Failure::Reset(_) => Outcome::Answered(under_way.since.elapsed()),
+            Failure::Refused => Outcome::Overloaded(None),
             Failure::Closed | Failure::Io(_) | Failure::Malformed(_) | Failure::Unasked => {
                 Outcome::Unreachable
             }
@@ -47,6 +52,8 @@ impl<U: Carrier> OneRequest<U> {
             Failure::Status(_) => return self.wait.take(),
             Failure::Closed | Failure::Io(_) if failed.unsent => l7::Failure::NotSent,
             Failure::Closed | Failure::Io(_) => l7::Failure::Lost { reused: failed.stale },
+            Failure::Refused => l7::Failure::Unprocessed,
+            Failure::Reset(_) => l7::Failure::Lost { reused: false },
             Failure::Timeout => l7::Failure::Deadline,
             Failure::Malformed(_) | Failure::Unasked => return None,
         };
@@ -118,9 +125,12 @@ impl<U: Carrier> OneRequest<U> {
         response: &dyn AnyResponse,
         again: bool,
     ) -> bool {
+        let grpc = response.grpc_status().filter(|_| is_grpc(request));
         if let Some(under_way) = &mut self.under_way {
-            let outcome = match response.status() {
-                429 | 503 => Outcome::Overloaded(retry_after(response)),
+            let outcome = match (response.status(), grpc) {
+                (429 | 503, _) | (_, Some(RESOURCE_EXHAUSTED | UNAVAILABLE)) => {
+                    Outcome::Overloaded(retry_after(response))
+                }
                 _ => Outcome::Answered(under_way.since.elapsed()),
             };
             // It goes on counting as under way until the request is over.
@@ -129,7 +139,7 @@ impl<U: Carrier> OneRequest<U> {
             }
         }
         let attempt = Attempt {
-            failure: l7::Failure::Status(response.status()),
+            failure: grpc.map_or(l7::Failure::Status(response.status()), l7::Failure::Grpc),
             method: request.method(),
             replayable: again,
             made: self.made,

@@ -49,13 +49,11 @@ pub(crate) fn declared(behind: &Behind, book: &Book, client: &Identity) -> Spoke
     }
     let declared = service.ports.iter().find(|declared| declared.port == *port);
     match declared.map(|declared| declared.protocol) {
-        Some(AppProtocol::Http1) => Spoken::Http,
-        // Whoever names the port in an HTTPRoute says that HTTP is spoken there.
+        Some(AppProtocol::Grpc | AppProtocol::Http1 | AppProtocol::Http2) => Spoken::Http,
+        // Whoever names the port in a route of requests says that HTTP is spoken there.
         Some(AppProtocol::Unknown) if known.is_http(*port, Some(client)) => Spoken::Http,
         Some(AppProtocol::Unknown) => Spoken::Undeclared,
-        Some(AppProtocol::Grpc | AppProtocol::Http2 | AppProtocol::Tcp | AppProtocol::Tls) | None => {
-            Spoken::Bytes
-        }
+        Some(AppProtocol::Tcp | AppProtocol::Tls) | None => Spoken::Bytes,
     }
 }
 

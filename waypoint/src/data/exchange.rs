@@ -105,7 +105,7 @@ impl<U: Carrier> OneRequest<U> {
             sleep_until(self.deadline.map_or(until, |deadline| deadline.min(until))).await;
             if self.is_late(Duration::ZERO) {
                 self.done.cause = Some(Cause::Late);
-                return Some(Next::Answer(Answer::status(504)));
+                return Some(Next::Answer(Answer::late()));
             }
         }
         match self.then.take() {
@@ -118,7 +118,7 @@ impl<U: Carrier> OneRequest<U> {
         let Some(service) = self.context.shared.mesh.snapshot().service_named(&name).cloned() else {
             tracing::debug!(backend = %name, "a rule's backend is not known");
             self.done.cause = Some(Cause::BackendUnknown);
-            return Some(Next::Answer(Answer::status(500)));
+            return Some(Next::Answer(Answer::impossible()));
         };
         let dialled = match &self.asked.behind {
             Behind::Service(asked, _, dialled) if asked.id == service.id => *dialled,
@@ -199,7 +199,7 @@ impl<U: Carrier> Exchange for OneRequest<U> {
             }
             Some(failed) => match self.again(request, failed) {
                 Some(wait) => sleep(wait).await,
-                None => return Next::Answer(failed.answer()),
+                None => return Next::GiveUp,
             },
         }
         self.made += 1;
@@ -225,7 +225,7 @@ impl<U: Carrier> Exchange for OneRequest<U> {
             }
             Err(_) => {
                 self.done.cause = Some(Cause::Late);
-                Next::Answer(Answer::status(504))
+                Next::Answer(Answer::late())
             }
         }
     }

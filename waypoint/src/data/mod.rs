@@ -13,6 +13,7 @@ pub(crate) mod how;
 pub(crate) mod inbound;
 pub(crate) mod io;
 pub(crate) mod kept;
+pub(crate) mod links;
 pub(crate) mod mirror;
 pub(crate) mod opaque;
 pub(crate) mod requests;
@@ -95,4 +96,5 @@ pub(crate) struct Context {
     pub(crate) kept: kept::Kept,
     pub(crate) seen: Seen,
     pub(crate) copies: mirror::Copies,
+    pub(crate) links: links::Links,
 }

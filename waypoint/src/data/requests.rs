@@ -1,7 +1,8 @@
-//! Inner HTTP/1.1: each request goes its own way, over connections that are kept.
+//! Inner HTTP, of the version that the client speaks: each request goes its own way, over connections that are kept.
 //!
-//! Plans what becomes of a request (by `rules`); carrying it out is `exchange`'s, the protocol `http1`'s.
+//! Plans what becomes of a request (by `rules`); carrying it out is `exchange`'s, the protocol `http1`'s and `http2`'s.
 
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -20,9 +21,9 @@ use super::stream::Asked;
 use super::{Context, classify, opaque};
 use crate::decide::{self, AnyRequest, Decide, Outcome, Record};
 use crate::http1::limits::Timeouts;
-use crate::http1::{self, Upstream};
 use crate::rules::{self, Of, Plan};
 use crate::telemetry::{Done, Facts, Told};
+use crate::{http1, http2};
 
 /// Serves a stream whose port declares HTTP.
 pub(crate) async fn serve(context: &Arc<Context>, incoming: Incoming, asked: Asked, facts: Facts) {
@@ -48,13 +49,17 @@ pub(crate) async fn carry(
         // Nothing was asked.
         Ok(Err(_)) | Err(_) => return,
     };
-    if is_http2 {
-        return opaque::carry(context, (stream, said), (&asked, None), facts).await;
-    }
-    let decide = Requests { context: Arc::clone(context), asked: Arc::new(asked), facts: facts.clone() };
-    let live = telemetry.opened(facts);
+    let live = telemetry.opened(facts.clone());
     let mut drain = context.shared.drain.clone();
-    http1::serve(TunnelIo::new(stream, said), &decide, &timeouts, async move { drain.begun().await }).await;
+    let drain = async move { drain.begun().await };
+    let io = TunnelIo::new(stream, said);
+    // The backend is spoken to as the client speaks.
+    if is_http2 {
+        http2::serve(io, Arc::new(Requests::<http2::Upstream>::new(context, asked, facts)), drain).await;
+    } else {
+        let decide = Requests::<http1::Upstream<Io>>::new(context, asked, facts);
+        http1::serve(io, &decide, &timeouts, drain).await;
+    }
     telemetry.closed(&live, Ok(()));
 }
 
@@ -71,14 +76,19 @@ async fn first_bytes(stream: &mut Stream, mut said: Vec<Bytes>) -> Result<(Vec<B
     }
 }
 
-/// Decides for the requests of one connection.
-struct Requests {
+/// Decides for the requests of one connection, which are sent over `U`s.
+struct Requests<U> {
     context: Arc<Context>,
     asked: Arc<Asked>,
     facts: Facts,
+    over: PhantomData<fn() -> U>,
 }
 
-impl Requests {
+impl<U> Requests<U> {
+    fn new(context: &Arc<Context>, asked: Asked, facts: Facts) -> Self {
+        Self { context: Arc::clone(context), asked: Arc::new(asked), facts, over: PhantomData }
+    }
+
     fn plan(&self, request: &dyn AnyRequest) -> Plan {
         // Routes are about services; who dials a pod gets the pod.
         let Behind::Service(service, port, _) = &self.asked.behind else { return Plan::straight() };
@@ -103,11 +113,11 @@ impl Requests {
     }
 }
 
-impl Decide for Requests {
-    type Upstream = Upstream<Io>;
-    type Exchange = OneRequest<Upstream<Io>>;
+impl<U: Carrier> Decide for Requests<U> {
+    type Upstream = U;
+    type Exchange = OneRequest<U>;
 
-    fn begin(&self, request: &dyn AnyRequest) -> OneRequest<Upstream<Io>> {
+    fn begin(&self, request: &dyn AnyRequest) -> OneRequest<U> {
         let plan = self.plan(request);
         OneRequest::begin(&self.context, &self.asked, self.facts.clone(), (plan, request))
     }
@@ -119,7 +129,7 @@ impl Decide for Requests {
         let told = Told {
             facts: &self.facts,
             request: None,
-            protocol: Upstream::<Io>::PROTOCOL,
+            protocol: U::PROTOCOL,
             rule: None,
             record: &record,
             grpc_status: None,

@@ -1,5 +1,6 @@
 //! Whole streams between real tunnels on loopback addresses: a client's node, this waypoint, and endpoints' nodes that echo.
 
+mod calls;
 mod connections;
 mod mirrors;
 mod routes;
@@ -36,7 +37,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::budgets::Budgets;
-use super::{Context, Shared, abreast, endpoints, inbound, kept, mirror};
+use super::{Context, Shared, abreast, endpoints, inbound, kept, links, mirror};
 use crate::balance::Registry;
 use crate::config::Own;
 use crate::made;
@@ -138,6 +139,7 @@ impl World {
             kept: kept::Kept::default(),
             seen: Seen::default(),
             copies: mirror::Copies::default(),
+            links: links::Links::default(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::{Context, Shared, endpoints, inbound, kept, mirror};
+use super::{Context, Shared, endpoints, inbound, kept, links, mirror};
 use crate::refusal::Refusal;
 use crate::telemetry::Seen;
 
@@ -104,6 +104,7 @@ async fn run(
         kept: kept::Kept::default(),
         seen: Seen::default(),
         copies: mirror::Copies::default(),
+        links: links::Links::default(),
     });
     let mut tunnels = JoinSet::new();
     let mut sweeps = tokio::time::interval(SWEEP);
@@ -112,6 +113,7 @@ async fn run(
             _ = sweeps.tick() => {
                 context.kept.sweep();
                 context.seen.sweep();
+                context.links.sweep();
             }
             connection = connections.recv() => {
                 let Some((tcp, client)) = connection else { return };

@@ -1,7 +1,7 @@
 //! What decisions change in a head. Framing, and what concerns one connection only, is not theirs to change.
 
 use http::uri::{Authority, PathAndQuery};
-use http::{HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 /// Changes of fields, in the order in which they were asked for.
 #[derive(Debug, Clone, Default)]
@@ -48,6 +48,23 @@ impl FieldEdits {
             |prefix: &str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
         self.dropped.iter().any(|dropped| dropped.as_str().eq_ignore_ascii_case(name))
             || self.dropped_prefix.is_some_and(begins)
+    }
+
+    /// Makes the changes.
+    pub(crate) fn apply(&self, fields: &mut HeaderMap) {
+        for name in &self.dropped {
+            fields.remove(name);
+        }
+        if let Some(prefix) = self.dropped_prefix {
+            let begins = |name: &&HeaderName| name.as_str().starts_with(prefix);
+            let found: Vec<_> = fields.keys().filter(begins).cloned().collect();
+            found.iter().for_each(|name| {
+                fields.remove(name);
+            });
+        }
+        for (name, value) in &self.added {
+            fields.append(name.clone(), value.clone());
+        }
     }
 
     pub(crate) fn drops_any(&self) -> bool {

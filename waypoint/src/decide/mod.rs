@@ -5,15 +5,17 @@
 mod answer;
 mod edits;
 mod outcome;
+mod parts;
 
 use std::future::Future;
 
 use model::l7::Headers;
 use tokio::time::Instant;
 
-pub use answer::Answer;
+pub use answer::{Answer, GRPC_STATUS, is_grpc};
 pub use edits::{FieldEdits, RequestEdits};
 pub use outcome::{Failed, Failure, Outcome, Record, Refusal};
+pub(crate) use parts::is_framing;
 
 /// Bytes of a request's body that may be kept for another attempt, whatever is asked for: above it, a retry would cost
 /// more memory than the failure that it hides is worth.
@@ -60,6 +62,11 @@ pub struct Copied {
 pub trait AnyResponse: Headers {
     /// The status, 100 to 599.
     fn status(&self) -> u16;
+
+    /// The code of a gRPC call that is over with this head.
+    fn grpc_status(&self) -> Option<u32> {
+        None
+    }
 }
 
 /// Decides for the requests of one connection.
@@ -120,6 +127,8 @@ pub enum Next<Upstream> {
     Answer(Answer),
     /// Somebody else does.
     Forward(Forward<Upstream>),
+    /// The last attempt's failure is the client's to know.
+    GiveUp,
 }
 
 /// Where a request is sent, and how.

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::AnyRequest;
 use super::answer::Answer;
-use crate::http1;
+use crate::{http1, http2};
 
 /// Why something is no request or no response, as its protocol has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -14,6 +14,9 @@ pub enum Refusal {
     /// Of HTTP/1.1.
     #[error(transparent)]
     Http1(#[from] http1::Refusal),
+    /// Of HTTP/2.
+    #[error(transparent)]
+    Http2(#[from] http2::Refusal),
 }
 
 impl Refusal {
@@ -21,6 +24,7 @@ impl Refusal {
     pub fn status(self) -> u16 {
         match self {
             Self::Http1(refusal) => refusal.status(),
+            Self::Http2(refusal) => refusal.status(),
         }
     }
 
@@ -28,6 +32,7 @@ impl Refusal {
     pub fn code(self) -> &'static str {
         match self {
             Self::Http1(refusal) => refusal.code(),
+            Self::Http2(refusal) => refusal.code(),
         }
     }
 }
@@ -44,6 +49,12 @@ pub enum Failure {
     /// What came is no response.
     #[error("the answer breaks the protocol: {0}")]
     Malformed(Refusal),
+    /// The other side says that it has not looked at the request.
+    #[error("the request was refused unseen")]
+    Refused,
+    /// The other side reset the request, with this code.
+    #[error("the request was reset with code {0}")]
+    Reset(u32),
     /// [`Exchange::response`](super::Exchange::response) did not want this response.
     #[error("status {0} is to be tried again")]
     Status(u16),
@@ -79,10 +90,10 @@ impl Failed {
     /// What the client is told if nobody says otherwise.
     pub fn answer(&self) -> Answer {
         Answer::status(match self.failure {
-            Failure::Closed | Failure::Io(_) => 503,
-            Failure::Malformed(_) | Failure::Unasked => 502,
+            Failure::Closed | Failure::Io(_) | Failure::Refused => 503,
+            Failure::Malformed(_) | Failure::Reset(_) | Failure::Unasked => 502,
             Failure::Status(status) => status,
-            Failure::Timeout => 504,
+            Failure::Timeout => return Answer::late(),
         })
     }
 }

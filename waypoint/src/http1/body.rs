@@ -4,6 +4,7 @@
 use super::framing::Framing;
 use super::limits::{CHUNK_DIGITS_MAX, EXTENSION_BYTES_MAX, TRAILER_BYTES_MAX, TRAILERS_MAX};
 use super::refusal::Refusal;
+use crate::decide::is_framing;
 
 /// What a run of bytes is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -187,26 +188,13 @@ fn trailers_end(bytes: &[u8]) -> Result<Option<usize>, Refusal> {
 
 /// Fields that say how to read or where to send a message come too late in a trailer (RFC 9110, section 6.5.1).
 fn check_trailers(section: &[u8]) -> Result<(), Refusal> {
-    const FORBIDDEN: [&str; 10] = [
-        "connection",
-        "content-length",
-        "expect",
-        "host",
-        "keep-alive",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    ];
     if section == b"\r\n" {
         return Ok(());
     }
     let mut slots = [httparse::EMPTY_HEADER; TRAILERS_MAX];
     match httparse::parse_headers(section, &mut slots) {
         Ok(httparse::Status::Complete((len, fields))) if len == section.len() => {
-            let forbidden = |name: &str| FORBIDDEN.iter().any(|found| found.eq_ignore_ascii_case(name));
-            if fields.iter().any(|field| forbidden(field.name)) { Err(Refusal::Trailers) } else { Ok(()) }
+            if fields.iter().any(|field| is_framing(field.name)) { Err(Refusal::Trailers) } else { Ok(()) }
         }
         _ => Err(Refusal::Trailers),
     }

@@ -12,10 +12,10 @@ use super::head::Finder;
 use super::limits::Timeouts;
 use super::refusal::Refusal;
 use super::request::RequestHead;
-use super::timer::Timer;
 use super::wire::Wire;
 use super::write::{self, Persistence};
 use crate::decide::FieldEdits;
+use crate::timer::Timer;
 
 pub(super) struct Client<'a, Io, F> {
     pub(super) wire: Wire<Io>,

@@ -88,6 +88,11 @@ where
                     self.record.failure = failed.map(|failed| failed.failure);
                     return self.answer(answer, Outcome::Answered).await;
                 }
+                Next::GiveUp => {
+                    let answer = failed.as_ref().map_or_else(|| Answer::status(503), Failed::answer);
+                    self.record.failure = failed.map(|failed| failed.failure);
+                    return self.answer(answer, Outcome::Answered).await;
+                }
                 Next::Forward(forward) => forward,
             };
             if let Some(failed) = failed.take() {

@@ -20,7 +20,6 @@ mod serve;
 mod target;
 #[cfg(test)]
 mod tests;
-mod timer;
 mod tunnel;
 mod upstream;
 mod wire;
@@ -32,4 +31,5 @@ pub use refusal::Refusal;
 pub use request::RequestHead;
 pub use response::ResponseHead;
 pub use serve::serve;
+pub(crate) use target::{is_host, is_target};
 pub use upstream::Upstream;

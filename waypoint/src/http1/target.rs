@@ -58,13 +58,13 @@ fn path_and_query(head: &[u8], text: &[u8]) -> Result<Target, Refusal> {
 
 /// What URIs are made of (RFC 3986), and what clients send without encoding it and servers take: `"[]\^{|}`. No `#`:
 /// a fragment is never sent, and who cuts it off and who does not see two paths.
-fn is_target(byte: u8) -> bool {
+pub(crate) fn is_target(byte: u8) -> bool {
     byte.is_ascii_graphic() && !b"#<>`".contains(&byte)
 }
 
 /// Whether this may stand in Host: `uri-host [":" port]`, also empty. No commas, though RFC 3986 allows them: they
 /// come from joined fields.
-pub(super) fn is_host(value: &[u8]) -> bool {
+pub(crate) fn is_host(value: &[u8]) -> bool {
     let (name, rest) = if value.starts_with(b"[") {
         let end = memchr::memchr(b']', value).unwrap_or(0);
         let (name, rest) = value.split_at(end + usize::from(end > 0));

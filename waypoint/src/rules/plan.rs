@@ -17,7 +17,7 @@ use model::service::ServiceName;
 use twox_hash::XxHash64;
 
 use super::store::OfService;
-use crate::decide::{Answer, AnyRequest, FieldEdits, RequestEdits};
+use crate::decide::{Answer, AnyRequest, FieldEdits, GRPC_STATUS, RequestEdits};
 use crate::telemetry::Cause;
 
 /// What a plan depends on.
@@ -113,9 +113,9 @@ pub(crate) fn plan(of: &Of<'_>, request: &dyn AnyRequest) -> Plan {
     };
     let (rule, way) = match of.known.routes(of.port).select(&asked) {
         Selected::Implicit => (None, Ok(Way::default())),
-        Selected::Unmatched => return Plan::answer(None, 404, Cause::NoRule),
+        Selected::Unmatched => return Plan::answer(None, Answer::status(404), Cause::NoRule),
         Selected::Rule { rule, .. } if rule.refusal.is_some() => {
-            return Plan::answer(Some(rule), 500, Cause::RuleRefused);
+            return Plan::answer(Some(rule), Answer::impossible(), Cause::RuleRefused);
         }
         Selected::Rule { rule, by } => (Some(rule), follow(rule, &by.path, of, request)),
     };
@@ -144,8 +144,8 @@ impl Plan {
         Self { delay: None, then: Then::Forward(Box::default()), rule: None, cause: None, ledger: None }
     }
 
-    fn answer(rule: Option<&Arc<Rule>>, status: u16, cause: Cause) -> Self {
-        let then = Then::Answer(Answer::status(status));
+    fn answer(rule: Option<&Arc<Rule>>, answer: Answer, cause: Cause) -> Self {
+        let then = Then::Answer(answer);
         Self { delay: None, then, rule: rule.cloned(), cause: Some(cause), ledger: None }
     }
 }
@@ -177,10 +177,10 @@ impl Way {
     }
 
     /// An answer of our own on this way.
-    fn answer(&self, status: u16) -> Answer {
+    fn answer(&self, answer: Answer) -> Answer {
         let mut fields = self.response.clone();
         self.tell_browsers(&mut fields);
-        Answer { status, fields, ..Answer::default() }
+        Answer { fields, ..answer }
     }
 
     fn cors(&mut self, cors: &Cors, request: &dyn AnyRequest) -> Result<(), Stop> {
@@ -193,7 +193,7 @@ impl Way {
         match cors.answer(request.method(), request) {
             CorsAnswer::Preflight(fields) => {
                 self.cors = told(fields);
-                Err(Stop::Preflight(self.answer(204)))
+                Err(Stop::Preflight(self.answer(Answer::status(204))))
             }
             CorsAnswer::Proceed(fields) => {
                 self.cors = told(fields);
@@ -214,7 +214,7 @@ impl Way {
         let Ok(location) = HeaderValue::from_str(&redirect.location(&asked)) else {
             return Stop::Unwritable;
         };
-        let mut answer = self.answer(redirect.status);
+        let mut answer = self.answer(Answer::status(redirect.status));
         answer.fields.set(LOCATION, location);
         Stop::Answer(answer)
     }
@@ -270,7 +270,7 @@ fn follow(rule: &Rule, by: &PathMatch, of: &Of<'_>, request: &dyn AnyRequest) ->
     match backend.map(|backend| &backend.target) {
         Some(BackendTarget::Service { name, port }) => way.to = Some((name.clone(), *port)),
         Some(BackendTarget::Invalid(_)) | None => {
-            return Err(Stop::Invalid(way.answer(500)));
+            return Err(Stop::Invalid(way.answer(Answer::impossible())));
         }
     }
     Ok(way)
@@ -295,9 +295,9 @@ fn inject(fault: &Fault, of: &Of<'_>, request: &dyn AnyRequest) -> Injected {
 fn aborted(abort: AbortAnswer) -> Then {
     match abort {
         AbortAnswer::Grpc(code) => {
-            let mut answer = Answer::status(200);
+            let mut answer = Answer { grpc: Some(code), ..Answer::status(200) };
             answer.fields.set(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-            answer.fields.set(HeaderName::from_static("grpc-status"), HeaderValue::from(code));
+            answer.fields.set(GRPC_STATUS, HeaderValue::from(code));
             Then::Answer(answer)
         }
         AbortAnswer::Http(status) => Then::Answer(Answer {

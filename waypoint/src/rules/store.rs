@@ -110,10 +110,11 @@ impl OfService {
         self.ports.named.get(&port).unwrap_or(&self.ports.others)
     }
 
-    /// Whether an HTTPRoute names this very port and decides for this client: its author says that HTTP is spoken there.
+    /// Whether an HTTPRoute or a GRPCRoute names this very port and decides for this client: its author says that HTTP is spoken
+    /// there.
     pub(crate) fn is_http(&self, port: u16, client: Option<&Identity>) -> bool {
         let named = self.ports.named.get(&port);
-        named.is_some_and(|routes| routes.kind(client) == Some(RouteKind::Http))
+        named.is_some_and(|routes| matches!(routes.kind(client), Some(RouteKind::Grpc | RouteKind::Http)))
     }
 
     /// What policies say about a rule, or about requests that no route is about.

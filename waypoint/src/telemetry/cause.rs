@@ -71,6 +71,8 @@ fn failed(failure: &Failure) -> (Flags, Option<&'static str>) {
         Failure::Closed => (Flags::LOST, Some("upstream-closed")),
         Failure::Io(_) => (Flags::LOST, Some("upstream-broken")),
         Failure::Malformed(_) | Failure::Unasked => (Flags::UPSTREAM_MALFORMED, Some("upstream-malformed")),
+        Failure::Refused => (Flags::LOST, Some("upstream-refused")),
+        Failure::Reset(_) => (Flags::LOST, Some("upstream-reset")),
         Failure::Status(_) => (Flags::NONE, None),
         Failure::Timeout => (Flags::LATE, Some("upstream-timeout")),
     }

@@ -10,7 +10,7 @@ use model::l7::{Headers, Rule};
 use super::Facts;
 use super::cause::Done;
 use super::flags::Flags;
-use crate::decide::{AnyRequest, Record};
+use crate::decide::{AnyRequest, Record, is_grpc};
 
 /// Bytes of a text of the client's that a line shows: enough to know it again. Whole, heads of 64 KiB would fill the log.
 const SHOWN_MAX: usize = 512;
@@ -40,10 +40,8 @@ pub(crate) struct Told<'a> {
 impl Told<'_> {
     /// The status of a gRPC call; UNKNOWN where there is none that clients would know.
     pub(super) fn grpc_status(&self) -> Option<u32> {
-        let fields = self.request.map(|request| request as &dyn Headers);
-        let kind = fields.and_then(|fields| fields.first("content-type"));
-        let is_grpc = kind.is_some_and(|kind| kind.starts_with("application/grpc"));
-        is_grpc.then(|| self.grpc_status.filter(|status| *status <= GRPC_STATUS_MAX).unwrap_or(GRPC_UNKNOWN))
+        let is_call = self.request.is_some_and(is_grpc);
+        is_call.then(|| self.grpc_status.filter(|status| *status <= GRPC_STATUS_MAX).unwrap_or(GRPC_UNKNOWN))
     }
 
     /// Writes its line.

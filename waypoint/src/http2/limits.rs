@@ -1,0 +1,68 @@
+//! What one HTTP/2 connection may take: streams, bytes, fields and time, each with its reason.
+
+use std::time::Duration;
+
+/// Streams that a client may have open at once on a connection of its own, and that we open at once on one to an endpoint. RFC
+/// 9113 recommends no fewer; grpc-go and Envoy's users run into more only by mistake, and each may cost two windows.
+pub const STREAMS_MAX: u32 = 100;
+
+/// Bytes that a peer may send ahead on one stream. At a round trip of half a millisecond it fills 4 Gbit/s; a reader that stalls
+/// costs this much, and as much again of what it was sent.
+pub const STREAM_WINDOW: u32 = 256 * 1024;
+
+/// Bytes that a peer may send ahead on all streams of a connection together: each may fill its own window, so that one that stalls
+/// takes nothing from the others, who may be other clients'.
+pub const CONNECTION_WINDOW: u32 = STREAM_WINDOW * STREAMS_MAX;
+
+/// Bytes of one stream that wait to be sent: enough for the time between two turns, and little beside the windows.
+pub const SEND_BUFFER: usize = 128 * 1024;
+
+/// The largest frame that we take, the protocol's own: streams take turns by frames.
+pub const FRAME: u32 = 16 * 1024;
+
+/// Bytes of a head or of trailers, counted as RFC 9113, section 6.5.2, does. As for HTTP/1.1: what passed another mesh passes this
+/// one. What is larger is answered with 431; the engine bounds the CONTINUATION frames that it takes by it.
+pub const HEAD_BYTES_MAX: u32 = 60 * 1024;
+
+/// Fields of a head, as for HTTP/1.1.
+pub const FIELDS_MAX: usize = 100;
+
+/// Fields of trailers, as for HTTP/1.1.
+pub const TRAILERS_MAX: usize = 32;
+
+/// Responses that may precede the final one (100, 102, 103). Servers send one or two.
+pub const INTERIMS_MAX: u32 = 16;
+
+/// Streams that a peer may have reset before we came to look at them: as many as may be open. More are a rapid reset, and end the
+/// connection.
+pub const PENDING_RESETS: usize = STREAMS_MAX as usize;
+
+/// Streams that we reset and still remember, so that what the peer sent before it knew is ignored, not punished.
+pub const REMEMBERED_RESETS: usize = 1000;
+
+/// Requests cancelled before they were answered that are forgiven at once: a browser's page that is left, a deadline that was too
+/// short. A rapid reset does nothing else.
+pub const CANCELLED_BURST: f64 = 500.0;
+
+/// The same per second.
+pub const CANCELLED_PER_SECOND: f64 = 50.0;
+
+/// Bytes that may wait for the byte stream below before the engine has to wait: several frames share a write, and a peer that
+/// does not read costs this much and no more.
+pub const GATE: usize = 64 * 1024;
+
+/// Bytes of the buffer that is kept while nothing waits to be written.
+pub const GATHERED_KEPT: usize = 4 * 1024;
+
+/// From the preface to its end, and without progress of a request whose answer is complete, as for HTTP/1.1.
+pub const HEAD_TIME: Duration = Duration::from_secs(30);
+
+/// A client's connection without a request, as for HTTP/1.1. A stream has no such limit, for calls that only wait for news are
+/// what gRPC is used for; whether their ends are alive is asked by the tunnels and by TCP.
+pub const IDLE: Duration = Duration::from_secs(60 * 60);
+
+/// A client's connection without a request while the process drains: long enough that a request that is on its way arrives.
+pub const DRAINING_IDLE: Duration = Duration::from_secs(5);
+
+/// How long a peer that is thrown out is told why.
+pub const GOODBYE: Duration = Duration::from_secs(1);
