@@ -3,6 +3,7 @@
 
 mod abuse;
 mod bodies;
+mod examples;
 mod rollout;
 mod rows;
 mod websockets;

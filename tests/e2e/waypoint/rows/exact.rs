@@ -1,6 +1,6 @@
 //! Rows that take more than one request and its answer: shares, and who is meant by a route.
 
-use lab::{PodSpec, Program, ServiceSpec};
+use lab::{Pod, PodSpec, Program, ServiceSpec};
 
 use super::{Check, Guarded, SOON, Seen, service};
 use crate::waypoint::shares_of;
@@ -50,9 +50,37 @@ pub(super) fn prepare(guarded: &Guarded) -> String {
         named("consumed", "consumer", "consumed", &marking("consumer")),
         named("across-a", "shop", "across", &(prefix("/", "one") + &prefix("/a", "two"))),
         named("across-b", "shop", "across", &prefix("/a/b", "one")),
-        named("across-c", "shop", "across", &prefix("/headless", "headless")),
+        named(
+            "across-c",
+            "shop",
+            "across",
+            &(prefix("/headless", "headless") + &prefix("/by-hand", "by-hand")),
+        ),
+        by_hand(&guarded.servers[0]),
     ]
     .concat()
+}
+
+/// A Service without a selector, whose endpoint is written by hand.
+fn by_hand(pod: &Pod) -> String {
+    let port = "name: http, port";
+    format!(
+        "\
+apiVersion: v1
+kind: Service
+metadata: {{name: by-hand, namespace: shop}}
+spec: {{clusterIP: 10.96.250.3, clusterIPs: [10.96.250.3], ports: [{{{port}: 80, targetPort: 8080}}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: by-hand-1, namespace: shop, labels: {{kubernetes.io/service-name: by-hand}}}}
+addressType: IPv4
+endpoints: [{{addresses: [{}], conditions: {{ready: true}}}}]
+ports: [{{{port}: 8080, protocol: TCP}}]
+---
+",
+        pod.ip()
+    )
 }
 
 fn check(guarded: &Guarded, host: &str, check: &Check<'_>) -> Result<(), String> {
@@ -116,13 +144,17 @@ pub(super) fn ports(guarded: &Guarded) {
         .expect("a route of all ports");
 }
 
-/// HTTPRouteMatchingAcrossRoutes; HTTPRouteServiceTypes, as far as a backend may be headless.
+/// HTTPRouteMatchingAcrossRoutes; HTTPRouteServiceTypes, a backend that is headless, and one whose endpoints are written by hand.
 pub(super) fn across(guarded: &Guarded) {
     let wait = || check(guarded, "across.shop", &Check(&["/a"], &["server=two"]));
     lab::wait_until("several routes of one parent", SOON, wait).expect("routes in force");
-    for (path, server) in
-        [("/", "server=one"), ("/a/c", "server=two"), ("/a/b/c", "server=one"), ("/headless", "server=two")]
-    {
+    for (path, server) in [
+        ("/", "server=one"),
+        ("/a/c", "server=two"),
+        ("/a/b/c", "server=one"),
+        ("/headless", "server=two"),
+        ("/by-hand", "server=one"),
+    ] {
         check(guarded, "across.shop", &Check(&[path], &[server])).expect("a row");
     }
 }

@@ -2,6 +2,9 @@
 
 use super::{Check, Row};
 
+const PROVEN: &str = ">x-forwarded-client-cert=By=spiffe://cluster.local/ns/shop/sa/waypoint;\
+                      URI=spiffe://cluster.local/ns/shop/sa/client";
+
 pub(super) const ROWS: &[Row] = &[
     // MeshBasic.
     Row {
@@ -11,6 +14,11 @@ pub(super) const ROWS: &[Row] = &[
             Check(&["/"], &[]),
             Check(&["/a//b/../%2f?q=%20&q"], &[]),
             Check(&["-H", "Host: elsewhere", "/"], &["host=elsewhere"]),
+            // Who the client is, is not the client's to say.
+            Check(
+                &["-H", "X-Forwarded-Client-Cert: URI=spiffe://cluster.local/ns/shop/sa/admin", "/"],
+                &[PROVEN],
+            ),
         ],
     },
     // MeshHTTPRouteSimpleSameNamespace.
