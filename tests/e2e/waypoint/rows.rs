@@ -6,9 +6,10 @@
 mod exact;
 mod filters;
 mod matches;
+mod mirrors;
 mod trouble;
 
-use lab::{Pod, ServiceSpec};
+use lab::{Pod, Program, ServiceSpec};
 use serde_json::Value;
 
 use super::Guarded;
@@ -112,6 +113,15 @@ spec:
     )
 }
 
+/// The statuses of so many requests, a line for each.
+fn repeated(client: &Pod, url: &str, requests: usize) -> String {
+    let words = ["-sS", "-m", "30", "-w", "%{http_code}\n"];
+    // Each URL needs an -o of its own.
+    let urls = (0..requests).flat_map(|_| ["-o", "/dev/null", url]);
+    let curl = Program::new("curl").args(words.into_iter().chain(urls));
+    client.run_within(curl, SOON).expect("curl ends").stdout
+}
+
 /// A Service of both servers, on two ports.
 fn service(name: &str) -> ServiceSpec {
     let spec = ServiceSpec::new("shop", name).selector("app", "server");
@@ -132,7 +142,7 @@ fn every_row_holds_and_the_backend_saw_what_it_should() {
         mesh.lab.add_service(service(row.name)).expect("a service");
     }
     mesh.lab.apply_yaml("namespaces.yaml", trouble::NAMESPACES).expect("namespaces");
-    let more = exact::prepare(&guarded);
+    let more = exact::prepare(&guarded) + &mirrors::prepare(&guarded);
     let routes = rows().filter(|row| !row.rules.is_empty()).map(|row| route(row.name, row.rules));
     mesh.lab.apply_yaml("rows.yaml", &(routes.collect::<String>() + &more)).expect("routes");
     for row in rows() {
@@ -146,6 +156,7 @@ fn every_row_holds_and_the_backend_saw_what_it_should() {
             check(one).unwrap_or_else(|wrong| panic!("{}: {wrong}", row.name));
         }
     }
+    mirrors::hold(&guarded);
     exact::weights(&guarded);
     exact::across(&guarded);
     exact::addresses(&guarded);

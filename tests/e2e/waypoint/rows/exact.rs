@@ -1,8 +1,8 @@
 //! Rows that take more than one request and its answer: shares, and who is meant by a route.
 
-use lab::{Pod, PodSpec, Program, ServiceSpec};
+use lab::{Pod, PodSpec, ServiceSpec};
 
-use super::{Check, Guarded, SOON, Seen, service};
+use super::{Check, Guarded, SOON, Seen, repeated, service};
 use crate::waypoint::shares_of;
 
 /// The Services that these rows are about.
@@ -107,12 +107,7 @@ pub(super) fn weights(guarded: &Guarded) {
 
 /// HTTPRouteInvalidBackendRefs in part: the share of what leads nowhere is answered with 500.
 pub(super) fn shares_of_what_leads_nowhere(guarded: &Guarded) {
-    let words = ["-sS", "-m", "30", "-w", "%{http_code}\n"];
-    // Each URL needs an -o of its own.
-    let urls = (0..100).flat_map(|_| ["-o", "/dev/null", "http://half.shop/"]);
-    let curl = Program::new("curl").args(words.into_iter().chain(urls));
-    let output = guarded.client.run_within(curl, SOON);
-    let told = output.expect("curl ends").stdout;
+    let told = repeated(&guarded.client, "http://half.shop/", 100);
     let failed = told.lines().filter(|code| *code == "500").count();
     assert_eq!(told.lines().filter(|code| matches!(*code, "200" | "500")).count(), 100, "{told}");
     assert!((25..=75).contains(&failed), "{failed} of 100 were answered with 500");
