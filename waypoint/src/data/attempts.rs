@@ -81,6 +81,7 @@ impl<U: Carrier> OneRequest<U> {
         loop {
             let found = self.endpoint();
             let (target, lease) = match found {
+                Err(Refusal::NoRoute(_)) if !self.tried.is_empty() && self.turn() => continue,
                 // Who has only endpoints that failed gets another chance at one of them, when the rule asks for it.
                 Err(Refusal::NoRoute(_)) if failures == 0 && !self.tried.is_empty() => {
                     self.tried.clear();
@@ -99,7 +100,7 @@ impl<U: Carrier> OneRequest<U> {
                     self.ended(lease, Outcome::Unreachable);
                     self.tried.push(target.workload.uid.clone());
                     failures += 1;
-                    if failures >= ATTEMPTS || !target.alternatives {
+                    if failures >= ATTEMPTS || !(target.alternatives || self.turn()) {
                         return Err(refusal);
                     }
                 }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use model::l7::{Headers, RetryLedger, Rule, Session};
 use model::route::Behind;
+use model::service::Service;
 use model::workload::WorkloadUid;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
@@ -39,7 +40,7 @@ pub(crate) struct OneRequest<U> {
     delay: Option<Duration>,
     then: Option<Then>,
     /// Where it is sent, once it is.
-    way: Box<Way>,
+    pub(super) way: Box<Way>,
     pub(super) how: How,
     pub(super) rule: Option<Arc<Rule>>,
     pub(super) ledger: Option<Arc<RetryLedger>>,
@@ -120,6 +121,12 @@ impl<U: Carrier> OneRequest<U> {
             self.done.cause = Some(Cause::BackendUnknown);
             return Some(Next::Answer(Answer::impossible()));
         };
+        self.aim_at(service, port);
+        None
+    }
+
+    /// From now on it is for a port of this service.
+    pub(super) fn aim_at(&mut self, service: Arc<Service>, port: u16) {
         let dialled = match &self.asked.behind {
             Behind::Service(asked, _, dialled) if asked.id == service.id => *dialled,
             Behind::Service(..) | Behind::Workload(..) => None,
@@ -127,7 +134,6 @@ impl<U: Carrier> OneRequest<U> {
         self.facts.service = Some(Arc::clone(&service));
         let behind = Behind::Service(service, port, dialled);
         self.asked = Arc::new(Asked { local: Arc::clone(&self.asked.local), behind });
-        None
     }
 
     /// Tells the client who it is with from now on, unless it knows.

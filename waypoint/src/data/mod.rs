@@ -7,6 +7,7 @@ pub(crate) mod abreast;
 mod attempts;
 pub(crate) mod budgets;
 pub(crate) mod classify;
+pub(crate) mod elsewhere;
 pub(crate) mod endpoints;
 pub(crate) mod exchange;
 pub(crate) mod how;

@@ -178,7 +178,12 @@ pub(crate) fn endpoint(
     let choose = || set.choose(strategy, &mut Ask { now: shared.now(), hash, tried, random });
     let chosen = kept.or_else(choose);
     let chosen = chosen.ok_or_else(|| NoRoute::NoHealthyEndpoint(service.id.clone()))?;
-    let alternatives = set.iter().count() > tried.len() + 1;
+    // What was tried may be another backend's.
+    let untried = |one: &&Endpoint| !tried.contains(&one.target.workload.uid);
+    let alternatives = match tried {
+        [] => set.iter().count() > 1,
+        _ => set.iter().filter(untried).nth(1).is_some(),
+    };
     Ok((Target { alternatives, ..chosen.target.clone() }, Some(chosen.state.begin())))
 }
 

@@ -71,15 +71,23 @@ impl Rule {
     /// is answered with 500 (gRPC: UNIMPLEMENTED), unless a filter has an answer.
     #[must_use]
     pub fn backend(&self, random: u64) -> Option<&Backend> {
-        let total = self.backends.iter().map(|backend| u64::from(backend.weight)).sum();
-        let mut left = below(random, total);
-        self.backends.iter().find(|backend| {
-            let weight = u64::from(backend.weight);
-            let taken = left < weight;
-            left = left.saturating_sub(weight);
-            taken
-        })
+        drawn(self.backends.iter(), random)
     }
+}
+
+/// One of these, by weight, for who drew `random`, uniform over all of `u64`. `None` where none has a weight.
+pub fn drawn<'a>(
+    mut backends: impl Iterator<Item = &'a Backend> + Clone,
+    random: u64,
+) -> Option<&'a Backend> {
+    let total = backends.clone().map(|backend| u64::from(backend.weight)).sum();
+    let mut left = below(random, total);
+    backends.find(|backend| {
+        let weight = u64::from(backend.weight);
+        let taken = left < weight;
+        left = left.saturating_sub(weight);
+        taken
+    })
 }
 
 /// A number below `limit`, from one that is uniform over all of `u64`. The bias is less than `limit` / 2^64.

@@ -21,7 +21,7 @@ mod text;
 
 use std::fmt;
 
-pub use backend::{Backend, BackendTarget, Fraction};
+pub use backend::{Backend, BackendTarget, Fraction, drawn};
 pub use balancing::{Balancing, HashKey};
 pub use cors::{Cors, CorsAnswer, List, Origin, OriginHost};
 pub use duration::{InvalidDuration, duration, duration_text};

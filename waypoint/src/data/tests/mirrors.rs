@@ -87,9 +87,9 @@ fn mirrored(filters: Vec<Filter>) -> Change {
 #[tokio::test]
 async fn copies_have_the_body_and_nobody_sees_their_answers() {
     let mut world = World::new().await;
-    world.version("v1", "127.7.40.1").await;
-    let mut one = world.shadow("one", "127.7.40.2", true).await;
-    let mut two = world.shadow("two", "127.7.40.3", true).await;
+    world.version("v1", "127.7.60.1").await;
+    let mut one = world.shadow("one", "127.7.60.2", true).await;
+    let mut two = world.shadow("two", "127.7.60.3", true).await;
     let rewrite =
         UrlRewrite { host: None, path: Some(PathModifier::ReplacePrefix(PathText::new("/moved").unwrap())) };
     let never = mirror("two", Fraction::new(0, 100).unwrap());
@@ -133,10 +133,10 @@ async fn copies_have_the_body_and_nobody_sees_their_answers() {
 #[tokio::test]
 async fn a_copy_that_cannot_keep_up_is_cut_and_stalls_nothing() {
     let mut world = World::new().await;
-    world.endpoint("sink", "127.7.41.1");
+    world.endpoint("sink", "127.7.61.1");
     world.writer.apply([Update::Service(made::service("v1", "10.96.1.8", false))]);
-    let mut sink = world.shadow("v1", "127.7.41.2", true).await;
-    let _stalled = world.shadow("stalled", "127.7.41.3", false).await;
+    let mut sink = world.shadow("v1", "127.7.61.2", true).await;
+    let _stalled = world.shadow("stalled", "127.7.61.3", false).await;
     let filters = vec![mirror("stalled", Fraction::ALL), mirror("nobody", Fraction::ALL)];
     world.book.store(Arc::new(world.rules.apply([mirrored(filters)])));
     let client = world.client("client").await;
@@ -163,8 +163,8 @@ async fn a_copy_that_cannot_keep_up_is_cut_and_stalls_nothing() {
 #[tokio::test]
 async fn a_copy_of_what_breaks_off_breaks_off() {
     let mut world = World::new().await;
-    world.version("v1", "127.7.42.1").await;
-    let mut shadow = world.shadow("one", "127.7.42.2", true).await;
+    world.version("v1", "127.7.62.1").await;
+    let mut shadow = world.shadow("one", "127.7.62.2", true).await;
     world.book.store(Arc::new(world.rules.apply([mirrored(vec![mirror("one", Fraction::ALL)])])));
     let client = world.client("client").await;
     let mut stream = open(&client, "10.96.0.1:80").await.unwrap();
@@ -184,8 +184,8 @@ async fn a_copy_of_what_breaks_off_breaks_off() {
 #[tokio::test]
 async fn a_share_of_the_requests_is_copied() {
     let mut world = World::new().await;
-    world.version("v1", "127.7.43.1").await;
-    let _shadow = world.shadow("one", "127.7.43.2", true).await;
+    world.version("v1", "127.7.63.1").await;
+    let _shadow = world.shadow("one", "127.7.63.2", true).await;
     let quarter = Fraction::new(1, 4).unwrap();
     world.book.store(Arc::new(world.rules.apply([mirrored(vec![mirror("one", quarter)])])));
     let mut http = world.http("client").await;

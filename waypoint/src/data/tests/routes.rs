@@ -342,6 +342,52 @@ async fn a_rule_that_retries_hides_a_failing_replica_and_others_do_not() {
     assert_eq!(http.get("/retry").await.status, 500);
 }
 
+#[tokio::test]
+async fn a_retry_may_go_to_another_backend_of_the_rule_when_the_drawn_one_has_nothing_left() {
+    let mut world = World::new().await;
+    for (name, address) in [("bad", "127.7.64.1"), ("good", "127.7.64.2"), ("gone", "127.7.64.3")] {
+        let workload = made::pod(name, "server", address, name);
+        let service = made::service(name, "10.96.1.1", false);
+        world.writer.apply([Update::Service(service), Update::Workload(workload)]);
+    }
+    let failed = world.server("bad", "127.7.64.1", u32::MAX).await;
+    world.server("good", "127.7.64.2", 0).await;
+    let retry = Retry {
+        attempts: 1,
+        backoff: Some(Duration::from_millis(1)),
+        statuses: BTreeSet::from([503]),
+        grpc_codes: BTreeSet::new(),
+    };
+    let retrying = |index, prefix, backends: &[(&str, u32)]| Rule {
+        retry: Some(retry.clone()),
+        ..made::rule(index, prefix, backends)
+    };
+    let mut edited = retrying(2, "/edited", &[("bad", 1_000_000), ("good", 1)]);
+    edited.backends[1].filters = vec![Filter::RequestHeaders(edits(("x-good", "1"), "x-none"))];
+    let rules = [
+        retrying(0, "/bad", &[("bad", 1_000_000), ("good", 1)]),
+        retrying(1, "/gone", &[("gone", 1_000_000), ("good", 1)]),
+        edited,
+        retrying(3, "/weightless", &[("bad", 1), ("good", 0)]),
+        made::rule(4, "/", &[("bad", 1_000_000), ("good", 1)]),
+    ];
+    world.follow(rules.map(|rule| Change::Rule(Box::new(rule))));
+    let mut http = world.http("client").await;
+    for path in ["/bad", "/gone", "/bad"] {
+        let reply = http.get(path).await;
+        assert_eq!((reply.status, reply.server()), (200, "good"), "{path}");
+    }
+    assert_eq!(failed.load(Relaxed), 2, "each was asked once");
+    assert_eq!(http.get("/edited").await.status, 503, "its edits were made for another backend");
+    assert_eq!(http.get("/weightless").await.status, 503, "nothing is for who has no weight");
+    assert_eq!(http.get("/").await.status, 503, "no rule wants it tried again");
+    assert_eq!(
+        failed.load(Relaxed),
+        2 + 2 + 2 + 1,
+        "a retry goes to whom it was tried with, if there is nobody else"
+    );
+}
+
 pub(super) fn fault(triggers: Vec<Trigger>, delay: Option<Duration>, answer: AbortAnswer) -> Change {
     let policy = model::l7::Policy {
         name: model::l7::PolicyName { namespace: "shop".into(), name: "chaos".into() },
