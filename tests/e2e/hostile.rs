@@ -4,4 +4,4 @@
 mod connections;
 mod dns;
 mod node;
-mod tunnels;
+pub(crate) mod tunnels;

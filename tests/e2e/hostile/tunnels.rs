@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use lab::Pod;
 use rustls::ClientConfig;
 
 use crate::support::arena::{Arena, BUDGET_MIB};
@@ -176,8 +177,14 @@ const PATIENCE: usize = 64 << 20;
 #[test]
 fn a_mesh_peer_that_breaks_the_rules_disturbs_nobody() {
     let arena = Arena::new();
-    let tls = insider(&arena);
-    let connect = connect_to(&arena.at(8080).to_string());
+    break_the_rules(&arena.stranger, arena.at(15008), &insider(&arena), &arena.at(8080).to_string());
+    arena.conclude();
+}
+
+/// What no peer should do, in tunnels from a pod's network to `to`, on streams for `authority`: rapid resets, streams, pings, settings
+/// and headers without end.
+pub(crate) fn break_the_rules(from: &Pod, to: SocketAddr, tls: &Arc<ClientConfig>, authority: &str) {
+    let connect = connect_to(authority);
     let open = |id: u32| frame(HEADERS, END_HEADERS, id, &connect);
     let reset = |id: u32| frame(RST_STREAM, 0, id, &8_u32.to_be_bytes());
     let streams = |round: u32| (0..100).map(move |index| (round * 100 + index) * 2 + 1);
@@ -193,11 +200,10 @@ fn a_mesh_peer_that_breaks_the_rules_disturbs_nobody() {
         [&rapid_resets, &streams_without_end, &pings, &settings, &headers_without_end];
     for unit in floods {
         for _ in 0..3 {
-            let mut raw = peer::tunnel(&arena.stranger, arena.at(15008), &tls).expect("a tunnel");
+            let mut raw = peer::tunnel(from, to, tls).expect("a tunnel");
             raw.flood(unit, PATIENCE);
         }
     }
-    arena.conclude();
 }
 
 /// Two hundred streams to an echo server: what comes back fills every buffer on the way, because nobody reads it.

@@ -1,9 +1,13 @@
 //! Clients that want to hurt: what they cost is bounded, they are told no where that is what they asked for, and others are served.
 
+use std::net::SocketAddr;
+
 use lab::Program;
 
 use super::{Guarded, shares_of};
+use crate::hostile::tunnels::break_the_rules;
 use crate::mesh::SOON;
+use crate::support::proof::{Proof, tls};
 
 /// Does one thing to argv[1]:argv[2] on argv[4] connections: what argv[3] says. Prints what became of it, and holds what is left
 /// open until it is killed.
@@ -86,4 +90,23 @@ fn clients_that_want_to_hurt_cost_little_and_others_are_served() {
     let connections = 4 * 200 + 5 * 10;
     println!("{connections} connections, {} bytes each", grown / connections);
     assert!(grown < connections * BYTES_EACH, "{connections} connections cost {grown} bytes");
+}
+
+/// How much a waypoint may grow by under floods of frames. Ours cost a few MiB; what grows without end is past this soon.
+const FLOODED: u64 = 64 << 20;
+
+#[test]
+fn a_peer_that_breaks_the_rules_of_its_tunnel_disturbs_nobody() {
+    let guarded = Guarded::start();
+    let stranger = guarded.mesh.pod_in("wild", 0, "stranger");
+    let proof = tls(Some(Proof::of(&guarded.mesh.lab, &guarded.client)));
+    shares_of(&guarded.client, "server.shop:81", 4, 100);
+    let before = guarded.resident();
+    let to = SocketAddr::new(guarded.waypoint.ip(), 15008);
+    for port in ["80", "81"] {
+        break_the_rules(&stranger, to, &proof, &format!("server.shop.svc.cluster.local:{port}"));
+    }
+    shares_of(&guarded.client, "server.shop:81", 4, 100);
+    let grown = guarded.resident().saturating_sub(before);
+    assert!(grown < FLOODED, "the floods cost {grown} bytes");
 }
