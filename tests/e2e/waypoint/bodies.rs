@@ -1,4 +1,4 @@
-//! What HTTP/1.1 frames, end to end: large bodies with their checksums, the ways in which a message ends, and what is refused because
+//! What HTTP frames, end to end: large bodies with their checksums, the ways in which a message ends, and what is refused because
 //! two readers could read it differently.
 
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use lab::{Pod, Program};
 
 use super::Guarded;
-use crate::mesh::SOON;
+use crate::mesh::{SOON, serve};
 
 const GIBIBYTE: &str = "1073741824";
 
@@ -16,12 +16,16 @@ const TRANSFERRED: Duration = Duration::from_secs(240);
 const TO: &str = "server.shop:81";
 
 #[test]
-fn a_gibibyte_passes_whole_by_chunks_in_both_directions() {
+fn a_gibibyte_passes_whole_in_both_directions_by_either_protocol() {
     let guarded = Guarded::start();
+    serve(&guarded.servers[0], &["http", "--http2", "--listen", "[::]:8083"]);
+    guarded.service("modern", 8083);
     let before = guarded.resident();
-    let all: [&[&str]; 4] = [
+    let all: [&[&str]; 6] = [
         &["upload", "--to", TO, "--bytes", GIBIBYTE],
         &["download", "--from", TO, "--bytes", GIBIBYTE],
+        &["upload", "--to", "modern.shop:81", "--bytes", GIBIBYTE, "--http2"],
+        &["download", "--from", "modern.shop:81", "--bytes", GIBIBYTE, "--http2"],
         &["upload", "--to", TO, "--bytes", "67108864", "--sized"],
         &["download", "--from", TO, "--bytes", "67108864", "--sized"],
     ];
@@ -31,7 +35,7 @@ fn a_gibibyte_passes_whole_by_chunks_in_both_directions() {
         assert!(output.success(), "{output:?}");
     }
     let grown = guarded.resident().saturating_sub(before);
-    assert!(grown < 128 << 20, "four transfers cost {grown} bytes");
+    assert!(grown < 128 << 20, "six transfers cost {grown} bytes");
 }
 
 /// Sends argv[3] to argv[1]:argv[2], half-closes, and prints what comes until the end.

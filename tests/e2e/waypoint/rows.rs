@@ -5,6 +5,7 @@
 
 mod exact;
 mod filters;
+mod grpc;
 mod matches;
 mod mirrors;
 mod trouble;
@@ -24,7 +25,7 @@ struct Row {
 
 /// A request, as curl's arguments with the path last, and what has to be true of its answer: `status=200`, `server=one` (who
 /// answered), `path=/x?y`, `host=h`, `method=m` and `bytes=n` (that it saw), `asked=n` (which request of its path it was),
-/// `location=l` (of the answer), `>name=value` (a field that it saw), `<name=value` (a field of the answer). Without a value, there
+/// `location=l` and `grpc-status=n` (of the answer), `>name=value` (a field that it saw), `<name=value` (a field of the answer). Without a value, there
 /// is none. What is left out is as if there were no route: 200, the path and the host as they were asked for.
 struct Check<'a>(&'a [&'a str], &'a [&'a str]);
 
@@ -54,7 +55,7 @@ impl Seen {
             ("method", _) => text(&self.body["method"]),
             ("asked" | "bytes", _) => self.body[key].to_string(),
             ("host", _) => text(&self.body["headers"]["host"]),
-            ("location", _) => self.field("location"),
+            ("location" | "grpc-status", _) => self.field(key),
             (_, (">", name)) => text(&self.body["headers"][name]),
             (_, ("<", name)) => self.field(name),
             _ => panic!("a fact of unknown kind {key:?}"),
@@ -113,13 +114,15 @@ spec:
     )
 }
 
-/// The statuses of so many requests, a line for each.
+/// The status of each of so many requests, and who answered it, a line for each.
 fn repeated(client: &Pod, url: &str, requests: usize) -> String {
-    let words = ["-sS", "-m", "30", "-w", "%{http_code}\n"];
+    let words = ["-sS", "-m", "30", "-w", "%{http_code} %header{x-lab-name}\n"];
     // Each URL needs an -o of its own.
     let urls = (0..requests).flat_map(|_| ["-o", "/dev/null", url]);
     let curl = Program::new("curl").args(words.into_iter().chain(urls));
-    client.run_within(curl, SOON).expect("curl ends").stdout
+    let output = client.run_within(curl, SOON).expect("curl ends");
+    assert!(output.success(), "{url}: {output:?}");
+    output.stdout
 }
 
 /// A Service of both servers, on two ports.
@@ -142,7 +145,7 @@ fn every_row_holds_and_the_backend_saw_what_it_should() {
         mesh.lab.add_service(service(row.name)).expect("a service");
     }
     mesh.lab.apply_yaml("namespaces.yaml", trouble::NAMESPACES).expect("namespaces");
-    let more = exact::prepare(&guarded) + &mirrors::prepare(&guarded);
+    let more = exact::prepare(&guarded) + &mirrors::prepare(&guarded) + &grpc::prepare(&guarded);
     let routes = rows().filter(|row| !row.rules.is_empty()).map(|row| route(row.name, row.rules));
     mesh.lab.apply_yaml("rows.yaml", &(routes.collect::<String>() + &more)).expect("routes");
     for row in rows() {
@@ -157,6 +160,7 @@ fn every_row_holds_and_the_backend_saw_what_it_should() {
         }
     }
     mirrors::hold(&guarded);
+    grpc::hold(&guarded);
     exact::weights(&guarded);
     exact::across(&guarded);
     exact::addresses(&guarded);

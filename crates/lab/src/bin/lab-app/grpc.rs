@@ -1,6 +1,7 @@
 //! gRPC echo over cleartext HTTP/2: enough of the protocol that message, status and trailers are real. Asked for its health,
 //! as kubelets do, it says that it serves.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 
 use anyhow::{Context, Result, ensure};
@@ -14,6 +15,7 @@ use hyper::{HeaderMap, Request, Response, client, server};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
 
+use crate::http::NAME;
 use crate::transfer::connect;
 use crate::{Listen, pattern, tcp};
 
@@ -35,6 +37,19 @@ pub(crate) struct Client {
     /// Bytes of each message.
     #[arg(long, default_value_t = 1000)]
     size: u64,
+}
+
+#[derive(Args)]
+pub(crate) struct Count {
+    /// Name or address, and port, of an `http` server that speaks HTTP/2.
+    #[arg(long)]
+    to: String,
+    /// `/<service>/<method>`.
+    #[arg(long)]
+    path: String,
+    /// Calls, one after the other on one connection.
+    #[arg(long)]
+    calls: u64,
 }
 
 pub(crate) async fn serve(args: Listen) -> Result<()> {
@@ -64,6 +79,27 @@ pub(crate) async fn client(args: Client) -> Result<()> {
         ensure!(body.to_bytes() == message, "message {number} came back changed");
     }
     println!("{}", json!({"ok": true, "calls": args.calls}));
+    Ok(())
+}
+
+/// Prints how many calls each server answered, by the name that it gives.
+pub(crate) async fn count(args: Count) -> Result<()> {
+    let stream = TokioIo::new(connect(&args.to).await?);
+    let handshake = client::conn::http2::handshake(TokioExecutor::new(), stream);
+    let (mut sender, connection) = handshake.await.context("begin HTTP/2")?;
+    tokio::spawn(connection);
+    let mut answered_by = BTreeMap::<String, u64>::new();
+    for number in 0..args.calls {
+        let request = Request::post(format!("http://{}{}", args.to, args.path))
+            .header(CONTENT_TYPE, GRPC)
+            .header(TE, "trailers")
+            .body(Full::new(frame(b"count me")?))?;
+        let response = sender.send_request(request).await.with_context(|| format!("call {number}"))?;
+        let name = response.headers().get(NAME).and_then(|name| name.to_str().ok());
+        *answered_by.entry(name.unwrap_or("nobody").to_owned()).or_default() += 1;
+        response.into_body().collect().await.context("read the answer")?;
+    }
+    println!("{}", json!({"answered_by": answered_by}));
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! An HTTP/1.1 server that says what it saw.
+//! An HTTP server that says what it saw.
 
 use std::collections::HashMap;
 use std::io;
@@ -11,10 +11,10 @@ use clap::Args;
 use http_body_util::{BodyExt, Either, Full};
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
 
 use crate::pattern::Sum;
@@ -31,13 +31,17 @@ pub(crate) struct Serve {
     /// What the server calls itself.
     #[arg(long, default_value = "http")]
     name: String,
+    /// Speaks HTTP/2 (in clear, known beforehand) instead of HTTP/1.1.
+    #[arg(long)]
+    http2: bool,
 }
 
 /// Requests of each path that begins with `/fails/`.
 type Asked = Mutex<HashMap<String, u64>>;
 
 /// Answers are JSON: `name`, `client` (the address that the server sees), `method`, `path`, `headers` (those of one name as one,
-/// with commas), `bytes` and `sha256` of the request's body. A path `/status/<code>` is answered with that code. Of
+/// with commas; in HTTP/2, `host` is what stands for it), `bytes` and `sha256` of the request's body. A path
+/// `/status/<code>` is answered with that code. Of
 /// `/fails/<n>/<how>`, the first n requests are answered with a code, or their connection is closed (`drop`), or nothing is answered
 /// (`hang`); `asked` is the number of the request. `/chunked/<n>` and `/sized/<n>` are answered with so much of the pattern.
 pub(crate) async fn serve(args: Serve) -> Result<()> {
@@ -46,8 +50,13 @@ pub(crate) async fn serve(args: Serve) -> Result<()> {
         let state = Arc::clone(&state);
         async move {
             let service = service_fn(move |request| answer(Arc::clone(&state), client, request));
-            let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-            connection.await.map_err(std::io::Error::other)
+            let stream = TokioIo::new(stream);
+            let served = if args.http2 {
+                http2::Builder::new(TokioExecutor::new()).serve_connection(stream, service).await
+            } else {
+                http1::Builder::new().serve_connection(stream, service).await
+            };
+            served.map_err(io::Error::other)
         }
     })
     .await
@@ -67,8 +76,11 @@ async fn answer(
     let (bytes, sha256) = sum.finish();
     let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     let values = |name| head.headers.get_all(name).iter().map(text).collect::<Vec<_>>().join(",");
-    let headers: serde_json::Map<String, Value> =
+    let mut headers: serde_json::Map<String, Value> =
         head.headers.keys().map(|name| (name.to_string(), json!(values(name)))).collect();
+    if let Some(authority) = head.uri.authority() {
+        headers.entry("host").or_insert_with(|| json!(authority.as_str()));
+    }
     let path = head.uri.path();
     if let Some(pattern) = pattern_of(path) {
         return Ok(Response::new(Either::Right(pattern)));

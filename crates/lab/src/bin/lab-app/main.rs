@@ -29,7 +29,7 @@ struct App {
 
 #[derive(Subcommand)]
 enum Mode {
-    /// HTTP/1.1 server: answers every request with JSON that says who asked for what.
+    /// HTTP server: answers every request with JSON that says who asked for what.
     Http(http::Serve),
     /// TCP server that sends back what it gets, each direction ending by itself.
     Echo(Listen),
@@ -63,6 +63,8 @@ enum Mode {
     WebsocketHold(websocket::Hold),
     /// Client of `grpc`.
     GrpcClient(grpc::Client),
+    /// Calls of gRPC to `http` servers: which of them answers how many.
+    GrpcCount(grpc::Count),
     /// Keeps many clients of `echo` or `http` busy until SIGTERM, then reports.
     Load(load::Load),
     /// Opens many connections to `echo`, holds them until SIGTERM, then checks that each still works.
@@ -105,6 +107,7 @@ async fn main() -> ExitCode {
         Mode::WebsocketClient(args) => websocket::client(args).await,
         Mode::WebsocketHold(args) => websocket::hold(args).await,
         Mode::GrpcClient(args) => grpc::client(args).await,
+        Mode::GrpcCount(args) => grpc::count(args).await,
         Mode::Load(args) => load::load(args).await,
         Mode::Hold(args) => load::hold(args).await,
         Mode::Dns(args) => dns::ask(args).await,

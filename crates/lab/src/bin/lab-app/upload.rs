@@ -1,4 +1,4 @@
-//! The pattern as the body of HTTP/1.1 messages, in both directions, and its checksum at the other end.
+//! The pattern as the body of HTTP messages, in both directions, and its checksum at the other end.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -10,10 +10,10 @@ use bytes::Bytes;
 use clap::Args;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, SizeHint};
-use hyper::client::conn::http1;
+use hyper::client::conn::{http1, http2};
 use hyper::header::HOST;
 use hyper::{Method, Request};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::Value;
 
 use crate::pattern::{self, Sum};
@@ -29,6 +29,9 @@ pub(crate) struct Upload {
     /// Says the length instead of sending chunks.
     #[arg(long)]
     sized: bool,
+    /// Speaks HTTP/2 (in clear, known beforehand).
+    #[arg(long)]
+    http2: bool,
 }
 
 #[derive(Args)]
@@ -41,6 +44,9 @@ pub(crate) struct Download {
     /// Wants to be told the length instead of being sent chunks.
     #[arg(long)]
     sized: bool,
+    /// Speaks HTTP/2 (in clear, known beforehand).
+    #[arg(long)]
+    http2: bool,
 }
 
 /// So many bytes of the pattern.
@@ -80,14 +86,15 @@ impl Body for Pattern {
 pub(crate) async fn upload(args: Upload) -> Result<()> {
     let began = Instant::now();
     let body = Pattern::new(args.bytes, args.sized);
-    let (bytes, _, answer) = ask(&args.to, Method::PUT, "/upload", body).await?;
+    let (bytes, _, answer) = ask((&args.to, args.http2), Method::PUT, "/upload", body).await?;
     ensure!(bytes < 1 << 20, "an answer of {bytes} bytes");
     let answer: Value = serde_json::from_slice(&answer).context("the answer is not JSON")?;
     let got = (answer["bytes"].as_u64(), answer["sha256"].as_str());
     let expected = pattern::checksum(args.bytes);
     ensure!(got == (Some(args.bytes), Some(&expected)), "the other end got {got:?}");
     let framing = if args.sized { "content-length" } else { "transfer-encoding" };
-    ensure!(answer["headers"][framing].is_string(), "the request came without {framing}: {answer}");
+    let framed = answer["headers"][framing].is_string() || args.http2 && !args.sized;
+    ensure!(framed, "the request came without {framing}: {answer}");
     done(args.bytes, began);
     Ok(())
 }
@@ -95,7 +102,7 @@ pub(crate) async fn upload(args: Upload) -> Result<()> {
 pub(crate) async fn download(args: Download) -> Result<()> {
     let began = Instant::now();
     let path = format!("/{}/{}", if args.sized { "sized" } else { "chunked" }, args.bytes);
-    let (bytes, sha256, _) = ask(&args.from, Method::GET, &path, Pattern::new(0, true)).await?;
+    let (bytes, sha256, _) = ask((&args.from, args.http2), Method::GET, &path, Pattern::new(0, true)).await?;
     ensure!(
         (bytes, &sha256) == (args.bytes, &pattern::checksum(args.bytes)),
         "{bytes} bytes arrived: {sha256}"
@@ -105,12 +112,26 @@ pub(crate) async fn download(args: Download) -> Result<()> {
 }
 
 /// Length and checksum of the answer, and its first megabyte.
-async fn ask(to: &str, method: Method, path: &str, body: Pattern) -> Result<(u64, String, Vec<u8>)> {
+async fn ask(
+    (to, in_http2): (&str, bool),
+    method: Method,
+    path: &str,
+    body: Pattern,
+) -> Result<(u64, String, Vec<u8>)> {
     let stream = TokioIo::new(connect(to).await?);
-    let (mut sender, connection) = http1::handshake(stream).await.context("speak HTTP")?;
-    tokio::spawn(connection);
-    let request = Request::builder().method(method).uri(path).header(HOST, to).body(body)?;
-    let mut answer = sender.send_request(request).await.context("no answer")?;
+    let mut answer = if in_http2 {
+        let handshake = http2::handshake(TokioExecutor::new(), stream);
+        let (mut sender, connection) = handshake.await.context("speak HTTP/2")?;
+        tokio::spawn(connection);
+        let request = Request::builder().method(method).uri(format!("http://{to}{path}")).body(body)?;
+        sender.send_request(request).await
+    } else {
+        let (mut sender, connection) = http1::handshake(stream).await.context("speak HTTP")?;
+        tokio::spawn(connection);
+        let request = Request::builder().method(method).uri(path).header(HOST, to).body(body)?;
+        sender.send_request(request).await
+    }
+    .context("no answer")?;
     ensure!(answer.status().is_success(), "status {}", answer.status());
     let (mut sum, mut first) = (Sum::new(), Vec::new());
     while let Some(frame) = answer.frame().await {
