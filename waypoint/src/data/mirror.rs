@@ -1,6 +1,6 @@
 //! Copies of requests, sent elsewhere while a request goes its way. Nobody waits for one, and its response is thrown away.
 //!
-//! A copy that can't keep up with its request is cut: what is not sent of it is bounded. Each has a connection of its own.
+//! A copy that can't keep up with its request is cut: what is not sent of it is bounded. It speaks as its request does.
 
 use std::io;
 use std::pin::pin;
@@ -20,9 +20,11 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::io::Io;
+use super::kept::Carrier;
 use super::stream::Asked;
 use super::{Context, how, opaque, upstream};
 use crate::decide::Copied;
+use crate::http2;
 use crate::refusal::Refusal;
 use crate::telemetry::Facts;
 
@@ -67,6 +69,12 @@ pub(crate) struct Copying {
     unsent: Arc<AtomicUsize>,
 }
 
+/// The other end of that.
+struct Coming {
+    pieces: mpsc::Receiver<Option<Bytes>>,
+    unsent: Arc<AtomicUsize>,
+}
+
 impl Counts {
     /// Registers the metrics.
     pub(crate) fn register(metrics: &Metrics) -> Arc<Self> {
@@ -108,15 +116,15 @@ pub(crate) fn begin(
         counts.lost.fetch_add(1, Relaxed);
         return None;
     };
-    let (pieces, coming) = mpsc::channel(PIECES_MAX);
+    let (pieces, received) = mpsc::channel(PIECES_MAX);
     let unsent = Arc::new(AtomicUsize::new(0));
-    let copying = Copying { pieces, unsent: Arc::clone(&unsent) };
+    let coming = Coming { pieces: received, unsent: Arc::clone(&unsent) };
     let facts = Facts { service: Some(Arc::clone(&service)), ..facts.clone() };
     let asked = Asked { local: Arc::clone(&asked.local), behind: Behind::Service(service, to.1, None) };
     let context = Arc::clone(context);
     copies.spawn(async move {
         let counts = &context.shared.mirrors;
-        let count = match send(&context, (&asked, facts), copied, (coming, unsent)).await {
+        let count = match send(&context, (&asked, facts), copied, coming).await {
             Ok(()) => &counts.completed,
             Err(Over::Cut) => &counts.cut,
             Err(Over::Lost(refusal)) => {
@@ -126,7 +134,7 @@ pub(crate) fn begin(
         };
         count.fetch_add(1, Relaxed);
     });
-    Some(copying)
+    Some(Copying { pieces, unsent })
 }
 
 impl Copying {
@@ -147,41 +155,62 @@ async fn send(
     context: &Arc<Context>,
     (asked, mut facts): (&Asked, Facts),
     copied: Copied,
-    coming: (mpsc::Receiver<Option<Bytes>>, Arc<AtomicUsize>),
+    coming: Coming,
 ) -> Result<(), Over> {
     let (target, _lease) =
         opaque::endpoint(context, (asked, &facts), how::LEAST_LOAD, &[]).map_err(Over::Lost)?;
     upstream::aim(context, &target, &mut facts).map_err(Over::Lost)?;
-    let reached = upstream::connect(context, &target, &mut facts).await.map_err(Over::Lost)?;
-    let (mut from, mut to) = tokio::io::split(Io::from(reached));
-    let mut answered = pin!(discard(&mut from));
-    // A server may answer before it has read everything, and need not read on then.
-    let early = tokio::select! {
-        sent = write(&mut to, copied, coming) => sent.map(|()| None)?,
-        answered = &mut answered => Some(answered),
-    };
-    let answered = match early {
-        Some(answered) => answered,
-        None => timeout(RESPONSE_TIMEOUT, answered)
-            .await
-            .unwrap_or_else(|_| Err(broken(io::ErrorKind::TimedOut.into()))),
-    };
-    // It was answered, or not: how the connection ends is all the same.
-    let _ = to.shutdown().await;
-    answered
+    match copied {
+        Copied::Http1 { head, length } => {
+            let reached = upstream::connect(context, &target, &mut facts).await.map_err(Over::Lost)?;
+            let (mut from, mut to) = tokio::io::split(Io::from(reached));
+            let answered = both(write(&mut to, (head, length), coming), discard(&mut from)).await;
+            // It was answered, or not: how the connection ends is all the same.
+            let _ = to.shutdown().await;
+            answered
+        }
+        Copied::Http2(request) => {
+            let reached = http2::Upstream::reach(context, &target, &mut facts, true).await;
+            let (body, answer) = reached.map_err(Over::Lost)?.copy(request).map_err(broken)?;
+            both(stream(body, coming), async { answer.discard().await.map_err(broken) }).await
+        }
+    }
 }
 
-/// Writes the copy, to its end.
+/// Sends a copy, and waits for its answer. A server may answer before it has read everything, and need not read on then.
+async fn both(
+    sending: impl Future<Output = Result<(), Over>>,
+    answered: impl Future<Output = Result<(), Over>>,
+) -> Result<(), Over> {
+    let mut answered = pin!(answered);
+    tokio::select! {
+        sent = sending => sent?,
+        answered = &mut answered => return answered,
+    }
+    let answered = timeout(RESPONSE_TIMEOUT, answered).await;
+    answered.unwrap_or_else(|_| Err(broken(io::ErrorKind::TimedOut.into())))
+}
+
+impl Coming {
+    /// The next bytes; `None` at the end.
+    async fn next(&mut self) -> Result<Option<Bytes>, Over> {
+        self.pieces.recv().await.ok_or(Over::Cut)
+    }
+
+    fn sent(&self, bytes: &Bytes) {
+        self.unsent.fetch_sub(bytes.len(), Relaxed);
+    }
+}
+
+/// Writes a copy as HTTP/1.1, to its end.
 async fn write(
     to: &mut (impl AsyncWrite + Unpin),
-    Copied { head, length }: Copied,
-    (mut coming, unsent): (mpsc::Receiver<Option<Bytes>>, Arc<AtomicUsize>),
+    (head, mut left): (Vec<u8>, Option<u64>),
+    mut coming: Coming,
 ) -> Result<(), Over> {
     to.write_all(&head).await.map_err(broken)?;
-    let mut left = length;
     while left != Some(0) {
-        let Some(piece) = coming.recv().await else { return Err(Over::Cut) };
-        let Some(bytes) = piece else { break };
+        let Some(bytes) = coming.next().await? else { break };
         match &mut left {
             Some(left) => {
                 *left = left.saturating_sub(bytes.len() as u64);
@@ -193,7 +222,7 @@ async fn write(
             }
         }
         .map_err(broken)?;
-        unsent.fetch_sub(bytes.len(), Relaxed);
+        coming.sent(&bytes);
     }
     match left {
         // Its request was shorter than it said.
@@ -202,6 +231,15 @@ async fn write(
         None => to.write_all(b"0\r\n\r\n").await.map_err(broken)?,
     }
     to.flush().await.map_err(broken)
+}
+
+/// Sends a copy as HTTP/2, to its end.
+async fn stream(mut body: http2::Body, mut coming: Coming) -> Result<(), Over> {
+    while let Some(bytes) = coming.next().await? {
+        body.send(bytes.clone()).await.map_err(broken)?;
+        coming.sent(&bytes);
+    }
+    body.end().map_err(broken)
 }
 
 /// Reads an answer to its end; the server ends the connection with it.

@@ -49,13 +49,18 @@ pub trait AnyRequest: Headers + Sync {
     }
 }
 
-/// A copy of a request, apart from its body, as HTTP/1.1 on a connection of its own.
+/// A copy of a request, apart from its body.
 #[derive(Debug, Clone)]
-pub struct Copied {
-    /// The head.
-    pub head: Vec<u8>,
-    /// Bytes of the body; without that it is sent in chunks.
-    pub length: Option<u64>,
+pub enum Copied {
+    /// As HTTP/1.1, on a connection of its own.
+    Http1 {
+        /// The head.
+        head: Vec<u8>,
+        /// Bytes of the body; without that it is sent in chunks.
+        length: Option<u64>,
+    },
+    /// As HTTP/2, on a connection that it shares.
+    Http2(http::Request<()>),
 }
 
 /// A response of any protocol, apart from its body.

@@ -170,6 +170,6 @@ impl AnyRequest for RequestHead {
             Framing::Chunked | Framing::UntilClose => None,
         };
         // What follows a CONNECT is no body.
-        (self.method() != "CONNECT").then(|| Copied { head: write::copied(self, edits), length })
+        (self.method() != "CONNECT").then(|| Copied::Http1 { head: write::copied(self, edits), length })
     }
 }

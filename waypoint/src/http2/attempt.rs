@@ -64,6 +64,9 @@ impl<X: Exchange<Upstream = Upstream>> Course<X> {
             return Err(Failed { failure: Failure::Closed, again, stale, unsent: true });
         };
         let upload = if over { Upload::Sent } else { Upload::Open };
+        if over {
+            self.hooks.body_ended();
+        }
         let mut leg = Leg { upstream, send, upload, interims: 0, respond_by, complete_by };
         let response = match poll_fn(|cx| self.poll_head(cx, &mut leg, &mut response)).await {
             Ok(response) => response,
@@ -225,7 +228,10 @@ impl<X: Exchange<Upstream = Upstream>> Course<X> {
         }
         let mut watch = Watch { hooks: &mut self.hooks, kept: &mut self.kept };
         match self.upload.poll(cx, &mut leg.send, &mut watch) {
-            Poll::Ready(Ok(())) => leg.upload = Upload::Sent,
+            Poll::Ready(Ok(())) => {
+                leg.upload = Upload::Sent;
+                self.hooks.body_ended();
+            }
             Poll::Ready(Err(Broken::Sink)) => leg.upload = Upload::Dead,
             Poll::Ready(Err(Broken::Malformed)) => return Err(Stop::Refused(Refusal::Trailers)),
             Poll::Ready(Err(Broken::Source(error))) => {

@@ -130,7 +130,11 @@ impl Flow {
 }
 
 /// How many bytes may be sent, at most `want`; `None` when none ever will be.
-fn poll_room(cx: &mut Context<'_>, to: &mut SendStream<Bytes>, want: usize) -> Poll<Option<usize>> {
+pub(super) fn poll_room(
+    cx: &mut Context<'_>,
+    to: &mut SendStream<Bytes>,
+    want: usize,
+) -> Poll<Option<usize>> {
     to.reserve_capacity(want);
     let mut room = to.capacity();
     while room == 0 {

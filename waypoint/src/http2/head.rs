@@ -7,7 +7,7 @@ use model::l7::Headers;
 
 use super::limits::{FIELDS_MAX, TRAILERS_MAX};
 use super::refusal::Refusal;
-use crate::decide::{AnyRequest, AnyResponse, GRPC_STATUS, RequestEdits, is_framing};
+use crate::decide::{AnyRequest, AnyResponse, Copied, GRPC_STATUS, RequestEdits, is_framing};
 use crate::http1::{is_host, is_target};
 
 /// Part of the upgrade from HTTP/1.1, and of no use to the next hop.
@@ -117,6 +117,12 @@ impl AnyRequest for RequestHead {
 
     fn authority(&self) -> &str {
         self.authority.as_str()
+    }
+
+    fn copied(&self, edits: &RequestEdits) -> Option<Copied> {
+        // What follows a CONNECT is no body.
+        let request = (self.method != Method::CONNECT).then(|| self.outgoing(edits));
+        request.flatten().map(Copied::Http2)
     }
 }
 

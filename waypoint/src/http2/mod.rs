@@ -7,6 +7,7 @@
 //! [`Answer`](crate::decide::Answer) writes. Extended CONNECT (RFC 8441) is not offered.
 
 mod attempt;
+mod copy;
 mod exchange;
 mod flow;
 mod head;
@@ -16,6 +17,7 @@ mod link;
 mod refusal;
 mod serve;
 
+pub use copy::{Answer, Body};
 pub use head::{RequestHead, ResponseHead};
 pub use link::{Link, Upstream, connect};
 pub use refusal::Refusal;

@@ -28,6 +28,8 @@ enum Says {
     Code(&'static str),
     /// With this code, and that nobody should ask again.
     Never(&'static str),
+    /// With its name, when all of the call has come, which it notes as well.
+    Aloud,
     /// With its name.
     Name,
     /// Not at all.
@@ -119,10 +121,14 @@ async fn answer(
                 head.header("grpc-status", code).header("grpc-retry-pushback-ms", "-1").body(()).unwrap();
             respond.send_response(head, true).unwrap();
         }
-        Says::Name => {
+        Says::Aloud | Says::Name => {
             let mut said = Vec::new();
             while let Some(Ok(piece)) = body.data().await {
                 said.extend_from_slice(&piece);
+            }
+            if matches!(says, Says::Aloud) {
+                let heard = format!("{name} heard {}", String::from_utf8_lossy(&said));
+                seen.lock().unwrap().push((heard, Request::new(())));
             }
             let mut send = respond.send_response(head.body(()).unwrap(), false).unwrap();
             send.send_data([name.as_bytes(), b" heard ", &said].concat().into(), false).unwrap();
@@ -339,4 +345,37 @@ async fn a_server_that_speaks_http_1_is_asked_in_it_on_the_same_port() {
     );
     let mut http = world.http("client").await;
     assert_eq!(http.get("/one").await.server(), "one");
+}
+
+#[tokio::test]
+async fn calls_are_copied_with_what_they_say() {
+    let mut world = World::new().await;
+    let seen = Seen::default();
+    world.callee("v1", "127.7.65.1", (Says::Name, &Seen::default())).await;
+    let links = world.callee("shadow", "127.7.65.2", (Says::Aloud, &seen)).await;
+    let mut rule = method(0, "/echo.Echo/Say", "v1");
+    let target = BackendTarget::Service { name: made::service_name("shadow"), port: 80 };
+    let edited = HeaderEdits {
+        set: vec![(HeaderName::new("x-rule").unwrap(), HeaderValue::new("one").unwrap())],
+        ..HeaderEdits::default()
+    };
+    rule.filters = vec![
+        Filter::Mirror(model::l7::Mirror { target, share: Fraction::ALL }),
+        Filter::RequestHeaders(edited),
+    ];
+    world.routes([rule]);
+    let mut caller = world.caller("client").await;
+    for _ in 0..3 {
+        let answered = caller.call("/echo.Echo/Say", &[("x-user", "jane")]).await;
+        assert_eq!((answered.code.as_str(), answered.said.as_str()), ("0", "v1 heard hello"));
+    }
+    world.copies("completed", 3).await;
+    assert_eq!(links.load(Relaxed), 1, "copies share a connection");
+    let seen = seen.lock().unwrap();
+    assert_eq!(seen.iter().filter(|(what, _)| what == "shadow heard hello").count(), 3);
+    let (_, copy) = seen.iter().find(|(what, _)| what == "shadow").unwrap();
+    assert_eq!((copy.uri().path(), copy.uri().authority().unwrap().as_str()), ("/echo.Echo/Say", "web.shop"));
+    let field = |name: &str| copy.headers().get(name).and_then(|value| value.to_str().ok());
+    assert_eq!((field("x-user"), field("x-rule")), (Some("jane"), Some("one")));
+    assert!(field("x-forwarded-client-cert").is_some_and(|value| value.ends_with("/sa/client")));
 }

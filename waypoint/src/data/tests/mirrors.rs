@@ -32,7 +32,7 @@ impl World {
     }
 
     /// Waits until so many copies have ended so.
-    async fn copies(&self, how: &str, count: u64) {
+    pub(super) async fn copies(&self, how: &str, count: u64) {
         let line = format!("airglow_mirrors_{how}_total {count}");
         soon(&line, async {
             while !self.metrics.encode().lines().any(|own| own == line) {
