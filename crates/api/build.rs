@@ -2,13 +2,14 @@
 
 use std::error::Error;
 
-const PROTOS: [&str; 7] = [
+const PROTOS: [&str; 8] = [
     "proto/authorization.proto",
     "proto/ca.proto",
     "proto/cri.proto",
     "proto/discovery.proto",
     "proto/l7.proto",
     "proto/node.proto",
+    "proto/otlp.proto",
     "proto/workload.proto",
 ];
 

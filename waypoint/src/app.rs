@@ -33,6 +33,7 @@ use crate::data::mirror::Counts;
 use crate::data::thread::{self, Thread};
 use crate::discovery::Discovery;
 use crate::rules::{Book, Rules};
+use crate::spans::Tracer;
 use crate::telemetry::Telemetry;
 
 /// Runs the waypoint until it is told to stop.
@@ -95,13 +96,19 @@ fn control_side(config: &Config, process: &Process, tasks: &mut TaskGroup) -> an
     let (client, _) = xds::Client::new(xds::client::Config::new(node, wanted.to_vec()), control, sink);
     tasks.spawn_infallible("discovery", client.run());
 
+    let tracer = config.spans.as_ref().map(|settings| {
+        let (tracer, exporter) = Tracer::new(settings, &config.own, &process.metrics);
+        // It ends when nobody makes spans any more, which is when the process does.
+        tasks.spawn_infallible("spans", exporter.run());
+        tracer
+    });
     let shared = Arc::new(Shared {
         own: config.own.clone(),
         mesh,
         past: Past::default(),
         book,
         certificates,
-        telemetry: Telemetry::new(&process.metrics, process.access.clone()),
+        telemetry: Telemetry::new(&process.metrics, process.access.clone(), tracer),
         mirrors: Counts::register(&process.metrics),
         policies,
         endpoints: Registry::default(),

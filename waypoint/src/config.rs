@@ -12,6 +12,8 @@ use model::workload::WorkloadUid;
 use proxy::control::Controller;
 use proxy::process::Settings;
 
+use crate::spans::{self, Endpoint, Percent};
+
 /// All settings.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -25,6 +27,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// What it has in common with other proxies.
     pub process: Settings,
+    /// Where spans go, if anywhere.
+    pub spans: Option<spans::Settings>,
 }
 
 /// Who this waypoint is: the pod that it runs in.
@@ -55,6 +59,8 @@ pub fn load(vars: &dyn Vars) -> Result<Config, Mistakes> {
     let root_namespace = p.or("AIRGLOW_ROOT_NAMESPACE", "istio-system".to_owned());
     let listen = p.or("AIRGLOW_LISTEN", SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 0], HBONE_PORT)));
     let process = Settings::load(&p);
+    let endpoint = p.optional_as::<Endpoint>("AIRGLOW_TRACING_ENDPOINT", "http://host:port of a collector");
+    let sampling = p.or_as("AIRGLOW_TRACING_SAMPLING", "a percentage, from 0 to 100", Percent::DEFAULT);
     p.finish(|| {
         Some(Config {
             own: own?,
@@ -62,6 +68,7 @@ pub fn load(vars: &dyn Vars) -> Result<Config, Mistakes> {
             root_namespace: root_namespace?.into(),
             listen: listen?,
             process: process?,
+            spans: endpoint?.zip(sampling).map(|(endpoint, sampling)| spans::Settings { endpoint, sampling }),
         })
     })
 }
@@ -119,11 +126,19 @@ mod tests {
             ("AIRGLOW_METRICS", "everywhere"),
             ("AIRGLOW_LOG_FORMAT", "xml"),
             ("AIRGLOW_RUNDIR", "/r"),
+            ("AIRGLOW_TRACING_ENDPOINT", "https://collector:4317"),
+            ("AIRGLOW_TRACING_SAMPLING", "101"),
         ])
         .unwrap_err();
-        for part in
-            ["https://", "makes no identity", "AIRGLOW_METRICS", "`plain` or `json`", "AIRGLOW_RUN_DIR"]
-        {
+        for part in [
+            "https://",
+            "makes no identity",
+            "AIRGLOW_METRICS",
+            "`plain` or `json`",
+            "AIRGLOW_RUN_DIR",
+            "http://host:port",
+            "from 0 to 100",
+        ] {
             assert!(text.contains(part), "{text} should mention {part}");
         }
         let nothing: BTreeMap<&str, &str> = BTreeMap::new();

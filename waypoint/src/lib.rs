@@ -15,5 +15,6 @@ pub mod http2;
 mod made;
 mod refusal;
 mod rules;
+pub mod spans;
 mod telemetry;
 mod timer;

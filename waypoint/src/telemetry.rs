@@ -19,12 +19,14 @@ use daemon::metrics::{Metrics, Table};
 use hbone::{Carried, Progress};
 use model::Str;
 use model::address::{AppAddr, ClientAddr};
+use model::l7::Headers;
 use model::service::Service;
 use proxy::series::{About, Labels, Party, Series};
 
 use crate::refusal::Refusal;
-pub(crate) use cause::{Cause, Done};
-pub(crate) use request::Told;
+use crate::spans::{Trace, Tracer};
+pub(crate) use cause::{Cause, Done, Ended};
+pub(crate) use request::{REQUEST_ID, Told, new_id};
 pub(crate) use series::Seen;
 use series::Tables;
 
@@ -50,6 +52,7 @@ pub(crate) struct Telemetry {
     requests: Tables,
     series: Table<Labels, Series>,
     access: AccessLog,
+    tracer: Option<Tracer>,
 }
 
 /// A connection that was made, and what it has carried.
@@ -96,16 +99,24 @@ impl Progress for Live {
 }
 
 impl Telemetry {
-    /// Registers the metrics; connections are logged to `access`.
-    pub(crate) fn new(metrics: &Metrics, access: AccessLog) -> Self {
-        Self { requests: Tables::new(metrics), series: proxy::series::table(metrics), access }
+    /// Registers the metrics; connections and requests are logged to `access`.
+    pub(crate) fn new(metrics: &Metrics, access: AccessLog, tracer: Option<Tracer>) -> Self {
+        Self { requests: Tables::new(metrics), series: proxy::series::table(metrics), access, tracer }
+    }
+
+    /// The trace that a request with these fields belongs to, where there are traces.
+    pub(crate) fn trace(&self, fields: &dyn Headers) -> Option<Trace> {
+        self.tracer.as_ref().map(|tracer| tracer.trace(fields))
     }
 
     /// A request is over.
     pub(crate) fn request(&self, seen: &Seen, told: &Told<'_>) {
-        let (flags, code) = cause::end(told.record, told.done);
-        seen.count(&self.requests, told, flags);
-        told.log(&self.access, (flags, code));
+        let ended = cause::end(told.record, told.done);
+        seen.count(&self.requests, told, ended.flags);
+        told.log(&self.access, &ended);
+        if let (Some(tracer), Some(trace)) = (&self.tracer, told.trace) {
+            tracer.end(trace, told, &ended);
+        }
     }
 
     /// A connection was made.

@@ -34,6 +34,8 @@ package! {
     l7 = "airglow.l7.v1";
     /// `airglow.node.v1`: enrolment, between our controller and our node proxy.
     node = "airglow.node.v1";
+    /// `opentelemetry.proto.collector.trace.v1`: spans, as far as we speak it.
+    otlp = "opentelemetry.proto.collector.trace.v1";
     /// `istio.security`: L4 policy.
     security = "istio.security";
     /// `istio.workload`: workloads and services.

@@ -14,5 +14,5 @@ mod unknown;
 
 pub use convert::enrolment::{Enrolment, PodReport, PodState};
 pub use convert::l7::ReceivedRule;
-pub use generated::{ca, cri, discovery, l7, node, security, workload};
+pub use generated::{ca, cri, discovery, l7, node, otlp, security, workload};
 pub use invalid::{Invalid, InvalidField, InvalidPolicy, InvalidRule, Problem};

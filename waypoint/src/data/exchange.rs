@@ -26,7 +26,8 @@ use crate::decide::{
 };
 use crate::refusal::Refusal;
 use crate::rules::{Plan, Then, Way};
-use crate::telemetry::{Cause, Done, Facts, Told};
+use crate::spans::Trace;
+use crate::telemetry::{self, Cause, Done, Facts, Told};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
@@ -53,6 +54,9 @@ pub(crate) struct OneRequest<U> {
     /// How long to wait before the response that was just refused is asked for again.
     pub(super) wait: Option<Duration>,
     done: Done,
+    /// The `x-request-id` that it is given, if it has none.
+    given_id: Option<String>,
+    trace: Option<Trace>,
     /// What the head of the response said of a gRPC call that was over with it.
     grpc_status: Option<u32>,
     /// Copies of which something is still to come.
@@ -77,6 +81,7 @@ impl<U: Carrier> OneRequest<U> {
             Then::Abort | Then::Answer(_) => how::LEAST_LOAD,
         };
         let limit = rule.as_ref().and_then(|rule| rule.timeouts.request);
+        let fields: &dyn Headers = request;
         Self {
             context: Arc::clone(context),
             asked: Arc::clone(asked),
@@ -92,6 +97,8 @@ impl<U: Carrier> OneRequest<U> {
             under_way: None,
             made: 0,
             wait: None,
+            given_id: fields.first(telemetry::REQUEST_ID).is_none().then(telemetry::new_id),
+            trace: context.shared.telemetry.trace(fields),
             done: Done { cause, was_delayed: delay.is_some(), is_late: false },
             grpc_status: None,
             copies: Vec::new(),
@@ -184,6 +191,12 @@ impl<U: Carrier> OneRequest<U> {
         if let Ok(address) = HeaderValue::from_str(&self.facts.client.0.ip().to_string()) {
             edits.fields.add(FORWARDED_FOR, address);
         }
+        if let Some(id) = self.given_id.as_deref().and_then(|id| HeaderValue::from_str(id).ok()) {
+            edits.fields.set(HeaderName::from_static(telemetry::REQUEST_ID), id);
+        }
+        if let Some(trace) = &self.trace {
+            trace.tell(&mut edits.fields);
+        }
         edits
     }
 }
@@ -273,6 +286,8 @@ impl<U: Carrier> Exchange for OneRequest<U> {
             record,
             grpc_status: record.grpc_status.or(self.grpc_status),
             done: Done { is_late, ..self.done },
+            given_id: self.given_id.as_deref(),
+            trace: self.trace.as_ref(),
         };
         self.context.shared.telemetry.request(&self.context.seen, &told);
     }

@@ -134,6 +134,8 @@ impl<U: Carrier> Decide for Requests<U> {
             record: &record,
             grpc_status: None,
             done: Done::default(),
+            given_id: None,
+            trace: None,
         };
         self.context.shared.telemetry.request(&self.context.seen, &told);
     }

@@ -42,6 +42,7 @@ use crate::balance::Registry;
 use crate::config::Own;
 use crate::made;
 use crate::rules::{Book, Rules};
+use crate::spans::{self, Tracer};
 use crate::telemetry::{Seen, Telemetry};
 
 /// What takes longer will not come.
@@ -99,6 +100,11 @@ struct World {
 
 impl World {
     async fn new() -> Self {
+        Self::traced(None).await
+    }
+
+    /// One that tells spans as these settings say.
+    async fn traced(spans: Option<spans::Settings>) -> Self {
         let state = tempfile::tempdir().unwrap();
         let config = AuthorityConfig::new("cluster.local");
         let authority = Authority::open_or_create(state.path(), config, Arc::new(SystemClock)).unwrap();
@@ -117,13 +123,19 @@ impl World {
         let (metrics, lines) = (Metrics::new(), Lines::default());
         let access = AccessLog::start(Format::Json, lines.clone()).unwrap();
         let budgets = Arc::new(Budgets::default());
+        let own = Own { identity: own.identity, workload: own.uid };
+        let tracer = spans.map(|settings| {
+            let (tracer, exporter) = Tracer::new(&settings, &own, &metrics);
+            tokio::spawn(exporter.run());
+            tracer
+        });
         let shared = Shared {
-            own: Own { identity: own.identity, workload: own.uid },
+            own,
             mesh,
             past: abreast::Past::default(),
             book: Arc::clone(&book),
             certificates: certificates.clone(),
-            telemetry: Telemetry::new(&metrics, access.clone()),
+            telemetry: Telemetry::new(&metrics, access.clone(), tracer),
             mirrors: mirror::Counts::register(&metrics),
             policies: watched,
             endpoints: Registry::default(),

@@ -90,9 +90,18 @@ pub(crate) struct Done {
 }
 
 /// What is said of how a request ended.
-pub(super) fn end(record: &Record, done: Done) -> (Flags, Option<&'static str>) {
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ended {
+    /// What was out of the ordinary.
+    pub(crate) flags: Flags,
+    /// Why it was not well.
+    pub(crate) code: Option<&'static str>,
+}
+
+/// How a request ended.
+pub(super) fn end(record: &Record, done: Done) -> Ended {
     let (flags, code) = of_outcome(record, done);
-    (flags.and(Flags::DELAYED.when(done.was_delayed)), code)
+    Ended { flags: flags.and(Flags::DELAYED.when(done.was_delayed)), code }
 }
 
 fn of_outcome(record: &Record, done: Done) -> (Flags, Option<&'static str>) {
@@ -126,7 +135,7 @@ mod tests {
     fn every_end_says_whose_it_was() {
         let said = |outcome, failure, attempts, cause, is_late| {
             let done = Done { cause, was_delayed: false, is_late };
-            let (flags, code) = end(&record(outcome, failure, attempts), done);
+            let Ended { flags, code } = end(&record(outcome, failure, attempts), done);
             format!("{flags} {}", code.unwrap_or("-"))
         };
         let answered = |failure, attempts| said(Outcome::Answered, failure, attempts, None, false);

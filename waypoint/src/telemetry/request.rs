@@ -8,12 +8,15 @@ use daemon::access::{self, AccessLog};
 use model::l7::{Headers, Rule};
 
 use super::Facts;
-use super::cause::Done;
-use super::flags::Flags;
+use super::cause::{Done, Ended};
 use crate::decide::{AnyRequest, Record, is_grpc};
+use crate::spans::Trace;
 
 /// Bytes of a text of the client's that a line shows: enough to know it again. Whole, heads of 64 KiB would fill the log.
 const SHOWN_MAX: usize = 512;
+
+/// What ties the lines of one request together.
+pub(crate) const REQUEST_ID: &str = "x-request-id";
 
 /// The last status of gRPC. What servers make up beyond it counts as UNKNOWN, as clients take it.
 const GRPC_STATUS_MAX: u32 = 16;
@@ -35,29 +38,49 @@ pub(crate) struct Told<'a> {
     pub(crate) grpc_status: Option<u32>,
     /// What we did about it.
     pub(crate) done: Done,
+    /// The `x-request-id` that we gave it, if it had none.
+    pub(crate) given_id: Option<&'a str>,
+    /// The trace that it belongs to.
+    pub(crate) trace: Option<&'a Trace>,
 }
 
-impl Told<'_> {
+impl<'a> Told<'a> {
+    /// The request's fields.
+    pub(crate) fn fields(&self) -> Option<&'a dyn Headers> {
+        self.request.map(|request| request as &dyn Headers)
+    }
+
     /// The status of a gRPC call; UNKNOWN where there is none that clients would know.
-    pub(super) fn grpc_status(&self) -> Option<u32> {
+    pub(crate) fn grpc_status(&self) -> Option<u32> {
         let is_call = self.request.is_some_and(is_grpc);
         is_call.then(|| self.grpc_status.filter(|status| *status <= GRPC_STATUS_MAX).unwrap_or(GRPC_UNKNOWN))
     }
 
+    /// The method.
+    pub(crate) fn method(&self) -> Option<Bounded<'a>> {
+        bounded(self.request.map(|request| request.method()))
+    }
+
+    /// What the request is known by.
+    pub(crate) fn request_id(&self) -> Option<Bounded<'a>> {
+        bounded(self.fields().and_then(|fields| fields.first(REQUEST_ID)).or(self.given_id))
+    }
+
+    /// Scheme, authority, path and query.
+    pub(crate) fn url(&self) -> Option<impl Display + use<'a>> {
+        self.request.map(Url)
+    }
+
     /// Writes its line.
-    pub(super) fn log(&self, access: &AccessLog, (flags, code): (Flags, Option<&'static str>)) {
+    pub(super) fn log(&self, access: &AccessLog, ended: &Ended) {
         if !access.is_on() {
             return;
         }
         let Self { facts, record, .. } = self;
-        let fields = self.request.map(|request| request as &dyn Headers);
-        let request_id = fields.and_then(|fields| fields.first("x-request-id"));
-        let (method, authority, id) = (
-            bounded(self.request.map(|request| request.method())),
-            bounded(self.request.map(|request| request.authority())),
-            bounded(request_id),
-        );
+        let (method, id) = (self.method(), self.request_id());
+        let authority = bounded(self.request.map(|request| request.authority()));
         let path = self.request.map(Path);
+        let trace = self.trace.map(|trace| format_args!("{:032x}", trace.id).to_string());
         let app = facts.app.as_ref().map(|app| app as &dyn Display);
         access.record_request(&access::Request {
             at: SystemTime::now(),
@@ -71,8 +94,8 @@ impl Told<'_> {
             protocol: self.protocol,
             status: record.status.unwrap_or(0),
             grpc_status: self.grpc_status(),
-            flags: &flags,
-            code,
+            flags: &ended.flags,
+            code: ended.code,
             rule: self.rule.map(|rule| &rule.key as _),
             attempts: record.attempts,
             bytes_sent: record.response_bytes,
@@ -80,9 +103,16 @@ impl Told<'_> {
             duration: record.ended.duration_since(record.began),
             responded: record.responded.map(|at| at.duration_since(record.began)),
             request_id: shown(&id),
-            trace_id: None,
+            trace_id: shown(&trace),
         });
     }
+}
+
+/// An identifier for a request that has none: a UUID of version 4.
+pub(crate) fn new_id() -> String {
+    let random = fastrand::u128(..) & !(0xf000_c000 << 48) | (0x4000_8000 << 48);
+    let digits = format!("{random:032x}");
+    [&digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..]].join("-")
 }
 
 fn bounded(text: Option<&str>) -> Option<Bounded<'_>> {
@@ -94,7 +124,7 @@ fn shown<T: Display>(value: &Option<T>) -> access::Text<'_> {
 }
 
 /// The beginning of a text, and whether there is more.
-struct Bounded<'a>(&'a str);
+pub(crate) struct Bounded<'a>(&'a str);
 
 impl Display for Bounded<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -114,5 +144,29 @@ impl Display for Path<'_> {
             Some(query) => write!(f, "?{}", Bounded(query)),
             None => Ok(()),
         }
+    }
+}
+
+/// Where it is.
+struct Url<'a>(&'a dyn AnyRequest);
+
+impl Display for Url<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "http://{}{}", Bounded(self.0.authority()), Path(self.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_a_uuid_and_a_new_one_each_time() {
+        let id = new_id();
+        let lengths: Vec<_> = id.split('-').map(str::len).collect();
+        assert_eq!(lengths, [8, 4, 4, 4, 12], "{id}");
+        assert_eq!(id.as_bytes()[14], b'4', "{id}");
+        assert!(b"89ab".contains(&id.as_bytes()[19]), "{id}");
+        assert_ne!(id, new_id());
     }
 }

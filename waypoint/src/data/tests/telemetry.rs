@@ -1,5 +1,9 @@
 //! What is said of requests: in metrics and in the access log.
 
+use std::collections::BTreeMap;
+
+use api::otlp::trace_service_server::{TraceService, TraceServiceServer};
+use api::otlp::{ExportTraceServiceRequest, ExportTraceServiceResponse, KeyValue};
 use model::l7::{AbortAnswer, Fraction};
 use serde_json::Value;
 
@@ -178,4 +182,114 @@ async fn nothing_that_a_client_writes_makes_a_line_of_its_own() {
     let told = world.told(1).await;
     let path = told[0]["path"].as_str().unwrap();
     assert!(path.starts_with("/a\"b,xx") && path.contains("…?x") && path.len() < 1100, "{path}");
+}
+
+/// A collector that hands on what it is told.
+struct Collector(mpsc::Sender<ExportTraceServiceRequest>);
+
+#[tonic::async_trait]
+impl TraceService for Collector {
+    async fn export(
+        &self,
+        request: tonic::Request<ExportTraceServiceRequest>,
+    ) -> Result<tonic::Response<ExportTraceServiceResponse>, tonic::Status> {
+        let _ = self.0.send(request.into_inner()).await;
+        Ok(tonic::Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+async fn collector() -> (spans::Settings, mpsc::Receiver<ExportTraceServiceRequest>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+    let (tell, told) = mpsc::channel(64);
+    let service = TraceServiceServer::new(Collector(tell));
+    let incoming = tonic::transport::server::TcpIncoming::from(listener);
+    tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
+    (spans::Settings { endpoint, sampling: "0".parse().unwrap() }, told)
+}
+
+const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+const PARENT: &str = "b7ad6b7169203331";
+
+#[tokio::test]
+async fn a_sampled_request_becomes_a_span_between_its_client_and_its_server() {
+    let (settings, mut told) = collector().await;
+    let mut world = World::traced(Some(settings)).await;
+    world.version("v1", "127.7.44.1").await;
+    world.writer.apply([Update::Workload(made::pod("client", "client", "127.0.0.1", "none"))]);
+    world.rule(made::rule(0, "/", &[("v1", 1)]));
+    let mut http = world.http("client").await;
+    let sampled = format!("traceparent: 00-{TRACE}-{PARENT}-01\r\ntracestate: a=b\r\nx-request-id: mine");
+    let unsampled = format!("traceparent: 00-{TRACE}-{PARENT}-00");
+    let mut seen = Vec::new();
+    // The sampled one last: what it is told with is told after the others.
+    for (path, fields) in [("/none", "x-a: b"), ("/not", &unsampled), ("/yes?q", &sampled)] {
+        let reply = http.ask(&format!("GET {path} HTTP/1.1\r\nhost: web.shop\r\n{fields}")).await;
+        assert_eq!(reply.status, 200);
+        seen.push(
+            ["traceparent", "tracestate", "x-request-id"].map(|name| reply.seen(name).map(str::to_owned)),
+        );
+    }
+    let [parent, state, id] = &seen[2];
+    assert_eq!((state.as_deref(), id.as_deref()), (Some("a=b"), Some("mine")));
+    let parent = parent.as_deref().unwrap();
+    assert!(parent.starts_with(&format!("00-{TRACE}-")) && parent.ends_with("-01"), "{parent}");
+    assert!(!parent.contains(PARENT), "our span stands between: {parent}");
+    let begun = seen[0][0].as_deref().unwrap();
+    assert!(begun.ends_with("-00") && !begun.contains(TRACE), "a trace of its own, not sampled: {begun}");
+    assert_eq!(seen[0][2].as_deref().map(str::len), Some(36), "an id of ours: {seen:?}");
+
+    let batch = soon("a batch", told.recv()).await.unwrap();
+    let [resource] = &batch.resource_spans[..] else { panic!("{batch:?}") };
+    let all: Vec<_> = resource.scope_spans.iter().flat_map(|scope| &scope.spans).collect();
+    let [span] = &all[..] else { panic!("only one was to be sampled: {all:?}") };
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    assert_eq!((hex(&span.trace_id), hex(&span.parent_span_id)), (TRACE.to_owned(), PARENT.to_owned()));
+    assert_eq!(
+        Some(hex(&span.span_id).as_str()),
+        parent.split('-').nth(2),
+        "the server's parent is our span"
+    );
+    assert_eq!((span.name.as_str(), span.trace_state.as_str()), ("HTTPRoute/shop/split/0", "a=b"));
+    assert!(span.start_time_unix_nano < span.end_time_unix_nano && span.status.is_none());
+    let attributes = |list: &[KeyValue]| {
+        let value = |pair: &KeyValue| format!("{:?}", pair.value.as_ref().unwrap().value.as_ref().unwrap());
+        list.iter().map(|pair| (pair.key.clone(), value(pair))).collect::<BTreeMap<_, _>>()
+    };
+    let (of_span, of_us) =
+        (attributes(&span.attributes), attributes(&resource.resource.as_ref().unwrap().attributes));
+    for (name, value) in [
+        ("http.url", "http://web.shop/yes?q"),
+        ("http.status_code", "200"),
+        ("guid:x-request-id", "mine"),
+        ("istio.downstream.workload", "client"),
+        ("istio.upstream.namespace", "shop"),
+        ("upstream_cluster", "v1.shop.svc.cluster.local"),
+    ] {
+        assert!(of_span[name].contains(&format!("\"{value}\"")), "{name}: {of_span:?}");
+    }
+    assert!(of_us["service.name"].contains("waypoint.shop"), "{of_us:?}");
+    let line = world.told(3).await.pop().unwrap();
+    assert_eq!((&line["trace_id"], &line["request_id"]), (&TRACE.into(), &"mine".into()));
+}
+
+#[tokio::test]
+async fn spans_that_nobody_takes_are_lost_and_counted_and_requests_go_on() {
+    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", gone.local_addr().unwrap()).parse().unwrap();
+    drop(gone);
+    let settings = spans::Settings { endpoint, sampling: "100".parse().unwrap() };
+    let mut world = World::traced(Some(settings)).await;
+    world.version("v1", "127.7.45.1").await;
+    world.rule(made::rule(0, "/", &[("v1", 1)]));
+    let mut http = world.http("client").await;
+    for _ in 0..3 {
+        assert_eq!(http.get("/").await.status, 200);
+    }
+    soon("three lost spans", async {
+        while !world.metrics.encode().contains("airglow_spans_lost_total 3\n") {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
 }
