@@ -18,6 +18,7 @@ mod progress;
 mod show;
 mod term;
 mod top;
+mod trace;
 mod uninstall;
 mod waypoint;
 mod why;
@@ -57,6 +58,8 @@ enum Command {
     Uninstall(uninstall::Uninstall),
     /// Live L4 flows per node: who talks to whom, as whom, how much, how fast, and what policy says.
     Top(top::Top),
+    /// Single requests through waypoints as they happen, each with every decision about it: rule, faults, attempts, endpoint, timings.
+    Trace(trace::Trace),
     /// Why a pod can or can't connect somewhere: the decision on both nodes, and the object to edit. Exit code 1: it can't.
     Why(why::Why),
     /// Waypoints, which do for a namespace, a service or a service account what needs to know HTTP: ask for them, see how they are.
@@ -128,6 +131,9 @@ fn run(command: &Command, stdout: Terminal, stderr: Terminal, vars: &dyn Vars) -
         Command::Install(args) => install::run(args, stdout, vars, &Interrupt::listen()?),
         Command::Uninstall(args) => uninstall::run(args, stdout, vars, &Interrupt::listen()?),
         Command::Top(args) => top::run(args, stdout, vars, &Interrupt::listen()?).map(|()| ExitCode::SUCCESS),
+        Command::Trace(args) => {
+            trace::run(args, stdout, vars, &Interrupt::listen()?).map(|()| ExitCode::SUCCESS)
+        }
         Command::Why(args) => why::run(args, stdout, vars),
         Command::Waypoint(args) => waypoint::run(args, stdout, vars, &Interrupt::listen()?),
         Command::Workloads(at) => show(What::Workloads, at),
@@ -179,6 +185,10 @@ mod tests {
         let why = parse("airglow why shop/web pay:80 --context c -o yaml").unwrap();
         for part in ["pod: \"shop/web\"", "to: \"pay:80\"", "form: Yaml"] {
             assert!(why.contains(part), "{why}");
+        }
+        let trace = parse("airglow trace -n shop deploy/x --count 3").unwrap();
+        for part in ["namespace: \"shop\"", "kind: \"deployment\", name: \"x\"", "count: Some(3)"] {
+            assert!(trace.contains(part), "{trace}");
         }
         assert!(parse("airglow pods -n shop -o wide").unwrap().contains("namespace: Some(\"shop\")"));
         for wrong in [

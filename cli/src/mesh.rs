@@ -11,12 +11,15 @@ use serde::de::DeserializeOwned;
 
 use crate::admin_client::{self, AdminError};
 use crate::cluster::manifest::NAMESPACE;
-use crate::cluster::objects::Pod;
+use crate::cluster::objects::{Metadata, Pod};
 use crate::cluster::{At, Cluster, label};
 use crate::nodes::{self, NoNodes, Node};
 
 /// Where the chart lets root of a node (and who may forward ports to the pod) read the admin routes.
 const PORT: u16 = 15000;
+
+/// The label of waypoints' pods.
+const GATEWAY: &str = "gateway.networking.k8s.io%2Fgateway-name";
 
 /// The setting that says so.
 const PORT_SETTING: &str = "AIRGLOW_ADMIN_PORT";
@@ -47,8 +50,8 @@ pub(crate) struct Peer {
 enum Place {
     /// An admin socket.
     Socket(PathBuf),
-    /// A pod of the mesh's namespace, and its admin port.
-    Pod(String, u16),
+    /// A pod, its namespace and its admin port.
+    Pod { namespace: String, name: String, port: u16 },
 }
 
 /// Why there is nobody to ask in a cluster.
@@ -126,16 +129,31 @@ impl Mesh {
         }
     }
 
+    /// The waypoints of a namespace, or all.
+    pub(crate) fn waypoints(&self, namespace: Option<&str>) -> anyhow::Result<Vec<Peer>> {
+        match self {
+            Self::Here(run_dir) => Ok(sockets(nodes::waypoints(run_dir.as_deref())?)),
+            Self::Cluster(cluster, _) => {
+                let within = namespace.map(|name| format!("/namespaces/{name}")).unwrap_or_default();
+                let pods = pods(cluster, &format!("/api/v1{within}/pods?labelSelector={GATEWAY}"));
+                let place = namespace.unwrap_or("all").to_owned();
+                let pods = pods.map_err(|error| NoPods::Unlisted(place.clone(), error))?;
+                anyhow::ensure!(!pods.is_empty(), NoPods::None(place, "waypoint"));
+                Ok(pods.iter().map(|pod| peer(pod.metadata.path(), pod)).collect())
+            }
+        }
+    }
+
     /// Asks everyone for `path`, those of a cluster at once.
     pub(crate) fn ask_all(&self, peers: &[Peer], path: &str) -> Vec<Result<String, AdminError>> {
         match self {
             Self::Here(_) => peers.iter().map(|peer| self.ask(peer, path)).collect(),
-            Self::Cluster(cluster, namespace) => {
+            Self::Cluster(cluster, _) => {
                 let pods = peers.iter().filter_map(|peer| match &peer.place {
-                    Place::Pod(pod, port) => Some((pod.as_str(), *port)),
+                    Place::Pod { namespace, name, port } => Some((namespace.as_str(), name.as_str(), *port)),
                     Place::Socket(_) => None,
                 });
-                cluster.ask_pods(namespace, &pods.collect::<Vec<_>>(), path)
+                cluster.ask_pods(&pods.collect::<Vec<_>>(), path)
             }
         }
     }
@@ -144,7 +162,7 @@ impl Mesh {
     pub(crate) fn ask(&self, peer: &Peer, path: &str) -> Result<String, AdminError> {
         match &peer.place {
             Place::Socket(socket) => admin_client::get(socket, path),
-            Place::Pod(..) => {
+            Place::Pod { .. } => {
                 let answers = self.ask_all(std::slice::from_ref(peer), path);
                 let nobody = || Err(AdminError::unreachable(&peer.name, path, "it is in no cluster"));
                 answers.into_iter().next().unwrap_or_else(nobody)
@@ -167,14 +185,19 @@ fn running(cluster: &Cluster, namespace: &str, app: &'static str) -> Result<Vec<
     let path = format!(
         "/api/v1/namespaces/{namespace}/pods?labelSelector=app%3D{app},app.kubernetes.io%2Fpart-of%3Dairglow"
     );
-    let listed = cluster.list::<Pod>(&path);
-    let mut pods = listed.map_err(|error| NoPods::Unlisted(namespace.to_owned(), error))?;
+    let pods = pods(cluster, &path).map_err(|error| NoPods::Unlisted(namespace.to_owned(), error))?;
+    if pods.is_empty() { Err(NoPods::None(namespace.to_owned(), app)) } else { Ok(pods) }
+}
+
+/// Those of a list that run.
+fn pods(cluster: &Cluster, path: &str) -> Result<Vec<Pod>, String> {
+    let mut pods = cluster.list::<Pod>(path)?;
     pods.retain(|pod| pod.status.phase == "Running");
     // Who is ready and stays comes first.
     pods.sort_by_key(|pod| {
         (!pod.is_ready(), pod.metadata.deletion_timestamp.is_some(), pod.metadata.name.clone())
     });
-    if pods.is_empty() { Err(NoPods::None(namespace.to_owned(), app)) } else { Ok(pods) }
+    Ok(pods)
 }
 
 /// While one ztunnel replaces another, a node has two; the one in charge answers for both.
@@ -199,7 +222,9 @@ fn one_per_node(pods: Vec<Pod>, only: Option<&str>) -> Result<Vec<Peer>, NoPods>
 fn peer(name: String, pod: &Pod) -> Peer {
     let variables = pod.spec.containers.iter().flat_map(|container| &container.env);
     let port = variables.filter(|variable| variable.name == PORT_SETTING).find_map(|v| v.value.parse().ok());
-    Peer { name, place: Place::Pod(pod.metadata.name.clone(), port.unwrap_or(PORT)) }
+    let Metadata { name: own, namespace, .. } = &pod.metadata;
+    let (namespace, own) = (namespace.clone(), own.clone());
+    Peer { name, place: Place::Pod { namespace, name: own, port: port.unwrap_or(PORT) } }
 }
 
 #[cfg(test)]
@@ -210,7 +235,7 @@ mod tests {
 
     fn pod(name: &str, node: &str, env: Value) -> Pod {
         let pod = json!({
-            "metadata": {"name": name}, "spec": {"nodeName": node, "containers": [{"env": env}]},
+            "metadata": {"name": name, "namespace": "mesh"}, "spec": {"nodeName": node, "containers": [{"env": env}]},
             "status": {"phase": "Running"},
         });
         serde_json::from_value(pod).expect("as the API server has it")
@@ -226,7 +251,7 @@ mod tests {
         ];
         let peers = one_per_node(pods.clone(), None).expect("there are some");
         let found: Vec<_> = peers.iter().map(|peer| (peer.name.as_str(), peer.place.clone())).collect();
-        let place = |name: &str, port| Place::Pod(name.to_owned(), port);
+        let place = |name: &str, port| Place::Pod { namespace: "mesh".into(), name: name.into(), port };
         assert_eq!(found, [("n1", place("ztunnel-a", 15099)), ("n2", place("ztunnel-c", 15000))]);
         assert_eq!(one_per_node(pods.clone(), Some("n2")).expect("it is there").len(), 1);
         let error = one_per_node(pods, Some("n9")).expect_err("it is not").to_string();

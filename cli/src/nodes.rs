@@ -3,6 +3,7 @@
 //!
 //! Looks at directories only; asks nobody.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -17,6 +18,10 @@ const SOCKET: &str = "admin.sock";
 
 /// The file name of the node API, which only a ztunnel has.
 const NODE_API: &str = "node.sock";
+
+/// Where a lab keeps what belongs to pods, a directory each, and there the run directory of a waypoint.
+const PODS: &str = "pods";
+const RUN: &str = "run";
 
 /// Where a controller on a plain host keeps its own (its `AIRGLOW_STATE_DIR`).
 const STATE: &str = "/var/lib/airglow";
@@ -42,6 +47,9 @@ pub(crate) enum NoNodes {
          ztunnel's directory with --run-dir, or start `airglow demo --keep`"
     )]
     Nowhere,
+    /// No waypoint that can be asked.
+    #[error("no waypoint runs in that mesh; name its own AIRGLOW_RUN_DIR with --run-dir")]
+    NoWaypoint,
     /// It is not plain which is meant.
     #[error("several meshes run on this machine; choose one with --run-dir: {}", .0.join(", "))]
     Several(Vec<String>),
@@ -92,6 +100,22 @@ pub(crate) fn controllers(run_dir: Option<&Path>) -> Result<Vec<Node>, NoNodes> 
     found.sort();
     found.dedup();
     Ok(found)
+}
+
+/// The waypoints: one whose own directory was named, or those of a lab, whose pods' directories are beside the nodes'.
+pub(crate) fn waypoints(run_dir: Option<&Path>) -> Result<Vec<Node>, NoNodes> {
+    let is_waypoints = |dir: &Path| dir.join(SOCKET).exists() && !dir.join(NODE_API).exists();
+    if let Some(dir) = run_dir.filter(|dir| is_waypoints(dir)) {
+        return Ok(vec![node_in(dir)]);
+    }
+    let nodes = find(run_dir, None)?;
+    let labs: BTreeSet<&Path> = nodes.iter().filter_map(|node| node.socket.parent()?.parent()).collect();
+    let pods = labs.into_iter().flat_map(|lab| subdirectories(&lab.join(PODS)));
+    let found: Vec<_> = pods
+        .filter(|pod| is_waypoints(&pod.join(RUN)))
+        .map(|pod| Node { socket: pod.join(RUN).join(SOCKET), ..node_in(&pod) })
+        .collect();
+    if found.is_empty() { Err(NoNodes::NoWaypoint) } else { Ok(found) }
 }
 
 /// The nodes of the one mesh of this machine: the host's own ztunnel, or a lab.

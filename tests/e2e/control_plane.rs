@@ -1,7 +1,6 @@
 //! The control plane away, back, wrong and renewed: what nodes know stays in force, and nothing falls back to plaintext.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use lab::{Env, Lab, LabConfig, Node, Pod, Process, Program, Slice};
 use serde_json::Value;
 
 use crate::load::{Held, Load};
-use crate::mesh::{AMBIENT, Mesh, SOON, admin, curl, get, is_refusal, serve};
+use crate::mesh::{AMBIENT, Mesh, SOON, admin, beside, curl, get, is_refusal, serve};
 use crate::support::peer::{self, Answer};
 use crate::support::proof::{Proof, tls};
 use crate::support::raw::{DATA, GOAWAY, frame};
@@ -82,12 +81,8 @@ impl Scene {
 
 /// Starts a ztunnel of whom nobody expects that it becomes ready.
 fn spawn_ztunnel(node: &Node) -> Process {
-    let own = std::env::current_exe().expect("this executable has a path");
-    let beside = own.parent().filter(|folder| !folder.ends_with("deps"));
-    let path: PathBuf =
-        beside.or(own.parent().and_then(|deps| deps.parent())).expect("a folder").join("ztunnel");
-    let program =
-        node.ztunnel_env().into_iter().fold(Program::new(path), |it, (name, value)| it.env(name, value));
+    let program = Program::new(beside("ztunnel"));
+    let program = node.ztunnel_env().into_iter().fold(program, |it, (name, value)| it.env(name, value));
     let process = node.spawn(Slice::System, program).expect("a ztunnel");
     process.wait_for_line("ztunnel has started", SOON).expect("it runs");
     process

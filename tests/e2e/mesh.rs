@@ -1,6 +1,7 @@
 //! A lab with the mesh in it, and what the tests say about it.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use lab::{Env, Lab, LabConfig, Node, Output, Pod, PodSpec, Process, Program, ServiceSpec};
@@ -98,6 +99,14 @@ pub(crate) fn admin(node: &Node, path: &str) -> Value {
         std::process::Command::new("curl").args(["-sS", "-m", "10", "--unix-socket", &socket, &url]).output();
     let output = output.expect("curl runs");
     serde_json::from_slice(&output.stdout).unwrap_or(Value::Null)
+}
+
+/// A program of this workspace, which is built beside the tests.
+pub(crate) fn beside(name: &str) -> PathBuf {
+    let own = std::env::current_exe().expect("this executable has a path");
+    let folder = own.parent().expect("a folder");
+    let folder = if folder.ends_with("deps") { folder.parent().expect("a folder") } else { folder };
+    folder.join(name)
 }
 
 /// Starts the lab's own program in server mode and waits until it listens.

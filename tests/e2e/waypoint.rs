@@ -224,6 +224,11 @@ fn each_request_of_a_connection_goes_its_own_way() {
     let seen = mesh.lab.wire().watch(canary);
     let url = format!("http://server.shop:81/{canary}");
     let urls: Vec<&str> = std::iter::repeat_n(url.as_str(), 40).collect();
+    let lab = mesh.node(0).run_dir().parent().expect("the lab's directory").display().to_string();
+    let args = ["trace", "-n", "shop", "pod/client", "--json", "--count", "40", "--run-dir", &lab];
+    let trace = mesh.lab.spawn_outside(Program::new(crate::mesh::beside("airglow")).args(args));
+    let trace = trace.expect("airglow trace");
+    trace.wait_for_line("listening to", SOON).expect("it listens");
     let output = curl(client, &urls);
     assert!(output.success(), "{output:?}");
     let answers = serde_json::Deserializer::from_str(&output.stdout).into_iter::<Value>();
@@ -234,6 +239,17 @@ fn each_request_of_a_connection_goes_its_own_way() {
         answers.iter().filter_map(|answer| answer["name"].as_str()).collect();
     assert_eq!(names.into_iter().collect::<Vec<_>>(), ["one", "two"], "one connection, both servers");
     assert_eq!(seen.count().expect("a whole capture"), 0, "no byte of the canary crosses the wire");
+    let traced = trace.wait(SOON).expect("it ends after so many");
+    let traced: Vec<Value> =
+        traced.stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(traced.len(), 40);
+    let answered = |name: &str| traced.iter().filter(|one| one["destination"]["workload"] == name).count();
+    assert!(answered("one") > 0 && answered("two") > 0, "{traced:?}");
+    assert!(
+        traced.iter().all(|one| one["status"] == 200 && one["source"]["identity"] == CLIENT),
+        "{traced:?}"
+    );
+    assert!(traced[0]["steps"].as_array().is_some_and(|steps| steps.len() > 2), "{}", traced[0]);
 }
 
 /// What is asked of `server:81`: a header leads to one version, a path is moved, another rewritten, and the rest is shared out.

@@ -10,18 +10,24 @@ use proxy::process::Process;
 use serde_json::{Value, json};
 
 use crate::data::Shared;
+use crate::watched::Board;
 
 /// Every route of the socket.
-pub(crate) fn routes(process: &Process, shared: &Arc<Shared>) -> Routes {
+pub(crate) fn routes(process: &Process, shared: &Arc<Shared>, board: Arc<Board>) -> Routes {
     let dumped = Arc::clone(shared);
-    proxy::admin::routes(process).get(
-        "/config_dump",
-        "everything known, in the form that istioctl reads",
-        move |_| {
-            let reply = Reply::json(&config_dump(&dumped));
+    let base = proxy::admin::routes(process).get(
+        "/requests",
+        "?after=number: single requests with every decision, from now on while somebody asks",
+        move |request| {
+            let after = request.param("after").and_then(|number| number.parse().ok());
+            let reply = Reply::json(&board.read(after));
             async move { reply }
         },
-    )
+    );
+    base.get("/config_dump", "everything known, in the form that istioctl reads", move |_| {
+        let reply = Reply::json(&config_dump(&dumped));
+        async move { reply }
+    })
 }
 
 fn config_dump(shared: &Shared) -> Value {

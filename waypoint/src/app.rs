@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -11,7 +12,7 @@ use api::type_url;
 use arc_swap::ArcSwap;
 use daemon::admin::{metrics_routes, readiness_routes};
 use daemon::drain::Outcome;
-use daemon::http::{bind_unix, serve_tcp, serve_unix};
+use daemon::http::{Routes, bind_unix, serve_tcp, serve_unix};
 use daemon::readiness::Latch;
 use daemon::tasks::TaskGroup;
 use identity::Certificates;
@@ -35,6 +36,7 @@ use crate::discovery::Discovery;
 use crate::rules::{Book, Rules};
 use crate::spans::Tracer;
 use crate::telemetry::Telemetry;
+use crate::watched::{Board, Watched};
 
 /// Runs the waypoint until it is told to stop.
 ///
@@ -53,9 +55,9 @@ pub fn run(config: Config) -> anyhow::Result<()> {
 
 async fn serve(config: &Config, process: &Process) -> anyhow::Result<()> {
     let mut tasks = TaskGroup::new();
-    let shared = control_side(config, process, &mut tasks)?;
+    let (shared, board) = control_side(config, process, &mut tasks)?;
     data_side(config, &shared, &mut tasks).await?;
-    outside(config, process, &shared, &mut tasks).await?;
+    outside(config, process, admin::routes(process, &shared, board), &mut tasks).await?;
     tracing::info!(identity = %config.own.identity, threads = config.process.threads, "waypoint has started");
     tokio::select! {
         outcome = process.drain.finished() => {
@@ -70,7 +72,11 @@ async fn serve(config: &Config, process: &Process) -> anyhow::Result<()> {
 }
 
 /// What discovery and the CA feed.
-fn control_side(config: &Config, process: &Process, tasks: &mut TaskGroup) -> anyhow::Result<Arc<Shared>> {
+fn control_side(
+    config: &Config,
+    process: &Process,
+    tasks: &mut TaskGroup,
+) -> anyhow::Result<(Arc<Shared>, Arc<Board>)> {
     let control = Control::new(&config.controller)?;
     let (certificates, driver) = control.certificates(&config.controller)?;
     certificates.want(config.own.identity.clone());
@@ -102,12 +108,15 @@ fn control_side(config: &Config, process: &Process, tasks: &mut TaskGroup) -> an
         tasks.spawn_infallible("spans", exporter.run());
         tracer
     });
+    let (watched, board, told) = Watched::new();
+    tasks.spawn_infallible("watched requests", Arc::clone(&board).run(told));
     let shared = Arc::new(Shared {
         own: config.own.clone(),
         mesh,
         past: Past::default(),
         book,
         certificates,
+        watched,
         telemetry: Telemetry::new(&process.metrics, process.access.clone(), tracer),
         mirrors: Counts::register(&process.metrics),
         policies,
@@ -117,7 +126,7 @@ fn control_side(config: &Config, process: &Process, tasks: &mut TaskGroup) -> an
         epoch: Instant::now(),
     });
     tasks.spawn_infallible("past", Past::follow(Arc::clone(&shared)));
-    Ok(shared)
+    Ok((shared, board))
 }
 
 /// Releases `latch` when there is a certificate. Nobody could be served before.
@@ -142,7 +151,7 @@ async fn data_side(config: &Config, shared: &Arc<Shared>, tasks: &mut TaskGroup)
 async fn outside(
     config: &Config,
     process: &Process,
-    shared: &Arc<Shared>,
+    routes: Routes,
     tasks: &mut TaskGroup,
 ) -> anyhow::Result<()> {
     process.attend(tasks).context("can't listen for signals")?;
@@ -152,10 +161,14 @@ async fn outside(
     let readiness = listen(settings.readiness).await?;
     tasks.spawn_infallible("readiness", serve_tcp(readiness, readiness_routes(&process.readiness)));
     let socket = bind_unix(&settings.run_dir.join("admin.sock"))?;
-    tasks.spawn_infallible("admin", serve_unix(socket, admin::routes(process, shared)));
+    if let Some(port) = config.admin_port {
+        let listener = listen(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await?;
+        tasks.spawn_infallible("admin port", serve_tcp(listener, routes.clone().reads_only()));
+    }
+    tasks.spawn_infallible("admin", serve_unix(socket, routes));
     Ok(())
 }
 
-async fn listen(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
+async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("can't listen on {address}"))
 }

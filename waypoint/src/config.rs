@@ -3,6 +3,7 @@
 //! Parses only: opens no file and asks no kernel.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 
 use daemon::config::{Mistakes, Parser, Vars};
 use model::Str;
@@ -27,6 +28,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// What it has in common with other proxies.
     pub process: Settings,
+    /// A port of the pod's loopback where what the admin socket tells can be read; `None` for none.
+    pub admin_port: Option<u16>,
     /// Where spans go, if anywhere.
     pub spans: Option<spans::Settings>,
 }
@@ -59,6 +62,7 @@ pub fn load(vars: &dyn Vars) -> Result<Config, Mistakes> {
     let root_namespace = p.or("AIRGLOW_ROOT_NAMESPACE", "istio-system".to_owned());
     let listen = p.or("AIRGLOW_LISTEN", SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 0], HBONE_PORT)));
     let process = Settings::load(&p);
+    let admin_port = p.optional_as::<NonZeroU16>("AIRGLOW_ADMIN_PORT", "a port, from 1 to 65535");
     let endpoint = p.optional_as::<Endpoint>("AIRGLOW_TRACING_ENDPOINT", "http://host:port of a collector");
     let sampling = p.or_as("AIRGLOW_TRACING_SAMPLING", "a percentage, from 0 to 100", Percent::DEFAULT);
     p.finish(|| {
@@ -68,6 +72,7 @@ pub fn load(vars: &dyn Vars) -> Result<Config, Mistakes> {
             root_namespace: root_namespace?.into(),
             listen: listen?,
             process: process?,
+            admin_port: admin_port?.map(NonZeroU16::get),
             spans: endpoint?.zip(sampling).map(|(endpoint, sampling)| spans::Settings { endpoint, sampling }),
         })
     })

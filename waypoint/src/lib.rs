@@ -18,3 +18,4 @@ mod rules;
 pub mod spans;
 mod telemetry;
 mod timer;
+mod watched;

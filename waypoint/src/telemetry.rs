@@ -109,14 +109,15 @@ impl Telemetry {
         self.tracer.as_ref().map(|tracer| tracer.trace(fields))
     }
 
-    /// A request is over.
-    pub(crate) fn request(&self, seen: &Seen, told: &Told<'_>) {
+    /// A request is over; how it ended.
+    pub(crate) fn request(&self, seen: &Seen, told: &Told<'_>) -> Ended {
         let ended = cause::end(told.record, told.done);
         seen.count(&self.requests, told, ended.flags);
         told.log(&self.access, &ended);
         if let (Some(tracer), Some(trace)) = (&self.tracer, told.trace) {
             tracer.end(trace, told, &ended);
         }
+        ended
     }
 
     /// A connection was made.

@@ -79,15 +79,10 @@ impl Cluster {
         !files.is_empty() || vars.get("KUBERNETES_SERVICE_HOST").is_some()
     }
 
-    /// The bodies of the answers of pods to `GET path`, all asked at once, each at a port of its loopback.
-    pub(crate) fn ask_pods(
-        &self,
-        namespace: &str,
-        pods: &[(&str, u16)],
-        path: &str,
-    ) -> Vec<Result<String, AdminError>> {
+    /// The bodies of the answers of pods, by namespace and name, to `GET path`, all asked at once, each at a port of its loopback.
+    pub(crate) fn ask_pods(&self, pods: &[(&str, &str, u16)], path: &str) -> Vec<Result<String, AdminError>> {
         let request = admin_client::request(path);
-        let ask = |&(pod, port): &(&str, u16)| {
+        let ask = |&(namespace, pod, port): &(&str, &str, u16)| {
             let (client, request) = (self.client.clone(), request.clone());
             let (namespace, pod, path) = (namespace.to_owned(), pod.to_owned(), path.to_owned());
             async move {

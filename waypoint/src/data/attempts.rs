@@ -89,6 +89,7 @@ impl<U: Carrier> OneRequest<U> {
                 }
                 found => found?,
             };
+            self.note(|| format!("endpoint {} at {}", target.workload.name, target.app));
             upstream::aim(&self.context, &target, &mut self.facts)?;
             match U::reach(&self.context, &target, &mut self.facts, fresh).await {
                 Ok(upstream) => {
@@ -97,6 +98,7 @@ impl<U: Carrier> OneRequest<U> {
                     return Ok(upstream);
                 }
                 Err(refusal) if refusal.is_endpoints_fault() => {
+                    self.note(|| format!("it is not reached: {refusal}"));
                     self.ended(lease, Outcome::Unreachable);
                     self.tried.push(target.workload.uid.clone());
                     failures += 1;

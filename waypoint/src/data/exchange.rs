@@ -28,6 +28,7 @@ use crate::refusal::Refusal;
 use crate::rules::{Plan, Then, Way};
 use crate::spans::Trace;
 use crate::telemetry::{self, Cause, Done, Facts, Told};
+use crate::watched::Steps;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
@@ -57,6 +58,8 @@ pub(crate) struct OneRequest<U> {
     /// The `x-request-id` that it is given, if it has none.
     given_id: Option<String>,
     trace: Option<Trace>,
+    /// What has happened, if somebody looks on.
+    steps: Option<Box<Steps>>,
     /// What the head of the response said of a gRPC call that was over with it.
     grpc_status: Option<u32>,
     /// Copies of which something is still to come.
@@ -72,6 +75,10 @@ impl<U: Carrier> OneRequest<U> {
         facts: Facts,
         (plan, request): (Plan, &dyn AnyRequest),
     ) -> Self {
+        let mut steps = context.shared.watched.begin();
+        if let Some(steps) = &mut steps {
+            steps.planned(&plan);
+        }
         let Plan { delay, mut then, rule, cause, ledger } = plan;
         if let Some(ledger) = &ledger {
             ledger.request(context.shared.since());
@@ -98,6 +105,7 @@ impl<U: Carrier> OneRequest<U> {
             made: 0,
             wait: None,
             given_id: fields.first(telemetry::REQUEST_ID).is_none().then(telemetry::new_id),
+            steps,
             trace: context.shared.telemetry.trace(fields),
             done: Done { cause, was_delayed: delay.is_some(), is_late: false },
             grpc_status: None,
@@ -163,6 +171,13 @@ impl<U: Carrier> OneRequest<U> {
         }
     }
 
+    /// Tells whoever looks on.
+    pub(super) fn note(&mut self, what: impl FnOnce() -> String) {
+        if let Some(steps) = &mut self.steps {
+            steps.note(what());
+        }
+    }
+
     /// Whether the time for the whole request is up, or will be after this wait.
     pub(super) fn is_late(&self, wait: Duration) -> bool {
         self.deadline.is_some_and(|deadline| Instant::now() + wait >= deadline)
@@ -217,7 +232,10 @@ impl<U: Carrier> Exchange for OneRequest<U> {
                 }
             }
             Some(failed) => match self.again(request, failed) {
-                Some(wait) => sleep(wait).await,
+                Some(wait) => {
+                    self.note(|| format!("{}: again after {wait:?}", failed.failure));
+                    sleep(wait).await;
+                }
                 None => return Next::GiveUp,
             },
         }
@@ -261,7 +279,11 @@ impl<U: Carrier> Exchange for OneRequest<U> {
     }
 
     fn response(&mut self, request: &dyn AnyRequest, response: &dyn AnyResponse, again: bool) -> Verdict {
-        if self.refuses(request, response, again) {
+        let refused = self.refuses(request, response, again);
+        self.note(|| {
+            format!("status {}{}", response.status(), if refused { ", to be tried again" } else { "" })
+        });
+        if refused {
             return Verdict::Retry;
         }
         self.begin_session();
@@ -289,6 +311,9 @@ impl<U: Carrier> Exchange for OneRequest<U> {
             given_id: self.given_id.as_deref(),
             trace: self.trace.as_ref(),
         };
-        self.context.shared.telemetry.request(&self.context.seen, &told);
+        let ended = self.context.shared.telemetry.request(&self.context.seen, &told);
+        if let Some(steps) = &self.steps {
+            self.context.shared.watched.end(steps, &told, &ended);
+        }
     }
 }

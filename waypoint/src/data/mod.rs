@@ -44,6 +44,7 @@ use crate::config::Own;
 use crate::refusal::Refusal;
 use crate::rules::Book;
 use crate::telemetry::{Seen, Telemetry};
+use crate::watched::Watched;
 
 /// What every thread shares: snapshots and handles, no locks that anyone waits for.
 pub(crate) struct Shared {
@@ -57,6 +58,7 @@ pub(crate) struct Shared {
     pub(crate) telemetry: Telemetry,
     /// What became of copies of requests.
     pub(crate) mirrors: Arc<mirror::Counts>,
+    pub(crate) watched: Arc<Watched>,
     /// Moves when policies have changed.
     pub(crate) policies: watch::Receiver<u64>,
     pub(crate) endpoints: Registry,

@@ -44,6 +44,7 @@ use crate::made;
 use crate::rules::{Book, Rules};
 use crate::spans::{self, Tracer};
 use crate::telemetry::{Seen, Telemetry};
+use crate::watched::{Board, Watched};
 
 /// What takes longer will not come.
 const IN_VAIN: Duration = Duration::from_secs(120);
@@ -95,6 +96,7 @@ struct World {
     metrics: Metrics,
     access: AccessLog,
     lines: Lines,
+    board: Arc<Board>,
     _state: tempfile::TempDir,
 }
 
@@ -129,12 +131,15 @@ impl World {
             tokio::spawn(exporter.run());
             tracer
         });
+        let (requests, board, told) = Watched::new();
+        tokio::spawn(Arc::clone(&board).run(told));
         let shared = Shared {
             own,
             mesh,
             past: abreast::Past::default(),
             book: Arc::clone(&book),
             certificates: certificates.clone(),
+            watched: requests,
             telemetry: Telemetry::new(&metrics, access.clone(), tracer),
             mirrors: mirror::Counts::register(&metrics),
             policies: watched,
@@ -153,14 +158,7 @@ impl World {
             copies: mirror::Copies::default(),
             links: links::Links::default(),
         });
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        tokio::spawn(async move {
-            loop {
-                let (tcp, client) = listener.accept().await.unwrap();
-                tokio::spawn(inbound::handle(Arc::clone(&context), tcp, client));
-            }
-        });
+        let address = listen(context).await;
         let rules = Rules::new(("shop".into(), "waypoint".into()));
         Self {
             certificates,
@@ -174,6 +172,7 @@ impl World {
             metrics,
             access,
             lines,
+            board,
             _state: state,
         }
     }
@@ -229,6 +228,19 @@ impl World {
         self.writer.apply([update]);
         self.policies.send_modify(|version| *version += 1);
     }
+}
+
+/// Serves tunnels; where.
+async fn listen(context: Arc<Context>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (tcp, client) = listener.accept().await.unwrap();
+            tokio::spawn(inbound::handle(Arc::clone(&context), tcp, client));
+        }
+    });
+    address
 }
 
 async fn echo(mut stream: Stream) {

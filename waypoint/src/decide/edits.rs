@@ -67,6 +67,11 @@ impl FieldEdits {
         }
     }
 
+    /// The names of the fields that are not kept; a prefix stands for those that begin so.
+    pub(crate) fn dropped(&self) -> impl Iterator<Item = &str> {
+        self.dropped.iter().map(HeaderName::as_str).chain(self.dropped_prefix)
+    }
+
     pub(crate) fn drops_any(&self) -> bool {
         !self.dropped.is_empty() || self.dropped_prefix.is_some()
     }

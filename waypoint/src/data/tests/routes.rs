@@ -154,7 +154,7 @@ impl Http {
     }
 }
 
-fn edits(set: (&str, &str), remove: &str) -> HeaderEdits {
+pub(super) fn edits(set: (&str, &str), remove: &str) -> HeaderEdits {
     let name = |name| HeaderName::new(name).unwrap();
     HeaderEdits {
         set: vec![(name(set.0), HeaderValue::new(set.1).unwrap())],

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use api::otlp::trace_service_server::{TraceService, TraceServiceServer};
 use api::otlp::{ExportTraceServiceRequest, ExportTraceServiceResponse, KeyValue};
-use model::l7::{AbortAnswer, Fraction};
+use model::l7::{AbortAnswer, Filter, Fraction, Retry};
 use serde_json::Value;
 
-use super::routes::fault;
+use super::routes::{edits, fault};
 use super::*;
 use crate::rules::Change;
 
@@ -46,7 +46,7 @@ impl World {
 #[tokio::test]
 async fn a_request_is_counted_by_who_asked_whom_by_which_rule() {
     let mut world = World::new().await;
-    world.version("v1", "127.7.40.1").await;
+    world.version("v1", "127.7.60.1").await;
     world.writer.apply([Update::Workload(made::pod("client", "client", "127.0.0.1", "none"))]);
     world.rule(made::rule(0, "/", &[("v1", 1)]));
     let mut http = world.http("client").await;
@@ -104,7 +104,7 @@ async fn a_request_is_counted_by_who_asked_whom_by_which_rule() {
 #[tokio::test]
 async fn what_went_wrong_is_said_with_a_flag_and_a_code() {
     let mut world = World::new().await;
-    world.version("v1", "127.7.41.1").await;
+    world.version("v1", "127.7.61.1").await;
     world.writer.apply([Update::Service(made::service("empty", "10.96.1.2", false))]);
     let mut impatient = made::rule(2, "/never", &[("v1", 1)]);
     impatient.timeouts.request = Some(Duration::from_millis(50));
@@ -153,7 +153,7 @@ fn always(mut fault: Change) -> Change {
 #[tokio::test]
 async fn faults_are_told_from_failures() {
     let mut world = World::new().await;
-    world.version("v1", "127.7.42.1").await;
+    world.version("v1", "127.7.62.1").await;
     world.rule(made::rule(0, "/", &[("v1", 1)]));
     let mut http = world.http("client").await;
     let wait = Some(Duration::from_millis(1));
@@ -173,7 +173,7 @@ async fn faults_are_told_from_failures() {
 #[tokio::test]
 async fn nothing_that_a_client_writes_makes_a_line_of_its_own() {
     let mut world = World::new().await;
-    world.version("v1", "127.7.43.1").await;
+    world.version("v1", "127.7.63.1").await;
     world.rule(made::rule(0, "/", &[("v1", 1)]));
     let mut http = world.http("client").await;
     let long = "x".repeat(4000);
@@ -215,7 +215,7 @@ const PARENT: &str = "b7ad6b7169203331";
 async fn a_sampled_request_becomes_a_span_between_its_client_and_its_server() {
     let (settings, mut told) = collector().await;
     let mut world = World::traced(Some(settings)).await;
-    world.version("v1", "127.7.44.1").await;
+    world.version("v1", "127.7.64.1").await;
     world.writer.apply([Update::Workload(made::pod("client", "client", "127.0.0.1", "none"))]);
     world.rule(made::rule(0, "/", &[("v1", 1)]));
     let mut http = world.http("client").await;
@@ -280,7 +280,7 @@ async fn spans_that_nobody_takes_are_lost_and_counted_and_requests_go_on() {
     drop(gone);
     let settings = spans::Settings { endpoint, sampling: "100".parse().unwrap() };
     let mut world = World::traced(Some(settings)).await;
-    world.version("v1", "127.7.45.1").await;
+    world.version("v1", "127.7.65.1").await;
     world.rule(made::rule(0, "/", &[("v1", 1)]));
     let mut http = world.http("client").await;
     for _ in 0..3 {
@@ -292,4 +292,58 @@ async fn spans_that_nobody_takes_are_lost_and_counted_and_requests_go_on() {
         }
     })
     .await;
+}
+
+#[tokio::test]
+async fn whoever_looks_on_learns_every_decision_about_a_request() {
+    let mut world = World::new().await;
+    world.writer.apply([Update::Service(made::service("v1", "10.96.1.1", false))]);
+    let endpoints = [("one", "127.7.66.2", 1), ("two", "127.7.66.3", 1)];
+    for (name, address, failures) in endpoints {
+        world.writer.apply([Update::Workload(made::pod(name, "server", address, "v1"))]);
+        world.server(name, address, failures).await;
+    }
+    let mut rule = made::rule(0, "/", &[("v1", 1)]);
+    rule.filters = vec![Filter::RequestHeaders(edits(("x-rule", "secret-value"), "x-gone"))];
+    rule.retry = Some(Retry {
+        attempts: 3,
+        backoff: Some(Duration::from_millis(1)),
+        statuses: [503].into(),
+        grpc_codes: [].into(),
+    });
+    world.follow([rule, made::rule(1, "/before", &[])].map(|rule| Change::Rule(Box::new(rule))));
+    let mut http = world.http("client").await;
+    assert_eq!(http.get("/before").await.status, 500);
+    let next = world.board.read(None)["next"].as_u64();
+    assert_eq!(http.get("/after?q").await.status, 200);
+    let requests = soon("the request", async {
+        loop {
+            let mut read = world.board.read(next);
+            if let Value::Array(requests) = read["requests"].take()
+                && !requests.is_empty()
+            {
+                return requests;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let [request] = &requests[..] else { panic!("nobody looked on when the first one came: {requests:?}") };
+    assert_eq!(request["url"], "http://web.shop/after?q");
+    assert_eq!((&request["status"], &request["flags"]), (&200.into(), &"-".into()));
+    assert_eq!(request["source"]["identity"], "spiffe://cluster.local/ns/shop/sa/client");
+    let steps: Vec<&str> =
+        request["steps"].as_array().unwrap().iter().map(|step| step["what"].as_str().unwrap()).collect();
+    assert_eq!(steps[0], "rule HTTPRoute/shop/split/0");
+    let text = steps.join("\n");
+    for part in [
+        "backend shop/v1.shop.svc.cluster.local, port 80",
+        "request: drops x-rule x-gone, writes x-rule",
+        "at 127.7.66.",
+        "status 503, to be tried again\nstatus 503 is to be tried again: again after ",
+        "status 200",
+    ] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    assert!(!text.contains("secret-value"), "{text}");
 }
