@@ -111,8 +111,9 @@ impl<'a> Told<'a> {
 /// An identifier for a request that has none: a UUID of version 4.
 pub(crate) fn new_id() -> String {
     let random = fastrand::u128(..) & !(0xf000_c000 << 48) | (0x4000_8000 << 48);
-    let digits = format!("{random:032x}");
-    [&digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..]].join("-")
+    let part = |shift: u32, digits: u32| random >> shift & ((1 << (4 * digits)) - 1);
+    let [a, b, c, d, e] = [part(96, 8), part(80, 4), part(64, 4), part(48, 4), part(0, 12)];
+    format!("{a:08x}-{b:04x}-{c:04x}-{d:04x}-{e:012x}")
 }
 
 fn bounded(text: Option<&str>) -> Option<Bounded<'_>> {

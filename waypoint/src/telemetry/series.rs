@@ -239,3 +239,83 @@ impl Seen {
         self.0.lock().retain(|_, known| std::mem::take(&mut known.used));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use model::address::ClientAddr;
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::decide::{Outcome, Record};
+    use crate::made;
+    use crate::telemetry::{Done, Facts};
+
+    fn facts(endpoint: &Arc<model::workload::Workload>) -> Facts {
+        Facts {
+            client: ClientAddr("10.0.0.1:4711".parse().unwrap()),
+            source: Party { workload: None, identity: Some(made::identity("client")) },
+            destination: Party { workload: Some(Arc::clone(endpoint)), identity: None },
+            service: Some(Arc::new(made::service("web", "10.96.0.1", true))),
+            authority: "web:80".into(),
+            app: None,
+        }
+    }
+
+    fn count(seen: &Seen, tables: &Tables, facts: &Facts, status: u16) {
+        let record =
+            Record { outcome: Outcome::Forwarded, status: Some(status), ..Record::begun(Instant::now()) };
+        let told = Told {
+            facts,
+            request: None,
+            protocol: "HTTP/1.1",
+            rule: None,
+            record: &record,
+            grpc_status: None,
+            done: Done::default(),
+            given_id: None,
+            trace: None,
+        };
+        seen.count(tables, &told, Flags::NONE);
+    }
+
+    #[test]
+    fn series_are_looked_up_once_and_go_when_nobody_uses_them() {
+        let (metrics, seen) = (Metrics::new(), Seen::default());
+        let tables = Tables::new(&metrics);
+        let pods = ["one", "two"].map(|name| Arc::new(made::pod(name, name, "10.0.0.2", "web")));
+        let [one, two] = pods.each_ref().map(facts);
+        (0..3).for_each(|_| count(&seen, &tables, &one, 200));
+        count(&seen, &tables, &one, 503);
+        count(&seen, &tables, &two, 200);
+        assert_eq!((seen.0.lock().len(), tables.requests.len()), (2, 3));
+        let requests = || tables.requests.rows().iter().map(|(_, row)| row.requests.get()).sum::<u64>();
+        assert_eq!(requests(), 5);
+
+        // The first one goes on being used, for many times longer than what is idle is kept.
+        for _ in 0..6 {
+            seen.sweep();
+            count(&seen, &tables, &one, 200);
+            metrics.expire();
+        }
+        assert_eq!(seen.0.lock().len(), 1, "the second is forgotten");
+        assert_eq!((tables.requests.len(), requests()), (2, 10), "and its series gone; others count on");
+        seen.sweep();
+        seen.sweep();
+        let dropped: usize = (0..3).map(|_| metrics.expire()).sum();
+        assert!(dropped >= 3, "{dropped}");
+        assert_eq!((tables.requests.len(), tables.routes.len()), (0, 0));
+    }
+
+    #[test]
+    fn statuses_that_servers_make_up_are_counted_and_remembered_within_bounds() {
+        let (metrics, seen) = (Metrics::new(), Seen::default());
+        let tables = Tables::new(&metrics);
+        let one = facts(&Arc::new(made::pod("one", "one", "10.0.0.2", "web")));
+        for status in 100..1000 {
+            count(&seen, &tables, &one, status);
+        }
+        assert_eq!(tables.requests.len(), 900);
+        assert!(seen.0.lock().values().all(|known| known.answers.len() == ANSWERS_MAX));
+        assert_eq!(tables.routes.len(), 5, "what is beyond 599 counts as 5xx");
+    }
+}

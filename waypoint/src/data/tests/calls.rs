@@ -19,11 +19,11 @@ use super::*;
 use crate::rules::Change;
 
 /// What servers were asked: who, and the request.
-type Seen = Arc<Mutex<Vec<(String, Request<()>)>>>;
+pub(super) type Seen = Arc<Mutex<Vec<(String, Request<()>)>>>;
 
 /// How a server answers a call.
 #[derive(Clone, Copy)]
-enum Says {
+pub(super) enum Says {
     /// With this code, in its head.
     Code(&'static str),
     /// With this code, and that nobody should ask again.
@@ -37,13 +37,13 @@ enum Says {
 }
 
 impl World {
-    fn routes(&mut self, rules: impl IntoIterator<Item = Route>) {
+    pub(super) fn routes(&mut self, rules: impl IntoIterator<Item = Route>) {
         let changes = rules.into_iter().map(|rule| Change::Rule(Box::new(rule)));
         self.book.store(Arc::new(self.rules.apply(changes)));
     }
 
     /// A service of its own with one endpoint, whose node serves calls; how many connections it has taken.
-    async fn callee(
+    pub(super) async fn callee(
         &mut self,
         name: &'static str,
         address: &str,
@@ -85,7 +85,7 @@ impl World {
     }
 
     /// A client's connection, in a tunnel of its own.
-    async fn caller(&self, account: &str) -> Caller {
+    pub(super) async fn caller(&self, account: &str) -> Caller {
         let opener = self.client(account).await;
         let stream = open(&opener, "10.96.0.1:80").await.unwrap();
         let io = Io::Tunnel(Box::new(TunnelIo::new(stream, Vec::new())));
@@ -142,15 +142,15 @@ async fn answer(
     }
 }
 
-struct Caller {
+pub(super) struct Caller {
     send: SendRequest<Bytes>,
     _opener: Opener,
 }
 
 /// How a call ended.
 #[derive(Debug, PartialEq)]
-struct Ended {
-    code: String,
+pub(super) struct Ended {
+    pub(super) code: String,
     said: String,
     /// By a head that was all.
     at_once: bool,
@@ -173,7 +173,7 @@ impl Caller {
         response
     }
 
-    async fn call(&mut self, path: &str, fields: &[(&str, &str)]) -> Ended {
+    pub(super) async fn call(&mut self, path: &str, fields: &[(&str, &str)]) -> Ended {
         let response = self.begin(path, fields).await;
         finish(response).await
     }
@@ -195,7 +195,7 @@ async fn finish(response: ResponseFuture) -> Ended {
 }
 
 /// The rule number `index` of a GRPCRoute about port 80 of `web`: calls of this method go to this service.
-fn method(index: u32, path: &str, backend: &str) -> Route {
+pub(super) fn method(index: u32, path: &str, backend: &str) -> Route {
     let mut rule = made::rule(index, "/", &[(backend, 1)]);
     rule.key.kind = RouteKind::Grpc;
     rule.matches[0].path = PathMatch::Exact(PathText::new(path).unwrap());

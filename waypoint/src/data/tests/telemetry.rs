@@ -7,6 +7,7 @@ use api::otlp::{ExportTraceServiceRequest, ExportTraceServiceResponse, KeyValue}
 use model::l7::{AbortAnswer, Filter, Fraction, Retry};
 use serde_json::Value;
 
+use super::calls::{self, Says};
 use super::routes::{edits, fault};
 use super::*;
 use crate::rules::Change;
@@ -99,6 +100,31 @@ async fn a_request_is_counted_by_who_asked_whom_by_which_rule() {
     assert_eq!(line["attempts"], 1);
     assert!(line["duration_us"].as_u64() >= line["response_us"].as_u64(), "{line}");
     assert!(line.get("code").is_none(), "{line}");
+}
+
+#[tokio::test]
+async fn calls_are_counted_by_the_code_that_they_end_with() {
+    let mut world = World::new().await;
+    let seen = calls::Seen::default();
+    world.callee("v1", "127.7.67.1", (Says::Name, &seen)).await;
+    world.callee("v2", "127.7.67.2", (Says::Code("5"), &seen)).await;
+    world.routes([calls::method(0, "/a/Good", "v1"), calls::method(1, "/a/Bad", "v2")]);
+    let mut caller = world.caller("client").await;
+    // By trailers, by a head that is all, and by an answer of ours.
+    let expected = [("/a/Good", "0", "-"), ("/a/Bad", "5", "-"), ("/a/None", "12", "NR")];
+    for (path, code, _) in expected {
+        assert_eq!(caller.call(path, &[]).await.code, code, "{path}");
+    }
+    let told = world.told(expected.len()).await;
+    for ((path, code, flags), line) in expected.into_iter().zip(&told) {
+        let [code, flags_label] =
+            [format!("grpc_response_status=\"{code}\""), format!("response_flags=\"{flags}\"")];
+        let labels = ["request_protocol=\"grpc\"", "response_code=\"200\"", &code, &flags_label];
+        assert_eq!(world.value("istio_requests_total", &labels), 1.0, "{path}");
+        assert_eq!((&line["path"], &line["protocol"]), (&path.into(), &"HTTP/2".into()));
+        assert_eq!((&line["status"], &line["flags"]), (&200.into(), &flags.into()), "{line}");
+    }
+    assert_eq!(told[1]["grpc_status"], 5);
 }
 
 #[tokio::test]
