@@ -35,6 +35,8 @@ pub struct Enrolment {
     pub verdict: Verdict,
     /// Whether it is a waypoint's, and so has a proof of its own rather than its node's.
     pub is_waypoint: bool,
+    /// What services call the waypoint, if it is one's.
+    pub guards_as: Vec<Str>,
 }
 
 /// Whether a pod is to be enrolled, with the reason for a person to read.
@@ -83,6 +85,7 @@ pub(crate) fn of(config: &Config, cluster: &Cluster, pod: &Pod) -> (Option<Enrol
         workload: uid(config, &name),
         verdict,
         is_waypoint: waypoint::is_instance(cluster, metadata),
+        guards_as: waypoint::names(config, cluster, metadata),
     };
     (Some(enrolment), Vec::new())
 }

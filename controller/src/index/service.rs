@@ -81,7 +81,8 @@ pub(crate) fn is_automatic(config: &Config, cluster: &Cluster, object: &objects:
 
 /// Why nobody does what routes and policies ask for at a service, where nobody does.
 pub(crate) fn unguarded(config: &Config, cluster: &Cluster, name: &Name) -> Option<String> {
-    let object = cluster.services.get(name)?;
+    // A name for something else is nothing that could be guarded.
+    let object = cluster.services.get(name).filter(|object| has_endpoints(object))?;
     let Attachment { waypoint, bound, .. } =
         attachment::of_service(config, cluster, object, accounts(cluster, object));
     let unasked = || {

@@ -4,6 +4,7 @@
 
 use std::net::IpAddr;
 
+use model::Str;
 use model::address::{HBONE_PORT, NetworkAddress};
 use model::service::{GatewayAddress, GatewayDestination, ServiceName};
 
@@ -141,6 +142,20 @@ pub(crate) fn is_instance(cluster: &Cluster, metadata: &Metadata) -> bool {
 fn of<'a>(cluster: &'a Cluster, metadata: &Metadata) -> Option<&'a Gateway> {
     let gateway = metadata.labels.get(GATEWAY_NAME)?;
     cluster.gateways.get(&(metadata.namespace.clone(), gateway.clone())).map(|gateway| &**gateway)
+}
+
+/// What services call the waypoint that a pod is part of: the place where its Gateway is, and the one where it would be.
+pub(crate) fn names(config: &Config, cluster: &Cluster, pod: &Metadata) -> Vec<Str> {
+    let Some(gateway) = pod.labels.get(GATEWAY_NAME) else { return Vec::new() };
+    let name = (pod.namespace.clone(), gateway.clone());
+    let found = cluster.gateways.get(&name).map(|gateway| location(config, cluster, gateway));
+    let mut names: Vec<Str> = found
+        .into_iter()
+        .chain([expected(config, &name)])
+        .map(|at| at.destination.to_string().into())
+        .collect();
+    names.dedup();
+    names
 }
 
 fn is_selected(selector: &LabelSelector, labels: &Labels) -> bool {

@@ -1,4 +1,5 @@
-//! Discovery: which resources a caller may see. Workloads, services and policies are everyone's; enrolments are a node's own.
+//! Discovery: which resources a caller may see. Workloads, services and policies are everyone's; enrolments are a node's own, and
+//! rules and traffic policies are those waypoints' that follow them.
 //!
 //! Owns no session protocol (`xds`) and no resources (`published`).
 
@@ -18,9 +19,9 @@ use xds::server_core::{Answer, TypeStatus};
 use xds::{Provider, Resource, Resources, Server};
 
 use super::gate::Gate;
-use super::published::Published;
+use super::published::{Published, Snapshot};
 use super::tokens::{Caller, Role};
-use crate::index;
+use crate::index::{self, Enrolment};
 
 /// The order in which changes are sent: a policy before the workloads that name it, because a workload that names a policy
 /// which is not known is refused everything.
@@ -63,8 +64,8 @@ impl Provider for Nodes {
         match type_url {
             type_url::ADDRESS => now.addresses.clone(),
             type_url::AUTHORIZATION => now.authorizations.clone(),
-            type_url::L7_POLICY => now.traffic.clone(),
-            type_url::L7_RULE => now.rules.clone(),
+            type_url::L7_POLICY => waypoint(caller, &now).map(|pod| now.traffic_for(pod)).unwrap_or_default(),
+            type_url::L7_RULE => waypoint(caller, &now).map(|pod| now.rules_for(pod)).unwrap_or_default(),
             type_url::POD_ENROLMENT if caller.role == Role::Node => now.enrolments(&caller.node),
             _ => Resources::default(),
         }
@@ -79,6 +80,15 @@ impl Provider for Nodes {
 
     fn watch(&self) -> watch::Receiver<u64> {
         self.0.watch()
+    }
+}
+
+/// The waypoint's pod that calls. A proof that is bound to none stands for any of its account: these are alike.
+fn waypoint<'a>(caller: &Caller, now: &'a Snapshot) -> Option<&'a Enrolment> {
+    let Role::Waypoint(identity) = &caller.role else { return None };
+    match &caller.pod {
+        Some(uid) => now.waypoint(uid).map(|pod| &**pod),
+        None => now.waypoints().find(|pod| pod.identity == *identity).map(|pod| &**pod),
     }
 }
 

@@ -6,6 +6,7 @@ mod ca;
 mod connections;
 mod discovery;
 mod gate;
+mod guarding;
 mod node;
 pub mod published;
 mod rate;

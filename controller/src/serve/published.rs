@@ -2,7 +2,7 @@
 //!
 //! One writer ([`Publisher`]); readers take a whole, immutable [`Snapshot`]. Owns no session and no rights.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use model::workload::Workload;
 use tokio::sync::watch;
 use xds::{Resource, Resources};
 
+use super::guarding::{Guarding, Told};
 use crate::index::{Change, Enrolment};
 
 /// How long a policy that workloads named stays known after its removal. They are told to name it no more at once; a
@@ -42,6 +43,7 @@ pub struct Snapshot {
     aliases: OrdMap<String, OrdSet<String>>,
     /// Service to the workloads that back it.
     backing: OrdMap<String, OrdSet<String>>,
+    guarding: Guarding,
 }
 
 /// What one node is told about its own pods.
@@ -80,6 +82,23 @@ impl Snapshot {
     /// All pods of waypoints that live.
     pub fn waypoints(&self) -> impl Iterator<Item = &Arc<Enrolment>> {
         self.waypoints.values()
+    }
+
+    /// The rules that a waypoint's pod is told of.
+    #[must_use]
+    pub fn rules_for(&self, pod: &Enrolment) -> Resources {
+        select(&self.rules, self.told(pod).rules)
+    }
+
+    /// The traffic policies that a waypoint's pod is told of.
+    #[must_use]
+    pub fn traffic_for(&self, pod: &Enrolment) -> Resources {
+        select(&self.traffic, self.told(pod).policies)
+    }
+
+    fn told(&self, pod: &Enrolment) -> Told {
+        let Identity { namespace, service_account, .. } = &pod.identity;
+        self.guarding.told(&pod.guards_as, (namespace.clone(), service_account.clone()))
     }
 
     /// What is called `key`, by name or alias; with a service, also its workloads.
@@ -133,6 +152,12 @@ impl Snapshot {
     }
 }
 
+fn select(all: &Resources, names: BTreeSet<String>) -> Resources {
+    let mut selected = Resources::default();
+    selected.extend(names.iter().filter_map(|name| all.get(name)).cloned());
+    selected
+}
+
 fn remove_from(sets: &mut OrdMap<String, OrdSet<String>>, key: &str, value: &str) {
     let Some(set) = sets.get_mut(key) else { return };
     set.remove(value);
@@ -142,8 +167,17 @@ fn remove_from(sets: &mut OrdMap<String, OrdSet<String>>, key: &str, value: &str
 }
 
 fn wire(enrolment: &Enrolment) -> api::Enrolment {
-    let Enrolment { uid, node: _, name, identity, addresses, workload, verdict, is_waypoint: _ } =
-        enrolment.clone();
+    let Enrolment {
+        uid,
+        node: _,
+        name,
+        identity,
+        addresses,
+        workload,
+        verdict,
+        is_waypoint: _,
+        guards_as: _,
+    } = enrolment.clone();
     api::Enrolment { uid, name, identity, addresses, enrol: verdict.enrol, reason: verdict.reason, workload }
 }
 
@@ -177,8 +211,6 @@ pub struct Publisher {
     scopes: BTreeMap<PolicyName, PolicyScope>,
     /// Which services each workload backs, as last published.
     backed: BTreeMap<String, Vec<String>>,
-    /// The names of traffic policies' resources.
-    told: BTreeMap<(l7::PolicyName, l7::PolicyTarget), String>,
     /// Removed policies that may still be named, and when they go.
     retiring: BTreeMap<PolicyName, Duration>,
 }
@@ -195,7 +227,6 @@ impl Publisher {
             changed,
             scopes: BTreeMap::new(),
             backed: BTreeMap::new(),
-            told: BTreeMap::new(),
             retiring: BTreeMap::new(),
         };
         (publisher, Published { snapshot, changed: watched })
@@ -211,11 +242,17 @@ impl Publisher {
                 Change::Mesh(update) => self.update(*update, now),
                 Change::Enrolment(enrolment) => self.next.enrol(&enrolment),
                 Change::EnrolmentRemoved { node, uid } => self.next.forget(&node, &uid),
-                Change::Rule(rule) => self.next.rules.insert(Resource::from(encode::rule(&rule))),
-                Change::RuleRemoved(key) => drop(self.next.rules.remove(&key.to_string())),
+                Change::Rule(rule) => {
+                    self.next.guarding.rule(&rule);
+                    self.next.rules.insert(Resource::from(encode::rule(&rule)));
+                }
+                Change::RuleRemoved(key) => {
+                    self.next.guarding.rule_removed(&key);
+                    self.next.rules.remove(&key.to_string());
+                }
                 Change::Traffic(policy) => self.traffic(&policy),
                 Change::TrafficRemoved(name, target) => {
-                    if let Some(name) = self.told.remove(&(name, target)) {
+                    if let Some(name) = self.next.guarding.policy_removed(&name, &target) {
                         self.next.traffic.remove(&name);
                     }
                 }
@@ -263,8 +300,14 @@ impl Publisher {
             },
             // What can't be enforced is a refused resource on the wire; the index has none of those.
             Update::PolicyUnenforceable(..) => {}
-            Update::Service(service) => self.next.insert_address(encode::service(&service).into()),
-            Update::ServiceRemoved(name) => self.next.remove_address(&name.to_string()),
+            Update::Service(service) => {
+                self.next.guarding.service(&service);
+                self.next.insert_address(encode::service(&service).into());
+            }
+            Update::ServiceRemoved(name) => {
+                self.next.guarding.service_removed(&name);
+                self.next.remove_address(&name.to_string());
+            }
             Update::Workload(workload) => {
                 self.back(workload.uid.to_string(), services(&workload));
                 self.next.insert_address(encode::workload(&workload).into());
@@ -278,7 +321,7 @@ impl Publisher {
 
     fn traffic(&mut self, policy: &l7::Policy) {
         let resource = Resource::from(encode::traffic_policy(policy));
-        self.told.insert((policy.name.clone(), policy.target.clone()), resource.name.clone());
+        self.next.guarding.policy(policy.name.clone(), policy.target.clone(), resource.name.clone());
         self.next.traffic.insert(resource);
     }
 

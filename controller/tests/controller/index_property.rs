@@ -17,6 +17,7 @@ use controller::source::objects::{
 use proptest::prelude::*;
 use proptest::sample::select;
 
+use crate::guarding::{naively, told};
 use crate::support::{Mesh, Silence};
 
 #[derive(Debug, Clone)]
@@ -384,6 +385,9 @@ proptest! {
         fresh.apply(objects.into_values().map(Event::Upsert));
         prop_assert_eq!(&mesh.seen, &fresh.seen);
         prop_assert_eq!(findings(&mesh), findings(&fresh));
+        for waypoint in mesh.seen.enrolments.values().filter(|enrolment| enrolment.is_waypoint) {
+            prop_assert_eq!(told(&mesh, waypoint), naively(&mesh, waypoint));
+        }
         prop_assert_eq!(mesh.index.judgements(&[], &Silence, true), fresh.index.judgements(&[], &Silence, true));
         prop_assert_eq!(mesh.index.statements(&[]), fresh.index.statements(&[]));
         prop_assert_eq!(mesh.index.wanted_waypoints(), fresh.index.wanted_waypoints());

@@ -5,6 +5,7 @@ mod definitions;
 mod directory;
 mod enrolment;
 mod entries;
+mod guarding;
 mod index_property;
 mod judgements;
 mod marks;

@@ -1,10 +1,12 @@
 //! What the tests share: manifests to mesh, and the mesh as a reader of changes sees it.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use controller::index::{
     Answers, Change, Condition, Config, Enrolment, Finding, Index, PodState, Progress, Proven,
 };
+use controller::serve::published::{Published, Publisher};
 use controller::source::objects::{Event, Object};
 use controller::source::yaml;
 use model::Str;
@@ -93,18 +95,22 @@ impl Seen {
     }
 }
 
-/// An index with one reader.
+/// An index with one reader, and what clients are told.
 pub(crate) struct Mesh {
     pub(crate) index: Index,
     pub(crate) seen: Seen,
+    publisher: Publisher,
+    pub(crate) published: Published,
 }
 
 impl Mesh {
     pub(crate) fn new(proven: Proven) -> Self {
         let index = Index::new(Config::default(), proven);
-        let mut seen = Seen::default();
-        seen.take(index.constants());
-        Self { index, seen }
+        let (publisher, published) = Publisher::new();
+        let constants = index.constants();
+        let mut mesh = Self { index, seen: Seen::default(), publisher, published };
+        mesh.take(constants);
+        mesh
     }
 
     pub(crate) fn of(text: &str) -> Self {
@@ -114,7 +120,13 @@ impl Mesh {
     }
 
     pub(crate) fn apply(&mut self, events: impl IntoIterator<Item = Event>) {
-        self.seen.take(self.index.apply(events));
+        let changes = self.index.apply(events);
+        self.take(changes);
+    }
+
+    fn take(&mut self, changes: Vec<Change>) {
+        self.seen.take(changes.clone());
+        self.publisher.publish(changes, Duration::ZERO);
     }
 
     pub(crate) fn report(&mut self, node: &str, pods: &[(&str, Progress)]) -> Vec<String> {
@@ -125,7 +137,7 @@ impl Mesh {
             certificate_failure: String::new(),
         };
         let reported = self.index.report(node, pods.iter().map(state).collect());
-        self.seen.take(reported.changes);
+        self.take(reported.changes);
         reported.unknown
     }
 

@@ -64,8 +64,12 @@ async fn make(client: &Client, namespace: &str) -> Result<(), kube::Error> {
     });
     let path = format!("{}?fieldManager={FIELD_MANAGER}", gateways(namespace));
     match call(client, Method::POST, &path, Some(&gateway)).await {
-        Ok(_) => {
+        Ok(Some(_)) => {
             tracing::info!(namespace, "a waypoint is needed, and made");
+            Ok(())
+        }
+        Ok(None) => {
+            tracing::debug!(namespace, "a waypoint is needed, and the cluster has no Gateway API");
             Ok(())
         }
         // It is there by now, whosever it is; or the namespace is about to go.
