@@ -18,4 +18,5 @@ mod support;
 mod traffic;
 mod uninstall;
 mod waypoint;
+mod waypoint_h2;
 mod waypoint_tcp;

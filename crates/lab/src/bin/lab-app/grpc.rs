@@ -3,12 +3,17 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context as Task, Poll};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use clap::Args;
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
-use hyper::body::{Body, Incoming};
+use hyper::body::{Body, Frame, Incoming};
+use hyper::client::conn::http2::SendRequest;
 use hyper::header::{CONTENT_TYPE, HeaderValue, TE};
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Request, Response, client, server};
@@ -16,7 +21,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
 
 use crate::http::NAME;
-use crate::transfer::connect;
+use crate::pattern::Sum;
+use crate::transfer::{connect, done};
 use crate::{Listen, pattern, tcp};
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
@@ -25,6 +31,9 @@ const STATUS: &str = "grpc-status";
 /// The method of grpc.health.v1, and its answer: a message of two bytes, field 1 (status) is 1 (SERVING).
 const HEALTH: &str = "/grpc.health.v1.Health/Check";
 const SERVING: Bytes = Bytes::from_static(&[0, 0, 0, 0, 2, 0x08, 0x01]);
+
+/// Bytes of a message of a stream.
+const MESSAGE: u64 = 60_000;
 
 #[derive(Args)]
 pub(crate) struct Client {
@@ -37,6 +46,15 @@ pub(crate) struct Client {
     /// Bytes of each message.
     #[arg(long, default_value_t = 1000)]
     size: u64,
+    /// Which method.
+    #[arg(long, default_value = "/lab.Echo/Echo")]
+    method: String,
+    /// The code that each call must end with.
+    #[arg(long, default_value = "0")]
+    status: HeaderValue,
+    /// One call of many messages instead, with so many bytes of the pattern in all, checked as they come back.
+    #[arg(long)]
+    stream: Option<u64>,
 }
 
 #[derive(Args)]
@@ -64,22 +82,84 @@ pub(crate) async fn serve(args: Listen) -> Result<()> {
 pub(crate) async fn client(args: Client) -> Result<()> {
     let stream = TokioIo::new(connect(&args.to).await?);
     let handshake = client::conn::http2::handshake(TokioExecutor::new(), stream);
-    let (mut sender, connection) = handshake.await.context("begin HTTP/2")?;
+    let (sender, connection) = handshake.await.context("begin HTTP/2")?;
     tokio::spawn(connection);
+    match args.stream {
+        Some(bytes) => stream_back(&args, sender, bytes).await,
+        None => calls(&args, sender).await,
+    }
+}
+
+type Sent = UnsyncBoxBody<Bytes, Infallible>;
+
+fn request(args: &Client, body: Sent) -> Result<Request<Sent>> {
+    let request = Request::post(format!("http://{}{}", args.to, args.method));
+    Ok(request.header(CONTENT_TYPE, GRPC).header(TE, "trailers").body(body)?)
+}
+
+async fn calls(args: &Client, mut sender: SendRequest<Sent>) -> Result<()> {
     for number in 0..args.calls {
         let message = frame(pattern::at(number, args.size))?;
-        let request = Request::post(format!("http://{}/lab.Echo/Echo", args.to))
-            .header(CONTENT_TYPE, GRPC)
-            .header(TE, "trailers")
-            .body(Full::new(message.clone()))?;
+        let request = request(args, Full::new(message.clone()).boxed_unsync())?;
         let response = sender.send_request(request).await.with_context(|| format!("call {number}"))?;
-        let body = response.into_body().collect().await.context("read the answer")?;
-        let status = body.trailers().and_then(|trailers| trailers.get(STATUS)).cloned();
-        ensure!(status == Some(HeaderValue::from_static("0")), "call {number} ended with {status:?}");
-        ensure!(body.to_bytes() == message, "message {number} came back changed");
+        let (head, body) = response.into_parts();
+        let body = body.collect().await.context("read the answer")?;
+        // A call that fails at once ends with its head.
+        let status = body.trailers().unwrap_or(&head.headers).get(STATUS).cloned();
+        ensure!(status.as_ref() == Some(&args.status), "call {number} ended with {status:?}");
+        ensure!(args.status != "0" || body.to_bytes() == message, "message {number} came back changed");
     }
     println!("{}", json!({"ok": true, "calls": args.calls}));
     Ok(())
+}
+
+async fn stream_back(args: &Client, mut sender: SendRequest<Sent>, bytes: u64) -> Result<()> {
+    let began = Instant::now();
+    let messages = Messages { sent: 0, bytes };
+    let response = sender.send_request(request(args, messages.boxed_unsync())?).await?;
+    let mut body = response.into_body();
+    let (mut sum, mut status) = (Sum::new(), None);
+    while let Some(part) = body.frame().await {
+        match part.context("read the messages")?.into_data() {
+            Ok(data) => sum.add(&data),
+            Err(part) => status = part.trailers_ref().and_then(|fields| fields.get(STATUS)).cloned(),
+        }
+    }
+    ensure!(status.as_ref() == Some(&args.status), "the stream ended with {status:?}");
+    let (mut expected, mut messages) = (Sum::new(), Messages { sent: 0, bytes });
+    while let Some(message) = messages.next() {
+        expected.add(&message);
+    }
+    let (got, expected) = (sum.finish(), expected.finish());
+    ensure!(got == expected, "{got:?} came back, not {expected:?}");
+    done(bytes, began);
+    Ok(())
+}
+
+/// So many bytes of the pattern, as messages.
+struct Messages {
+    sent: u64,
+    bytes: u64,
+}
+
+impl Messages {
+    fn next(&mut self) -> Option<Bytes> {
+        let message = pattern::at(self.sent, (self.bytes - self.sent).min(MESSAGE));
+        self.sent += message.len() as u64;
+        (!message.is_empty()).then(|| frame(message).expect("a message is short"))
+    }
+}
+
+impl Body for Messages {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Task<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.next().map(|message| Ok(Frame::data(message))))
+    }
 }
 
 /// Prints how many calls each server answered, by the name that it gives.
@@ -103,17 +183,17 @@ pub(crate) async fn count(args: Count) -> Result<()> {
     Ok(())
 }
 
+/// Sends each message back as it comes.
 async fn echo(
     request: Request<Incoming>,
-) -> Result<Response<impl Body<Data = Bytes, Error = Infallible>>, hyper::Error> {
+) -> Result<Response<impl Body<Data = Bytes, Error = hyper::Error>>, Infallible> {
     let message = match request.uri().path() {
-        HEALTH => SERVING,
-        _ => request.into_body().collect().await?.to_bytes(),
+        HEALTH => Full::new(SERVING).map_err(|never| match never {}).boxed_unsync(),
+        _ => request.into_body().boxed_unsync(),
     };
     let mut trailers = HeaderMap::new();
     trailers.insert(STATUS, HeaderValue::from_static("0"));
-    let body = Full::new(message).with_trailers(async move { Some(Ok(trailers)) });
-    let mut response = Response::new(body);
+    let mut response = Response::new(message.with_trailers(async move { Some(Ok(trailers)) }));
     response.headers_mut().insert(CONTENT_TYPE, GRPC);
     Ok(response)
 }
