@@ -41,6 +41,7 @@ use tokio::time::Instant;
 
 use crate::balance::Registry;
 use crate::config::Own;
+use crate::http2::Stalls;
 use crate::refusal::Refusal;
 use crate::rules::Book;
 use crate::telemetry::{Seen, Telemetry};
@@ -100,4 +101,5 @@ pub(crate) struct Context {
     pub(crate) seen: Seen,
     pub(crate) copies: mirror::Copies,
     pub(crate) links: links::Links,
+    pub(crate) stalls: Arc<Stalls>,
 }

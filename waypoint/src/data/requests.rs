@@ -55,7 +55,8 @@ pub(crate) async fn carry(
     let io = TunnelIo::new(stream, said);
     // The backend is spoken to as the client speaks.
     if is_http2 {
-        http2::serve(io, Arc::new(Requests::<http2::Upstream>::new(context, asked, facts)), drain).await;
+        let decide = Arc::new(Requests::<http2::Upstream>::new(context, asked, facts));
+        http2::serve(io, (decide, Arc::clone(&context.stalls)), drain).await;
     } else {
         let decide = Requests::<http1::Upstream<Io>>::new(context, asked, facts);
         http1::serve(io, &decide, &timeouts, drain).await;

@@ -157,6 +157,7 @@ impl World {
             seen: Seen::default(),
             copies: mirror::Copies::default(),
             links: links::Links::default(),
+            stalls: Arc::default(),
         });
         let address = listen(context).await;
         let rules = Rules::new(("shop".into(), "waypoint".into()));

@@ -105,6 +105,7 @@ async fn run(
         seen: Seen::default(),
         copies: mirror::Copies::default(),
         links: links::Links::default(),
+        stalls: Arc::default(),
     });
     let mut tunnels = JoinSet::new();
     let mut sweeps = tokio::time::interval(SWEEP);

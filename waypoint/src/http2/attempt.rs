@@ -17,6 +17,7 @@ use super::head::ResponseHead;
 use super::limits::{HEAD_TIME, INTERIMS_MAX};
 use super::link::Upstream;
 use super::refusal::Refusal;
+use super::stalls::Stall;
 use crate::decide::{
     ATTEMPTS_MAX, Answer, AnyResponse, Exchange, Failed, Failure, FieldEdits, Forward, Outcome, Verdict,
 };
@@ -120,7 +121,9 @@ impl<X: Exchange<Upstream = Upstream>> Course<X> {
             leg.send.send_reset(Reason::CANCEL);
             return Outcome::ClientGone;
         };
-        let mut download = Download { flow: Flow::new(body, false), done: over, moved: Instant::now() };
+        let stall = Stall::new(&self.stalls);
+        let mut download =
+            Download { flow: Flow::new(body, false), done: over, moved: Instant::now(), stall };
         let stop = poll_fn(|cx| self.poll_body(cx, &mut leg, &mut download, &mut to)).await;
         self.record.response_bytes = download.flow.bytes();
         match stop {
@@ -157,8 +160,8 @@ impl<X: Exchange<Upstream = Upstream>> Course<X> {
         if let Poll::Ready(reset) = self.respond.poll_reset(cx) {
             return Poll::Ready(Err(Stop::ClientGone(reset.unwrap_or(Reason::CANCEL))));
         }
-        let deadline = [leg.respond_by, leg.complete_by].into_iter().flatten().min();
-        let Some(deadline) = deadline else { return Poll::Pending };
+        let limits = [leg.respond_by, leg.complete_by, self.stall.deadline(&self.upload)];
+        let Some(deadline) = limits.into_iter().flatten().min() else { return Poll::Pending };
         ready!(self.timer.poll(cx, deadline));
         Poll::Ready(Err(Stop::Failed(Failure::Timeout)))
     }
@@ -214,9 +217,9 @@ impl<X: Exchange<Upstream = Upstream>> Course<X> {
         }
         // A client that has its answer may not care to send the rest, and says nothing.
         let patience = download.done.then(|| download.moved + HEAD_TIME);
-        let Some(deadline) = [patience, leg.complete_by].into_iter().flatten().min() else {
-            return Poll::Pending;
-        };
+        let stalled = [download.stall.deadline(&download.flow), self.stall.deadline(&self.upload)];
+        let limits = stalled.into_iter().chain([patience, leg.complete_by]);
+        let Some(deadline) = limits.flatten().min() else { return Poll::Pending };
         ready!(self.timer.poll(cx, deadline));
         Poll::Ready(if download.done { Ok(()) } else { Err(Stop::Failed(Failure::Timeout)) })
     }
@@ -250,6 +253,7 @@ struct Download {
     done: bool,
     /// When a byte last moved.
     moved: Instant,
+    stall: Stall,
 }
 
 /// What the engine says of a stream to a server.

@@ -16,6 +16,7 @@ use super::attempt::passed_on;
 use super::flow::{Flow, Tap};
 use super::head::{self, RequestHead};
 use super::link::Upstream;
+use super::stalls::{Stall, Stalls};
 use crate::decide::{
     ATTEMPTS_MAX, Answer, AnyRequest, Decide, Exchange, Failed, Failure, Next, Outcome, REPLAY_BYTES_MAX,
     Record, is_grpc,
@@ -37,6 +38,9 @@ pub(super) struct Course<X> {
     pub(super) request: RequestHead,
     pub(super) upload: Flow,
     pub(super) kept: Kept,
+    pub(super) stalls: Arc<Stalls>,
+    /// Of the request's body.
+    pub(super) stall: Stall,
     pub(super) record: Record,
     pub(super) timer: Timer,
 }
@@ -44,8 +48,8 @@ pub(super) struct Course<X> {
 /// Runs one exchange to its end.
 pub(super) async fn run<D>(
     decide: Arc<D>,
-    request: Request<RecvStream>,
-    mut respond: SendResponse<Bytes>,
+    (request, mut respond): (Request<RecvStream>, SendResponse<Bytes>),
+    stalls: Arc<Stalls>,
 ) -> Over
 where
     D: Decide<Upstream = Upstream>,
@@ -66,6 +70,8 @@ where
         respond,
         upload: Flow::new(body, replay > 0),
         kept: Kept::new(replay),
+        stall: Stall::new(&stalls),
+        stalls,
         hooks,
         request,
         record: Record::begun(began),

@@ -60,6 +60,11 @@ impl Flow {
         self.piece.is_empty() && matches!(self.end, Some(End::Data))
     }
 
+    /// Whether something is held that nobody takes.
+    pub(super) fn is_blocked(&self) -> bool {
+        !self.piece.is_empty()
+    }
+
     /// Begins anew, with what was received so far.
     pub(super) fn again(&mut self, so_far: Bytes) {
         self.piece = so_far;

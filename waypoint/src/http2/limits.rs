@@ -6,16 +6,29 @@ use std::time::Duration;
 /// 9113 recommends no fewer; grpc-go and Envoy's users run into more only by mistake, and each may cost two windows.
 pub const STREAMS_MAX: u32 = 100;
 
-/// Bytes that a peer may send ahead on one stream. At a round trip of half a millisecond it fills 4 Gbit/s; a reader that stalls
-/// costs this much, and as much again of what it was sent.
-pub const STREAM_WINDOW: u32 = 256 * 1024;
+/// Bytes that a peer may send ahead on one stream. At a round trip of half a millisecond it fills 2 Gbit/s; a reader that stalls
+/// costs this much.
+pub const STREAM_WINDOW: u32 = 128 * 1024;
 
-/// Bytes that a peer may send ahead on all streams of a connection together: each may fill its own window, so that one that stalls
-/// takes nothing from the others, who may be other clients'.
+/// Bytes that an endpoint may send ahead on all streams of a connection together: each may fill its own window, so that one that
+/// stalls takes nothing from the others, who may be other clients'.
 pub const CONNECTION_WINDOW: u32 = STREAM_WINDOW * STREAMS_MAX;
 
-/// Bytes of one stream that wait to be sent: enough for the time between two turns, and little beside the windows.
-pub const SEND_BUFFER: usize = 128 * 1024;
+/// The same for a client: sixteen of its requests may stand still before they hold up others of its own connection.
+pub const CLIENT_WINDOW: u32 = STREAM_WINDOW * 16;
+
+/// Bytes of one stream that wait to be sent: enough for the time between two turns.
+pub const SEND_BUFFER: usize = 64 * 1024;
+
+/// Bodies that may wait as long as they like for somebody to read, of all connections on one thread. With full windows they hold
+/// 96 MiB.
+pub const STALLED_ANYWAY: usize = 512;
+
+/// How long one may wait beyond that, without that a byte moves: a garbage collection, or a radio link that is lost and found.
+pub const STALLED_FOR: Duration = Duration::from_secs(10);
+
+/// Bodies that may wait at all, on one thread: with full windows they hold 384 MiB.
+pub const STALLED_MAX: usize = 2048;
 
 /// The largest frame that we take, the protocol's own: streams take turns by frames.
 pub const FRAME: u32 = 16 * 1024;

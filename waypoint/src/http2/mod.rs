@@ -16,9 +16,11 @@ pub mod limits;
 mod link;
 mod refusal;
 mod serve;
+mod stalls;
 
 pub use copy::{Answer, Body};
 pub use head::{RequestHead, ResponseHead};
 pub use link::{Link, Upstream, connect};
 pub use refusal::Refusal;
 pub use serve::serve;
+pub use stalls::Stalls;

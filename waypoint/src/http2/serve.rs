@@ -16,19 +16,20 @@ use tokio::time::{Instant, timeout};
 use super::exchange::{self, Over};
 use super::io::{self, Control, Gathered};
 use super::limits::{
-    CANCELLED_BURST, CANCELLED_PER_SECOND, CONNECTION_WINDOW, DRAINING_IDLE, FRAME, GOODBYE, HEAD_BYTES_MAX,
+    CANCELLED_BURST, CANCELLED_PER_SECOND, CLIENT_WINDOW, DRAINING_IDLE, FRAME, GOODBYE, HEAD_BYTES_MAX,
     HEAD_TIME, IDLE, PENDING_RESETS, REMEMBERED_RESETS, SEND_BUFFER, STREAM_WINDOW, STREAMS_MAX,
 };
 use super::link::Upstream;
+use super::stalls::Stalls;
 use crate::decide::Decide;
 use crate::timer::Timer;
 
-/// Serves the requests of one connection until either side ends it. When `drain` resolves, no more requests are taken, and those
+/// Serves the requests of one connection, which shares `stalls` with others, until either side ends it. When `drain` resolves, no more requests are taken, and those
 /// that are under way go on.
 ///
 /// An `io` that is dropped without a shutdown must look broken to its peer, not ended. A future that is dropped cuts what is under
 /// way, without [`Exchange::end`](crate::decide::Exchange::end).
-pub async fn serve<Io, D>(io: Io, decide: Arc<D>, drain: impl Future<Output = ()>)
+pub async fn serve<Io, D>(io: Io, (decide, stalls): (Arc<D>, Arc<Stalls>), drain: impl Future<Output = ()>)
 where
     Io: AsyncRead + AsyncWrite + Unpin,
     D: Decide<Upstream = Upstream> + Send + 'static,
@@ -48,6 +49,7 @@ where
         connection,
         control,
         requests: JoinSet::new(),
+        stalls,
         cancelled,
         phase: Phase::Open,
         rested: Instant::now(),
@@ -66,7 +68,7 @@ fn builder() -> Builder {
     builder
         .max_concurrent_streams(STREAMS_MAX)
         .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_connection_window_size(CLIENT_WINDOW)
         .max_frame_size(FRAME)
         .max_header_list_size(HEAD_BYTES_MAX)
         .max_send_buffer_size(SEND_BUFFER)
@@ -89,6 +91,7 @@ struct Served<Io> {
     connection: Connection<Gathered<Io>, Bytes>,
     control: Control<Io>,
     requests: JoinSet<Over>,
+    stalls: Arc<Stalls>,
     cancelled: Allowance,
     phase: Phase,
     /// When the last request was over.
@@ -128,7 +131,11 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Served<Io> {
         loop {
             match self.connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
-                    self.requests.spawn(exchange::run(Arc::clone(decide), request, respond));
+                    self.requests.spawn(exchange::run(
+                        Arc::clone(decide),
+                        (request, respond),
+                        Arc::clone(&self.stalls),
+                    ));
                 }
                 Poll::Ready(Some(Err(error))) => {
                     tracing::debug!(%error, "a connection broke");

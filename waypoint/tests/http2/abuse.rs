@@ -4,7 +4,7 @@ use std::future::pending;
 
 use h2::Reason;
 use http::Response;
-use waypoint::http2::limits::{CANCELLED_BURST, STREAMS_MAX};
+use waypoint::http2::limits::{CANCELLED_BURST, STALLED_ANYWAY, STREAMS_MAX};
 
 use crate::raw::{
     CONTINUATION, END_HEADERS, END_STREAM, End, HEADERS, PING, RST_STREAM, Raw, SETTINGS, fields, frame,
@@ -113,6 +113,37 @@ async fn streams_that_make_us_reset_them_end_the_connection() {
     });
     let end = end.await;
     assert!(matches!(end, End::GoAway(_)), "{end:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_that_do_not_read_hold_so_much_together_and_no_more() {
+    let router = Router::default()
+        .server(|_request, mut respond| async move {
+            let send = respond.send_response(Response::new(()), false).unwrap();
+            crate::support::sent(send, bytes::Bytes::from_static(&[7; 16 << 10]), true).await;
+        })
+        .await;
+    let clients = STALLED_ANYWAY.div_ceil(STREAMS_MAX as usize) + 1;
+    let mut stalled = Vec::new();
+    for _ in 0..clients {
+        let mut client = router.client().await;
+        for _ in 0..STREAMS_MAX {
+            stalled.push(client.open(to("GET", "/", &[]), true).await.0);
+        }
+    }
+    // A client's own window takes three of its answers whole: what is left is too many, and is cut when it has waited long enough.
+    let served = 3;
+    let waiting = clients * (STREAMS_MAX as usize - served);
+    let log = router.logged(clients * served + waiting - STALLED_ANYWAY).await;
+    let cut = log.iter().filter(|line| line.contains("TimedOut")).count();
+    assert_eq!(cut, waiting - STALLED_ANYWAY, "{log:?}");
+    let mut whole = 0;
+    for reader in
+        stalled.into_iter().map(|response| tokio::spawn(crate::support::whole(response))).collect::<Vec<_>>()
+    {
+        whole += usize::from(reader.await.unwrap().is_ok_and(|all| all.body.len() == 16 << 10));
+    }
+    assert_eq!(whole, clients * served + STALLED_ANYWAY, "all others are read to their end");
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use waypoint::decide::{
     Answer, AnyRequest, AnyResponse, Decide, Exchange, Failed, FieldEdits, Forward, Next, Record, Refusal,
     Verdict,
 };
-use waypoint::http2::{Link, Upstream, connect, serve};
+use waypoint::http2::{Link, Stalls, Upstream, connect, serve};
 
 /// Bytes under way in each direction between two ends in memory.
 const PIPE: usize = 64 * 1024;
@@ -30,7 +30,7 @@ pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
 
 /// Decides as the test said, and remembers.
 #[derive(Clone, Default)]
-pub(crate) struct Router(Arc<Mutex<State>>);
+pub(crate) struct Router(Arc<Mutex<State>>, Arc<Stalls>);
 
 #[derive(Default)]
 struct State {
@@ -93,8 +93,8 @@ impl Router {
     /// A client's connection to the forwarder, as bytes.
     pub(crate) fn client_io(&self, drain: impl Future<Output = ()> + Send + 'static) -> DuplexStream {
         let (ours, theirs) = duplex(PIPE);
-        let router = Arc::new(self.clone());
-        tokio::spawn(async move { serve(theirs, router, drain).await });
+        let with = (Arc::new(self.clone()), Arc::clone(&self.1));
+        tokio::spawn(async move { serve(theirs, with, drain).await });
         ours
     }
 
