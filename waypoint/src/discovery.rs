@@ -117,8 +117,7 @@ mod tests {
 
     /// Why the rule that `GET /a` meets is refused.
     fn refusal(book: &ArcSwap<Book>) -> Option<String> {
-        let request =
-            Request { method: "GET", path: "/a", query: None, headers: &made::NoFields, client: None };
+        let request = Request { method: "GET", path: "/a", query: None, headers: &(), client: None };
         let book = book.load();
         match book.of(&made::service_name("web")).routes(80).select(&request) {
             Selected::Rule { rule, .. } => rule.refusal.as_deref().map(str::to_owned),

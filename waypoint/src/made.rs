@@ -4,21 +4,14 @@ use std::collections::BTreeMap;
 
 use model::identity::Identity;
 use model::l7::{
-    Backend, BackendTarget, Headers, Match, Moment, Parent, PathMatch, PathText, RouteKind, Rule, RuleKey,
-    Scope, Timeouts,
+    Backend, BackendTarget, Match, Moment, Parent, PathMatch, PathText, RouteKind, Rule, RuleKey, Scope,
+    Timeouts,
 };
 use model::service::{
     AppProtocol, GatewayAddress, GatewayDestination, LoadBalancing, PortMapping, Service, ServiceName,
     ServicePort, Vip,
 };
 use model::workload::{TunnelProtocol, Workload, WorkloadUid};
-
-/// The fields of a request that has none.
-pub(crate) struct NoFields;
-
-impl Headers for NoFields {
-    fn each<'a>(&'a self, _: &str, _: &mut dyn FnMut(&'a [u8])) {}
-}
 
 /// `spiffe://cluster.local/ns/shop/sa/<account>`.
 pub(crate) fn identity(account: &str) -> Identity {

@@ -39,6 +39,9 @@ pub(crate) enum Refusal {
     /// A policy of the endpoint denies the client, now or since the connection was opened.
     #[error("{0}")]
     Denied(#[from] Denial),
+    /// A policy wants it broken.
+    #[error("a TrafficPolicy breaks this connection on purpose")]
+    Fault,
     /// Too many that have not said who they are.
     #[error("{from} has {most} TLS handshakes under way already; finish or close some")]
     Handshakes {
@@ -110,6 +113,7 @@ impl Refusal {
             Self::Certificate(_) => "no-certificate",
             Self::Connect { .. } => "connect-failed",
             Self::Denied(_) => "policy-denied",
+            Self::Fault => "fault-injected",
             Self::Handshakes { .. } | Self::Overload(_) => "too-many-connections",
             Self::Hoarded => "memory-budget",
             Self::NoRoute(_) => "no-route",
@@ -130,6 +134,7 @@ impl Refusal {
             Self::Denied(_) => "DENY",
             Self::RefusedByPeer(refused) if refused.is_denial() => "DENY",
             Self::Connect { .. } | Self::RefusedByPeer(_) | Self::Tunnel { .. } => "CONNECT",
+            Self::Fault => "FI",
             Self::Peer(_) => "TLS_FAILURE",
             Self::Certificate(_) => "IDENTITY_ERROR",
             Self::Authority(_)
@@ -156,6 +161,7 @@ impl Refusal {
             Self::Broken(_)
             | Self::Certificate(_)
             | Self::Connect { .. }
+            | Self::Fault
             | Self::Handshakes { .. }
             | Self::Hoarded
             | Self::NoRoute(_)
@@ -179,6 +185,7 @@ impl Refusal {
             | Self::Broken(_)
             | Self::Certificate(_)
             | Self::Denied(_)
+            | Self::Fault
             | Self::Handshakes { .. }
             | Self::Hoarded
             | Self::NoRoute(_)

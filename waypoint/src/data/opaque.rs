@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hbone::{Incoming, Progress, Reason, RelayError, Stream};
-use model::l7::Session;
+use model::l7::{AbortAnswer, Session};
 use model::policy::{Connection, Denial};
 use model::route::{self, Behind, NoRoute, Target};
 use model::service::{Affinity, Service};
@@ -19,12 +19,13 @@ use proxy::tunnels::Opened;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::sleep_until;
+use tokio::time::{sleep, sleep_until};
 
+use super::Context;
 use super::how::{self, How};
+use super::routed::{self, Routed};
 use super::stream::Asked;
 use super::upstream::{self, ATTEMPTS, Upstream};
-use super::{Context, routed};
 use crate::balance::{Ask, Endpoint, Lease, Outcome, Set};
 use crate::refusal::Refusal;
 use crate::telemetry::{Facts, Live};
@@ -130,7 +131,13 @@ pub(crate) async fn reach(
     (asked, name): (&Asked, Option<&str>),
     facts: &mut Facts,
 ) -> Result<Reached, Refusal> {
-    let (asked, how) = routed::route(context, asked, facts, name)?;
+    let Routed { asked, how, injected } = routed::route(context, asked, facts, name)?;
+    if let Some(delay) = injected.delay {
+        sleep(delay).await;
+    }
+    if injected.abort == Some(AbortAnswer::Reset) {
+        return Err(Refusal::Fault);
+    }
     let mut tried: Vec<WorkloadUid> = Vec::new();
     loop {
         let (target, lease) = endpoint(context, (&asked, facts), how, &tried)?;

@@ -4,25 +4,36 @@
 
 use std::sync::Arc;
 
-use model::l7::{BackendTarget, Balancing, HashKey, RouteKind, Rule, Selected};
+use model::l7::{BackendTarget, Balancing, Fault, HashKey, Injected, RouteKind, Rule, Selected};
 use model::route::Behind;
 
-use super::Context;
 use super::how::{self, How};
 use super::stream::Asked;
+use super::{Context, requests};
 use crate::balance::Strategy;
 use crate::refusal::Refusal;
 use crate::telemetry::Facts;
 
-/// Where a connection goes, and how an endpoint is chosen there. `name` is what a TLS client asks for.
+/// What becomes of a connection.
+pub(crate) struct Routed {
+    /// Where it goes.
+    pub(crate) asked: Asked,
+    /// How an endpoint is chosen there.
+    pub(crate) how: How,
+    /// What befalls it on purpose. Of what aborts, a connection knows the reset alone.
+    pub(crate) injected: Injected,
+}
+
+/// What becomes of a connection. `name` is what a TLS client asks for.
 pub(crate) fn route(
     context: &Context,
     asked: &Asked,
     facts: &mut Facts,
     name: Option<&str>,
-) -> Result<(Asked, How), Refusal> {
+) -> Result<Routed, Refusal> {
     let Behind::Service(service, port, dialled) = &asked.behind else {
-        return Ok((asked.clone(), how(None, facts)));
+        let injected = Injected::default();
+        return Ok(Routed { asked: asked.clone(), how: how(None, facts), injected });
     };
     let book = context.shared.book.load();
     let known = book.of(&service.id);
@@ -41,9 +52,12 @@ pub(crate) fn route(
             return Err(Refusal::Unmatched { service: service.id.clone(), port: *port, what: name });
         }
     };
-    let balancing = known.chosen(rule.map(|rule| &rule.key)).balancing.as_ref();
-    let how = how(balancing, facts);
-    let Some(rule) = rule else { return Ok((asked.clone(), how)) };
+    let chosen = known.chosen(rule.map(|rule| &rule.key));
+    let how = how(chosen.balancing.as_ref(), facts);
+    let random = std::array::from_fn(|_| fastrand::u64(..));
+    let inject = |fault: &Fault| fault.inject(&(), client, requests::now(), random);
+    let injected = chosen.fault.as_ref().map(inject).unwrap_or_default();
+    let Some(rule) = rule else { return Ok(Routed { asked: asked.clone(), how, injected }) };
     let (name, port) = backend(rule).map_err(|why| Refusal::Route { rule: rule.key.clone(), why })?;
     let Some(backend) = context.shared.mesh.snapshot().service_named(name).cloned() else {
         let why = format!("backend {name} is not known");
@@ -51,7 +65,8 @@ pub(crate) fn route(
     };
     let dialled = dialled.filter(|_| backend.id == service.id);
     facts.service = Some(Arc::clone(&backend));
-    Ok((Asked { local: Arc::clone(&asked.local), behind: Behind::Service(backend, port, dialled) }, how))
+    let behind = Behind::Service(backend, port, dialled);
+    Ok(Routed { asked: Asked { local: Arc::clone(&asked.local), behind }, how, injected })
 }
 
 /// The backend that this connection draws, or why there is none.

@@ -42,8 +42,8 @@ pub(crate) async fn serve(context: &Arc<Context>, incoming: Incoming, asked: Ask
     let telemetry = &context.shared.telemetry;
     let policies = opaque::watched(context);
     let mut found = facts.clone();
-    // Requests may go elsewhere where there are routes, and so need no endpoint here.
-    let reached = if is_routed(context, &asked, &facts) {
+    // Where there are routes requests may go elsewhere, and need no endpoint here; and a fault is for either, not for both.
+    let reached = if is_ruled(context, &asked, &facts) {
         None
     } else {
         match opaque::reach(context, (&asked, None), &mut found).await {
@@ -81,10 +81,12 @@ pub(crate) async fn serve(context: &Arc<Context>, incoming: Incoming, asked: Ask
     }
 }
 
-fn is_routed(context: &Context, asked: &Asked, facts: &Facts) -> bool {
+fn is_ruled(context: &Context, asked: &Asked, facts: &Facts) -> bool {
     let Behind::Service(service, port, _) = &asked.behind else { return false };
     let client = facts.source.identity.as_ref();
-    context.shared.book.load().of(&service.id).routes(*port).kind(client).is_some()
+    let book = context.shared.book.load();
+    let known = book.of(&service.id);
+    known.routes(*port).kind(client).is_some() || known.chosen(None).fault.is_some()
 }
 
 /// Waits for the client to say what it speaks, or for an endpoint and whoever speaks first then.

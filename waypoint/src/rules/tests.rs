@@ -18,7 +18,7 @@ fn put(rule: Rule) -> Change {
 
 /// The rule that `GET <path>` on a port of `web` meets: `None` without any route, else its index if one matches.
 fn met(book: &Book, port: u16, path: &str) -> Option<Option<u32>> {
-    let request = Request { method: "GET", path, query: None, headers: &made::NoFields, client: None };
+    let request = Request { method: "GET", path, query: None, headers: &(), client: None };
     match book.of(&made::service_name("web")).routes(port).select(&request) {
         Selected::Implicit => None,
         Selected::Rule { rule, .. } => Some(Some(rule.key.index)),
@@ -69,7 +69,7 @@ fn a_rule_that_is_not_understood_any_more_keeps_its_place() {
     let key = made::rule(0, "/a", &[]).key;
     let stranger = RuleKey { index: 9, ..key.clone() };
     let book = rules.apply([Change::Refused(key, "why".into()), Change::Refused(stranger, "why".into())]);
-    let request = Request { method: "GET", path: "/a", query: None, headers: &made::NoFields, client: None };
+    let request = Request { method: "GET", path: "/a", query: None, headers: &(), client: None };
     let selected = book.of(&made::service_name("web"));
     let Selected::Rule { rule, .. } = selected.routes(80).select(&request) else { panic!("no rule") };
     assert_eq!((rule.key.index, rule.refusal.as_deref()), (0, Some("why")));

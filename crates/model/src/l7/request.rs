@@ -11,6 +11,11 @@ pub trait Headers {
     fn each<'a>(&'a self, name: &str, each: &mut dyn FnMut(&'a [u8]));
 }
 
+/// No field at all, as a connection has none.
+impl Headers for () {
+    fn each<'a>(&'a self, _: &str, _: &mut dyn FnMut(&'a [u8])) {}
+}
+
 impl dyn Headers + '_ {
     /// All values of `name` (given in lower case) as one, joined by commas; `None` where the field is missing.
     #[must_use]

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use model::l7::{BackendTarget, Host, Match, Parent, RouteKind, Rule, SniMatch};
+use model::l7::{
+    Abort, AbortAnswer, BackendTarget, Client, Fault, Fraction, HeaderMatch, HeaderName, Host, Match, Moment,
+    Parent, PolicyTarget, RouteKind, Rule, SniMatch, TextMatch, Trigger,
+};
 
 use super::*;
 use crate::rules::Change;
@@ -232,4 +235,42 @@ async fn a_server_that_speaks_first_is_heard_at_once_and_carries_bytes_then() {
         stream.finish().unwrap();
         assert_eq!(soon("the end", recv(&mut stream)).await, Ok(None));
     }
+}
+
+/// Resets all that is asked of `web` and is meant.
+fn broken(triggers: Vec<Trigger>) -> Change {
+    let abort = Some(Abort { share: Fraction::ALL, answer: AbortAnswer::Reset });
+    let fault = Fault { triggers, delay: None, abort, until: Moment(u64::MAX) };
+    let policy = model::l7::Policy {
+        name: model::l7::PolicyName { namespace: "shop".into(), name: "chaos".into() },
+        target: PolicyTarget::Service(made::service_name("web")),
+        created: Moment(1),
+        fault: Some(fault),
+        balancing: None,
+    };
+    Change::Policy("chaos".into(), Box::new(policy))
+}
+
+#[tokio::test]
+async fn a_fault_resets_the_connections_of_those_it_is_meant_for() {
+    let mut world = World::new().await;
+    world.endpoint("own", "127.7.66.1");
+    let _own = world.node("127.7.66.1").await;
+    let (client, other) = (world.client("client").await, world.client("other").await);
+    let clients = vec![Client::Identity(made::identity("client"))];
+    let jane =
+        HeaderMatch { name: HeaderName::new("x-user").unwrap(), value: TextMatch::Exact("jane".into()) };
+    let meant = Trigger { headers: Vec::new(), clients };
+    let never = Trigger { headers: vec![jane], clients: Vec::new() };
+    world.connections([tcp(&[("web", 1)])]);
+    world.book.store(Arc::new(world.rules.apply([broken(vec![meant, never.clone()])])));
+    assert_eq!(status(open(&client, "10.96.0.1:80").await), StatusCode::SERVICE_UNAVAILABLE);
+    echoes(&mut open(&other, "10.96.0.1:80").await.unwrap()).await;
+    world.book.store(Arc::new(world.rules.apply([broken(vec![never])])));
+    echoes(&mut open(&client, "10.96.0.1:80").await.unwrap()).await;
+
+    // On a port that declares nothing it befalls bytes as well.
+    let undeclared = Change::Removed(tcp(&[]).key);
+    world.book.store(Arc::new(world.rules.apply([undeclared, broken(Vec::new())])));
+    assert_eq!(echoed(&client, b"hello, I am no request").await, None);
 }
