@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use daemon::config::Vars;
@@ -36,6 +36,9 @@ pub(crate) struct Trace {
     /// End after so many requests.
     #[arg(long, value_name = "COUNT")]
     pub(crate) count: Option<u64>,
+    /// End after so many seconds.
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) within: Option<u64>,
     #[command(flatten)]
     pub(crate) which: Which,
     /// Print each request as a line of JSON.
@@ -85,7 +88,7 @@ struct Listened {
     is_well: bool,
 }
 
-/// Tells of requests until interrupted, or until there were enough.
+/// Tells of requests until interrupted, or until there were enough of them or of time.
 pub(crate) fn run(
     args: &Trace,
     terminal: Terminal,
@@ -100,6 +103,8 @@ pub(crate) fn run(
     let names: Vec<_> = waypoints.iter().map(|waypoint| waypoint.peer.name.as_str()).collect();
     // Requests from now on are told of.
     eprintln!("airglow: listening to {}", names.join(", "));
+    let began = Instant::now();
+    let is_over = || args.within.is_some_and(|within| began.elapsed() >= Duration::from_secs(within));
     let mut left = args.count.unwrap_or(u64::MAX);
     loop {
         for waypoint in &mut waypoints {
@@ -114,7 +119,7 @@ pub(crate) fn run(
                 }
             }
         }
-        if interrupt.pause(INTERVAL).is_err() {
+        if is_over() || interrupt.pause(INTERVAL).is_err() {
             return Ok(());
         }
     }

@@ -113,6 +113,13 @@ fn a_waypoint_comes_with_the_first_route_and_goes_with_the_last_unnoticed() {
         shop.curl_until(caller, "http://web/", |answer| answer["path"] == "/routed");
         traffic.progress();
     });
+    let words = ["trace", "-n", shop.name, "svc/web", "--json", "--count", "1", "--within", "120"];
+    let traced = airglow(cluster, &words);
+    let request: Value =
+        serde_json::from_slice(&traced.stdout).unwrap_or_else(|error| panic!("{error} in {}", said(&traced)));
+    assert_eq!(request["rule"], "HTTPRoute/by-need/to-web/0", "{request}");
+    assert_eq!(request["source"]["namespace"], shop.name, "{request}");
+
     let said_of = |what: [&str; 2]| shop.get(&what)["status"].to_string();
     let gateway = said_of(["gateway", "waypoint-auto"]);
     assert!(gateway.contains("guards services that routes and policies name: web"), "{gateway}");
