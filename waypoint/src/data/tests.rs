@@ -126,11 +126,7 @@ impl World {
         let access = AccessLog::start(Format::Json, lines.clone()).unwrap();
         let budgets = Arc::new(Budgets::default());
         let own = Own { identity: own.identity, workload: own.uid };
-        let tracer = spans.map(|settings| {
-            let (tracer, exporter) = Tracer::new(&settings, &own, &metrics);
-            tokio::spawn(exporter.run());
-            tracer
-        });
+        let tracer = spans.map(|settings| tracer(&settings, &own, &metrics));
         let (requests, board, told) = Watched::new();
         tokio::spawn(Arc::clone(&board).run(told));
         let shared = Shared {
@@ -229,6 +225,13 @@ impl World {
         self.writer.apply([update]);
         self.policies.send_modify(|version| *version += 1);
     }
+}
+
+/// One whose spans are sent.
+fn tracer(settings: &spans::Settings, own: &Own, metrics: &Metrics) -> Tracer {
+    let (tracer, exporter) = Tracer::new(settings, own, metrics);
+    tokio::spawn(exporter.run());
+    tracer
 }
 
 /// Serves tunnels; where.
