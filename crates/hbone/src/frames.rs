@@ -9,7 +9,8 @@ use tokio::time::Instant;
 /// Control frames (PING, SETTINGS, PRIORITY, unknown types) that a peer may send in one burst.
 /// A working peer sends a PING every ten seconds; a flood sends a hundred thousand a second.
 const BURST: f64 = 1000.0;
-/// Control frames per second that are forgiven. A peer that measures its bandwidth by PING stays below this.
+/// Control frames per second that are forgiven, beside one for each frame of data that the peer was sent: some measure their
+/// bandwidth by a PING for each round trip in which data comes.
 const REFILL_PER_SECOND: f64 = 100.0;
 /// What one SETTINGS frame costs: it makes us visit every open stream and write an answer.
 const SETTINGS_COST: f64 = 10.0;
@@ -156,6 +157,11 @@ impl Budget {
         self.left -= cost;
         self.left >= 0.0
     }
+
+    /// Gives so much back.
+    fn earn(&mut self, amount: f64) {
+        self.left = (self.left + amount).min(self.capacity);
+    }
 }
 
 /// Watches both directions of one connection.
@@ -253,6 +259,9 @@ impl Guard {
             if matches!(frame.kind, kind::HEADERS | kind::RST_STREAM) {
                 *early -= unanswered.remove(&frame.stream).unwrap_or(0);
             }
+            if frame.kind == kind::DATA {
+                budget.earn(1.0);
+            }
             let blamed = frame.kind == kind::RST_STREAM && BLAMING.contains(&frame.code);
             if blamed && !budget.spend(RESET_COST, now()) {
                 abuse.get_or_insert(Abuse::BrokenStreams);
@@ -333,6 +342,12 @@ mod tests {
             flood.inbound(&ping, || start);
         }
         assert_eq!(flood.abuse(), Some(Abuse::ControlFrames));
+        let mut measuring = guard(true, start);
+        for _ in 0..10 * BURST as usize {
+            measuring.outbound(&frame(kind::DATA, 0, b"data"), || start);
+            measuring.inbound(&ping, || start);
+        }
+        assert_eq!(measuring.abuse(), None, "one for each piece of data");
     }
 
     #[test]

@@ -103,3 +103,20 @@ pub(crate) struct Context {
     pub(crate) links: links::Links,
     pub(crate) stalls: Arc<Stalls>,
 }
+
+impl Context {
+    /// Of a thread that has served nothing yet.
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            tunnels: Tunnels::default(),
+            handshakes: Handshakes::default(),
+            endpoints: endpoints::Cache::default(),
+            kept: kept::Kept::default(),
+            seen: Seen::default(),
+            copies: mirror::Copies::default(),
+            links: links::Links::default(),
+            stalls: Arc::default(),
+        }
+    }
+}

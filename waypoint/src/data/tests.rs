@@ -28,22 +28,20 @@ use model::identity::Identity;
 use model::policy::{Action, Clause, Match, Policy, PolicyName, PolicyScope, Rule, StringMatch};
 use model::store::{Mesh, Update};
 use parking_lot::Mutex;
-use proxy::handshakes::Handshakes;
 use proxy::headers;
 use proxy::mesh::{MeshState, MeshWriter};
-use proxy::tunnels::Tunnels;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::budgets::Budgets;
-use super::{Context, Shared, abreast, endpoints, inbound, kept, links, mirror};
+use super::{Context, Shared, abreast, inbound, mirror};
 use crate::balance::Registry;
 use crate::config::Own;
 use crate::made;
 use crate::rules::{Book, Rules};
 use crate::spans::{self, Tracer};
-use crate::telemetry::{Seen, Telemetry};
+use crate::telemetry::Telemetry;
 use crate::watched::{Board, Watched};
 
 /// What takes longer will not come.
@@ -144,17 +142,7 @@ impl World {
             drain: drain.watch(),
             epoch: Instant::now(),
         };
-        let context = Arc::new(Context {
-            shared: Arc::new(shared),
-            tunnels: Tunnels::default(),
-            handshakes: Handshakes::default(),
-            endpoints: endpoints::Cache::default(),
-            kept: kept::Kept::default(),
-            seen: Seen::default(),
-            copies: mirror::Copies::default(),
-            links: links::Links::default(),
-            stalls: Arc::default(),
-        });
+        let context = Arc::new(Context::new(Arc::new(shared)));
         let address = listen(context).await;
         let rules = Rules::new(("shop".into(), "waypoint".into()));
         Self {

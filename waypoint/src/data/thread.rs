@@ -9,16 +9,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use proxy::handshakes::Handshakes;
-use proxy::tunnels::{KEEPALIVE, Tunnels};
+use proxy::tunnels::KEEPALIVE;
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::{Context, Shared, endpoints, inbound, kept, links, mirror};
+use super::{Context, Shared, inbound};
 use crate::refusal::Refusal;
-use crate::telemetry::Seen;
 
 /// Connections on their way to a thread: a burst while it is busy. What it can't take the client's node sends elsewhere.
 const QUEUE: usize = 256;
@@ -96,17 +94,7 @@ async fn run(
     mut connections: mpsc::Receiver<(std::net::TcpStream, SocketAddr)>,
     live: Arc<AtomicUsize>,
 ) {
-    let context = Arc::new(Context {
-        shared,
-        tunnels: Tunnels::default(),
-        handshakes: Handshakes::default(),
-        endpoints: endpoints::Cache::default(),
-        kept: kept::Kept::default(),
-        seen: Seen::default(),
-        copies: mirror::Copies::default(),
-        links: links::Links::default(),
-        stalls: Arc::default(),
-    });
+    let context = Arc::new(Context::new(shared));
     let mut tunnels = JoinSet::new();
     let mut sweeps = tokio::time::interval(SWEEP);
     loop {

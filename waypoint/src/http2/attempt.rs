@@ -72,7 +72,7 @@ impl<X: Exchange<Upstream = Upstream>> Course<X> {
         let response = match poll_fn(|cx| self.poll_head(cx, &mut leg, &mut response)).await {
             Ok(response) => response,
             Err(Stop::ClientGone(reason)) => {
-                leg.send.send_reset(reason);
+                leg.send.send_reset(passed_on(reason, Reason::CANCEL));
                 return Ok(Outcome::ClientGone);
             }
             Err(Stop::Failed(failure)) => return Err(self.failed(failure, &leg)),
@@ -132,7 +132,7 @@ impl<X: Exchange<Upstream = Upstream>> Course<X> {
                 Outcome::Forwarded
             }
             Err(Stop::ClientGone(reason)) => {
-                leg.send.send_reset(reason);
+                leg.send.send_reset(passed_on(reason, Reason::CANCEL));
                 Outcome::ClientGone
             }
             Err(stop) => {
@@ -276,7 +276,7 @@ fn lost(stop: Stop) -> (Reason, Outcome) {
         Stop::ClientGone(reason) => (reason, Outcome::ClientGone),
         Stop::Failed(Failure::Timeout) => (Reason::CANCEL, Outcome::TimedOut),
         Stop::Failed(Failure::Reset(code)) => {
-            (passed_on(code.into()), Outcome::ResponseLost(Failure::Reset(code)))
+            (passed_on(code.into(), Reason::INTERNAL_ERROR), Outcome::ResponseLost(Failure::Reset(code)))
         }
         Stop::Failed(failure) => (Reason::INTERNAL_ERROR, Outcome::ResponseLost(failure)),
         Stop::Left => (Reason::INTERNAL_ERROR, Outcome::ResponseLost(Failure::Closed)),
@@ -284,9 +284,9 @@ fn lost(stop: Stop) -> (Reason, Outcome) {
     }
 }
 
-/// The reason that a client is told when a server has reset its request. What is about the server's connection with us is not about
-/// the client's.
-pub(super) fn passed_on(reason: Reason) -> Reason {
+/// The reason that one side is told when the other has reset a request. What is about the other's own connection with us is not
+/// about this one's, and there would look like its fault: it is told something else `instead`.
+pub(super) fn passed_on(reason: Reason, instead: Reason) -> Reason {
     match reason {
         Reason::NO_ERROR
         | Reason::PROTOCOL_ERROR
@@ -295,7 +295,7 @@ pub(super) fn passed_on(reason: Reason) -> Reason {
         | Reason::STREAM_CLOSED
         | Reason::FRAME_SIZE_ERROR
         | Reason::REFUSED_STREAM
-        | Reason::COMPRESSION_ERROR => Reason::INTERNAL_ERROR,
+        | Reason::COMPRESSION_ERROR => instead,
         reason => reason,
     }
 }

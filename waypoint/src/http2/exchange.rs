@@ -135,7 +135,7 @@ impl<X: Exchange<Upstream = Upstream>> Course<X> {
         let Some(failed) = failed else { return self.answer(Answer::status(503), Outcome::Answered) };
         let answer = failed.answer();
         if let Failure::Reset(code) = failed.failure {
-            self.respond.send_reset(passed_on(code.into()));
+            self.respond.send_reset(passed_on(code.into(), Reason::INTERNAL_ERROR));
             return Outcome::ResponseLost(failed.failure);
         }
         self.record.failure = Some(failed.failure);

@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
-/// Streams that a client may have open at once on a connection of its own, and that we open at once on one to an endpoint. RFC
-/// 9113 recommends no fewer; grpc-go and Envoy's users run into more only by mistake, and each may cost two windows.
+/// Streams that a client may have open at once on its connection. Clients of gRPC hold hundreds of calls that only wait for news on
+/// one connection, and would wait for each other beyond this; an idle stream costs some kilobytes.
+pub const CLIENT_STREAMS_MAX: u32 = 1000;
+
+/// Streams that we open at once on a connection to an endpoint before we make another: RFC 9113 recommends no fewer to servers,
+/// and each may fill a window.
 pub const STREAMS_MAX: u32 = 100;
 
 /// Bytes that a peer may send ahead on one stream. At a round trip of half a millisecond it fills 2 Gbit/s; a reader that stalls
@@ -46,9 +50,8 @@ pub const TRAILERS_MAX: usize = 32;
 /// Responses that may precede the final one (100, 102, 103). Servers send one or two.
 pub const INTERIMS_MAX: u32 = 16;
 
-/// Streams that a peer may have reset before we came to look at them: as many as may be open. More are a rapid reset, and end the
-/// connection.
-pub const PENDING_RESETS: usize = STREAMS_MAX as usize;
+/// Streams that a peer may have reset before we came to look at them. More are a rapid reset, and end the connection.
+pub const PENDING_RESETS: usize = 100;
 
 /// Streams that we reset and still remember, so that what the peer sent before it knew is ignored, not punished.
 pub const REMEMBERED_RESETS: usize = 1000;

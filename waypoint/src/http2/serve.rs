@@ -16,8 +16,8 @@ use tokio::time::{Instant, timeout};
 use super::exchange::{self, Over};
 use super::io::{self, Control, Gathered};
 use super::limits::{
-    CANCELLED_BURST, CANCELLED_PER_SECOND, CLIENT_WINDOW, DRAINING_IDLE, FRAME, GOODBYE, HEAD_BYTES_MAX,
-    HEAD_TIME, IDLE, PENDING_RESETS, REMEMBERED_RESETS, SEND_BUFFER, STREAM_WINDOW, STREAMS_MAX,
+    CANCELLED_BURST, CANCELLED_PER_SECOND, CLIENT_STREAMS_MAX, CLIENT_WINDOW, DRAINING_IDLE, FRAME, GOODBYE,
+    HEAD_BYTES_MAX, HEAD_TIME, IDLE, PENDING_RESETS, REMEMBERED_RESETS, SEND_BUFFER, STREAM_WINDOW,
 };
 use super::link::Upstream;
 use super::stalls::Stalls;
@@ -66,7 +66,7 @@ where
 fn builder() -> Builder {
     let mut builder = Builder::new();
     builder
-        .max_concurrent_streams(STREAMS_MAX)
+        .max_concurrent_streams(CLIENT_STREAMS_MAX)
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CLIENT_WINDOW)
         .max_frame_size(FRAME)
