@@ -7,6 +7,7 @@ use model::l7::RouteKind;
 use model::route::Behind;
 use model::service::AppProtocol;
 
+use crate::http1::limits::EMPTY_LINES_MAX;
 use crate::rules::Book;
 
 /// How an HTTP/2 connection begins (RFC 9113, section 3.4).
@@ -65,10 +66,13 @@ pub(crate) fn is_http2(said: &[u8]) -> Option<bool> {
 }
 
 /// What a client's first bytes say; `None` while they don't tell. HTTP is a method in capitals, a space, and how a target begins;
-/// empty lines before it are skipped, as its parser does.
+/// as many empty lines before it are skipped as its parser skips. A few dozen bytes always tell.
 pub(crate) fn first(said: &[u8]) -> Option<First> {
-    let line = said.iter().position(|byte| !matches!(byte, b'\r' | b'\n'))?;
-    let request = &said[line..];
+    let empty = said.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+    if empty > 2 * usize::from(EMPTY_LINES_MAX) {
+        return Some(First::Other);
+    }
+    let request = &said[empty..];
     let method = request.iter().take_while(|byte| byte.is_ascii_uppercase() || **byte == b'-').count();
     if method > METHOD_MAX {
         return Some(First::Other);
@@ -147,6 +151,7 @@ mod tests {
             "CONNECT {\"verbose\":false}\r\n",
             "SET key value\r\n",
             "get / HTTP/1.1\r\n",
+            "\r\n\r\n\r\nGET / HTTP/1.1\r\n",
             " / HTTP/1.1\r\n",
             "\x16\x03\x01",
             "\0\0\0\x08\x04\u{d2}\x16/",
