@@ -38,6 +38,14 @@ fn the_gateway_apis_suite_for_meshes_passes() {
     let applied = airglow(cluster, &["waypoint", "apply", "-n", NAMESPACE, "--enroll-namespace"]);
     assert!(applied.status.success(), "{}", said(&applied));
 
+    let class = own.get(&["gatewayclass", "airglow-waypoint"]);
+    let features = class["status"]["supportedFeatures"].as_array().expect("a list");
+    let mut features: Vec<_> = features.iter().filter_map(|feature| feature["name"].as_str()).collect();
+    features.sort_unstable();
+    let mut tested = FEATURES;
+    tested.sort_unstable();
+    assert_eq!(features, tested, "what the class promises is what is tested");
+
     let report = cluster.dir().join("conformance.yaml");
     let run = cluster
         .conformance(&[

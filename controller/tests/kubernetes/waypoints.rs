@@ -99,6 +99,7 @@ async fn a_gateway_becomes_a_waypoint_and_says_how_it_is() {
         until(&client, &path, |class| {
             is(class, "Accepted", "True", "Accepted")
                 && is(class, "SupportedVersion", "True", "SupportedVersion")
+                && class["status"]["supportedFeatures"].as_array().is_some_and(|it| it.len() > 1)
         })
         .await;
     }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Deserializer};
 
-use super::policies::{PolicyCondition, PolicyStatus};
+use super::policies::PolicyCondition;
 use super::{Labels, Metadata, lenient, nullable};
 
 /// `gateway.networking.k8s.io` Gateway.
@@ -168,7 +168,25 @@ pub struct GatewayClass {
     pub spec: GatewayClassSpec,
     /// What was said about it.
     #[serde(default, deserialize_with = "lenient")]
-    pub status: PolicyStatus,
+    pub status: GatewayClassStatus,
+}
+
+/// What was said about a class.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct GatewayClassStatus {
+    /// What was judged.
+    pub conditions: Vec<PolicyCondition>,
+    /// What its gateways can do.
+    pub supported_features: Vec<Feature>,
+}
+
+/// Something that gateways of a class can do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Feature {
+    /// In the Gateway API's words.
+    pub name: String,
 }
 
 /// What a class is.

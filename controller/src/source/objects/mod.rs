@@ -27,8 +27,9 @@ pub use entries::{
 };
 pub use filters::{Cors, Filter, Fraction, Header, HeaderModifier, Mirror, PathModifier, Redirect, Rewrite};
 pub use gateways::{
-    AllowedRoutes, Expression, Gateway, GatewayClass, GatewayClassSpec, GatewaySpec, GatewayStatus,
-    Infrastructure, LabelSelector, Listener, ListenerStatus, Reach, RouteNamespaces, StatusAddress,
+    AllowedRoutes, Expression, Feature, Gateway, GatewayClass, GatewayClassSpec, GatewayClassStatus,
+    GatewaySpec, GatewayStatus, Infrastructure, LabelSelector, Listener, ListenerStatus, Reach,
+    RouteNamespaces, StatusAddress,
 };
 pub use grants::{GrantFrom, GrantSpec, GrantTo, ReferenceGrant};
 pub use kinds::{Event, Key, Kind, Object};

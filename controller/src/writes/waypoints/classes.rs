@@ -18,6 +18,29 @@ const BUNDLE: &str = "gateway.networking.k8s.io/bundle-version";
 /// The oldest release that has everything that is read here in its version `v1`.
 const OLDEST: (u32, u32) = (1, 0);
 
+/// The first release in whose standard channel a class says what its gateways can do.
+const SAYS_FEATURES: (u32, u32) = (1, 4);
+
+/// What waypoints can do, in the Gateway API's words and order: what its own suite tests of it, and passes.
+const FEATURES: [&str; 16] = [
+    "HTTPRoute",
+    "HTTPRoute303RedirectStatusCode",
+    "HTTPRoute307RedirectStatusCode",
+    "HTTPRoute308RedirectStatusCode",
+    "HTTPRouteParentRefPort",
+    "HTTPRouteResponseHeaderModification",
+    "Mesh",
+    "MeshClusterIPMatching",
+    "MeshConsumerRoute",
+    "MeshHTTPRouteBackendRequestHeaderModification",
+    "MeshHTTPRouteNamedRouteRule",
+    "MeshHTTPRouteQueryParamMatching",
+    "MeshHTTPRouteRedirectPath",
+    "MeshHTTPRouteRedirectPort",
+    "MeshHTTPRouteRewritePath",
+    "MeshHTTPRouteSchemeRedirect",
+];
+
 /// What is remembered of the cluster's definitions.
 #[derive(Default)]
 pub(super) struct Classes {
@@ -49,13 +72,23 @@ impl Classes {
             let bundle = self.bundle(client).await?;
             let said = said(&bundle);
             let metadata = &class.metadata;
-            if all_said(&said, &class.status.conditions, metadata.generation) {
+            let features = features(&bundle);
+            let known = class.status.supported_features.iter().map(|feature| feature.name.as_str());
+            if all_said(&said, &class.status.conditions, metadata.generation)
+                && known.eq(features.iter().copied())
+            {
                 continue;
+            }
+            let mut status =
+                json!({ "conditions": conditions(&said, &class.status.conditions, metadata.generation) });
+            if !features.is_empty() {
+                let named = features.iter().map(|name| json!({ "name": name }));
+                status["supportedFeatures"] = named.collect();
             }
             let patch = json!({
                 "apiVersion": Kind::GatewayClass.api_version(), "kind": "GatewayClass",
                 "metadata": { "name": metadata.name },
-                "status": { "conditions": conditions(&said, &class.status.conditions, metadata.generation) },
+                "status": status,
             });
             let path = format!("{root}/{}/status?fieldManager={FIELD_MANAGER}&force=true", metadata.name);
             call(client, Method::PATCH, &path, Some(&patch)).await?;
@@ -76,12 +109,20 @@ impl Classes {
     }
 }
 
-fn said(bundle: &str) -> [Said; 2] {
+/// Whether a release is of the same major version as another one, and not older.
+fn is_since(bundle: &str, since: (u32, u32)) -> bool {
     let parts: Option<Vec<u32>> =
         bundle.trim_start_matches('v').split('.').take(2).map(|part| part.parse().ok()).collect();
-    let is_known = parts
-        .is_some_and(|parts| matches!(parts[..], [major, minor] if major == OLDEST.0 && minor >= OLDEST.1));
-    let supported = match is_known {
+    parts.is_some_and(|parts| matches!(parts[..], [major, minor] if major == since.0 && minor >= since.1))
+}
+
+/// What a class can say that its gateways can do.
+fn features(bundle: &str) -> &'static [&'static str] {
+    if is_since(bundle, SAYS_FEATURES) { &FEATURES } else { &[] }
+}
+
+fn said(bundle: &str) -> [Said; 2] {
+    let supported = match is_since(bundle, OLDEST) {
         true => Said {
             kind: "SupportedVersion",
             is_so: true,
@@ -116,5 +157,7 @@ mod tests {
         ] {
             assert_eq!(said(bundle)[1].is_so, known, "{bundle}");
         }
+        assert_eq!((features("v1.3.0").len(), features("v1.4.0").len()), (0, FEATURES.len()));
+        assert!(FEATURES.is_sorted());
     }
 }
