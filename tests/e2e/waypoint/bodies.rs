@@ -22,12 +22,12 @@ fn a_gibibyte_passes_whole_in_both_directions_by_either_protocol() {
     guarded.service("modern", 8083);
     let before = guarded.resident();
     let all: [&[&str]; 6] = [
-        &["upload", "--to", TO, "--bytes", GIBIBYTE],
-        &["download", "--from", TO, "--bytes", GIBIBYTE],
-        &["upload", "--to", "modern.shop:81", "--bytes", GIBIBYTE, "--http2"],
-        &["download", "--from", "modern.shop:81", "--bytes", GIBIBYTE, "--http2"],
-        &["upload", "--to", TO, "--bytes", "67108864", "--sized"],
-        &["download", "--from", TO, "--bytes", "67108864", "--sized"],
+        &["upload", "--with", TO, "--bytes", GIBIBYTE],
+        &["download", "--with", TO, "--bytes", GIBIBYTE],
+        &["upload", "--with", "modern.shop:81", "--bytes", GIBIBYTE, "--http2"],
+        &["download", "--with", "modern.shop:81", "--bytes", GIBIBYTE, "--http2"],
+        &["upload", "--with", TO, "--bytes", "67108864", "--sized"],
+        &["download", "--with", TO, "--bytes", "67108864", "--sized"],
     ];
     let clients = all.map(|args| guarded.client.spawn(Program::new("lab-app").args(args)).expect("a client"));
     for client in clients {

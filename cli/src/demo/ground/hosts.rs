@@ -253,7 +253,10 @@ impl Ground for Hosts {
                 format!("curl -s --unix-socket {dir}/n1/admin.sock http://n1/config_dump"),
             ),
             ("the wire", format!("{inside} n1 tcpdump -ni any tcp")),
-            ("policies, routes", format!("write YAML files into {dir}/manifests/; in force: {FILE}")),
+            (
+                "policies, routes",
+                format!("write YAML files into {dir}/manifests/ (the demo's own is {FILE})"),
+            ),
             (
                 "into and out of the mesh",
                 format!("edit the label {} in {dir}/manifests/namespace_{NAMESPACE}.yaml", MODE.0),

@@ -56,11 +56,11 @@ pub(crate) struct Load {
 
 #[derive(Args)]
 pub(crate) struct Hold {
-    /// Name or address, and port, of an echo server.
+    /// Name or address, and port, of the server.
     #[arg(long)]
-    to: String,
+    pub(crate) to: String,
     #[arg(long)]
-    connections: usize,
+    pub(crate) connections: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -50,9 +50,9 @@ enum Mode {
     /// Client of `source`: checks that the whole pattern arrives.
     Receive(transfer::Receive),
     /// Client of `http`: sends the pattern as a body, checks the answer.
-    Upload(upload::Upload),
+    Upload(upload::Transfer),
     /// Client of `http`: checks that the whole pattern arrives as a body.
-    Download(upload::Download),
+    Download(upload::Transfer),
     /// Client of `early-fin`: sends after the other side has ended its direction.
     LateSend(transfer::LateSend),
     /// Client of `banner`: waits for the greeting before it says anything.
@@ -60,7 +60,7 @@ enum Mode {
     /// Client of `websocket`.
     WebsocketClient(websocket::Client),
     /// Opens many connections to `websocket`, holds them until SIGTERM, then checks that each still works.
-    WebsocketHold(websocket::Hold),
+    WebsocketHold(load::Hold),
     /// Client of `grpc`.
     GrpcClient(grpc::Client),
     /// Calls of gRPC to `http` servers: which of them answers how many.

@@ -20,28 +20,13 @@ use crate::pattern::{self, Sum};
 use crate::transfer::{connect, done};
 
 #[derive(Args)]
-pub(crate) struct Upload {
+pub(crate) struct Transfer {
     /// Name or address, and port, of an `http` server.
     #[arg(long)]
-    to: String,
+    with: String,
     #[arg(long)]
     bytes: u64,
-    /// Says the length instead of sending chunks.
-    #[arg(long)]
-    sized: bool,
-    /// Speaks HTTP/2 (in clear, known beforehand).
-    #[arg(long)]
-    http2: bool,
-}
-
-#[derive(Args)]
-pub(crate) struct Download {
-    /// Name or address, and port, of an `http` server.
-    #[arg(long)]
-    from: String,
-    #[arg(long)]
-    bytes: u64,
-    /// Wants to be told the length instead of being sent chunks.
+    /// With a length that is told before, instead of in chunks.
     #[arg(long)]
     sized: bool,
     /// Speaks HTTP/2 (in clear, known beforehand).
@@ -83,10 +68,10 @@ impl Body for Pattern {
     }
 }
 
-pub(crate) async fn upload(args: Upload) -> Result<()> {
+pub(crate) async fn upload(args: Transfer) -> Result<()> {
     let began = Instant::now();
     let body = Pattern::new(args.bytes, args.sized);
-    let (bytes, _, answer) = ask((&args.to, args.http2), Method::PUT, "/upload", body).await?;
+    let (bytes, _, answer) = ask((&args.with, args.http2), Method::PUT, "/upload", body).await?;
     ensure!(bytes < 1 << 20, "an answer of {bytes} bytes");
     let answer: Value = serde_json::from_slice(&answer).context("the answer is not JSON")?;
     let got = (answer["bytes"].as_u64(), answer["sha256"].as_str());
@@ -99,10 +84,10 @@ pub(crate) async fn upload(args: Upload) -> Result<()> {
     Ok(())
 }
 
-pub(crate) async fn download(args: Download) -> Result<()> {
+pub(crate) async fn download(args: Transfer) -> Result<()> {
     let began = Instant::now();
     let path = format!("/{}/{}", if args.sized { "sized" } else { "chunked" }, args.bytes);
-    let (bytes, sha256, _) = ask((&args.from, args.http2), Method::GET, &path, Pattern::new(0, true)).await?;
+    let (bytes, sha256, _) = ask((&args.with, args.http2), Method::GET, &path, Pattern::new(0, true)).await?;
     ensure!(
         (bytes, &sha256) == (args.bytes, &pattern::checksum(args.bytes)),
         "{bytes} bytes arrived: {sha256}"

@@ -15,7 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::load::OPENING;
+use crate::load::{Hold, OPENING};
 use crate::transfer::connect;
 use crate::{Listen, pattern, tcp};
 
@@ -42,15 +42,6 @@ pub(crate) struct Client {
     /// Bytes of each message.
     #[arg(long, default_value_t = 1000)]
     size: u64,
-}
-
-#[derive(Args)]
-pub(crate) struct Hold {
-    /// Name or address, and port.
-    #[arg(long)]
-    to: String,
-    #[arg(long)]
-    connections: usize,
 }
 
 pub(crate) async fn serve(args: Listen) -> Result<()> {
