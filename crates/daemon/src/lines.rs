@@ -23,7 +23,7 @@ pub const LINE_BYTES_MAX: usize = 16 * 1024;
 const BATCH_BYTES: usize = 64 * 1024;
 
 /// How long lines are gathered while they keep coming. Nobody who reads a log notices; the queue holds what 800,000
-/// connections a second would write in that time.
+/// connections a second would write in that time. More than a batch of them is not gathered for longer.
 const GATHER: Duration = Duration::from_millis(10);
 
 /// The sending side of a writer thread. Clones share the queue; the thread ends when the last one is dropped and the queue
@@ -95,7 +95,8 @@ fn write_all(lines: &Receiver<Vec<u8>>, mut sink: impl Write, progress: &Progres
     let mut batch = Vec::with_capacity(BATCH_BYTES);
     let mut written_at: Option<Instant> = None;
     while let Ok(first) = lines.recv() {
-        if written_at.is_some_and(|at| at.elapsed() < GATHER) {
+        let is_behind = batch.len() >= BATCH_BYTES;
+        if !is_behind && written_at.is_some_and(|at| at.elapsed() < GATHER) {
             thread::sleep(GATHER);
         }
         batch.clear();

@@ -24,7 +24,7 @@ pub(super) enum Field<'a> {
 }
 
 /// Bytes of a line that is not longer than most are.
-const USUAL: usize = 768;
+const USUAL: usize = 1024;
 
 /// The line of these fields.
 pub(super) fn line(
@@ -33,30 +33,31 @@ pub(super) fn line(
     fields: impl FnOnce(&mut dyn FnMut(&str, Field<'_>)),
 ) -> String {
     let Head { at, level, message } = head;
-    let at = Rfc3339(*at);
     let mut line = String::with_capacity(USUAL);
     // Writing to a String cannot fail.
     match format {
         Format::Json => {
-            let _ =
-                write!(line, r#"{{"level":"{level}","time":"{at}","scope":"access","message":"{message}""#);
+            let _ = write!(line, r#"{{"level":"{level}","time":""#);
+            time(&mut line, *at);
+            let _ = write!(line, r#"","scope":"access","message":"{message}""#);
             fields(&mut |name, value| {
-                let _ = write!(line, ",\"{name}\":");
+                [",\"", name, "\":"].into_iter().for_each(|part| line.push_str(part));
                 match value {
                     Field::Bare(value) | Field::Quoted(value) => quote(&mut line, value),
-                    Field::Number(value) => drop(write!(line, "{value}")),
+                    Field::Number(value) => number(&mut line, value, 1),
                 }
             });
             line.push('}');
         }
         Format::Plain => {
-            let _ = write!(line, "{at}\t{level}\taccess\t{message}\t");
+            time(&mut line, *at);
+            let _ = write!(line, "\t{level}\taccess\t{message}\t");
             let mut separator = "";
             fields(&mut |name, value| {
-                let _ = write!(line, "{separator}{name}=");
+                [separator, name, "="].into_iter().for_each(|part| line.push_str(part));
                 match value {
                     Field::Bare(value) => drop(write!(line, "{value}")),
-                    Field::Number(value) => drop(write!(line, "{value}")),
+                    Field::Number(value) => number(&mut line, value, 1),
                     Field::Quoted(value) => quote(&mut line, value),
                 }
                 separator = " ";
@@ -81,6 +82,11 @@ impl Write for Escaped<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         let mut rest = text;
         let special = |byte: u8| byte < 0x20 || byte == b'"' || byte == b'\\';
+        // Most have none, and to look at all of them at once is quicker than to look for the first.
+        if !text.bytes().fold(false, |any, byte| any | special(byte)) {
+            self.0.push_str(text);
+            return Ok(());
+        }
         while let Some(at) = rest.bytes().position(special) {
             self.0.push_str(&rest[..at]);
             match rest.as_bytes()[at] {
@@ -101,20 +107,52 @@ impl Write for Escaped<'_> {
 }
 
 /// UTC with microseconds, e.g. `2026-01-31T12:00:00.000001Z`.
-struct Rfc3339(SystemTime);
-
-impl Display for Rfc3339 {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let t = OffsetDateTime::from(self.0);
-        let (year, month, day) = t.to_calendar_date();
-        let (hour, minute, second, micro) = t.to_hms_micro();
-        write!(f, "{year:04}-{:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micro:06}Z", u8::from(month))
+fn time(line: &mut String, at: SystemTime) {
+    let t = OffsetDateTime::from(at);
+    let (year, month, day) = t.to_calendar_date();
+    let (hour, minute, second, micro) = t.to_hms_micro();
+    let parts = [
+        (u64::from(year.unsigned_abs()), 4, '-'),
+        (u64::from(u8::from(month)), 2, '-'),
+        (u64::from(day), 2, 'T'),
+        (u64::from(hour), 2, ':'),
+        (u64::from(minute), 2, ':'),
+        (u64::from(second), 2, '.'),
+        (u64::from(micro), 6, 'Z'),
+    ];
+    for (value, digits, end) in parts {
+        number(line, value, digits);
+        line.push(end);
     }
+}
+
+/// Writes a number with at least so many digits, without the detours of `fmt`: a line has a dozen of them.
+fn number(line: &mut String, value: u64, at_least: usize) {
+    // As many digits as the largest has.
+    let mut digits = [b'0'; 20];
+    let (mut first, mut rest) = (digits.len(), value);
+    while rest > 0 {
+        first -= 1;
+        digits[first] += (rest % 10) as u8;
+        rest /= 10;
+    }
+    let first = first.min(digits.len() - at_least);
+    line.extend(digits[first..].iter().map(|digit| char::from(*digit)));
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_are_written_as_fmt_writes_them() {
+        for value in [0, 7, 10, 99, 1_000_000, u64::MAX] {
+            let mut line = String::new();
+            number(&mut line, value, 1);
+            number(&mut line, value, 6);
+            assert_eq!(line, format!("{value}{value:06}"));
+        }
+    }
 
     #[test]
     fn whatever_is_quoted_reads_back_as_it_was() {
