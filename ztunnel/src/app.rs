@@ -28,7 +28,6 @@ use crate::data::Shared;
 use crate::data::thread::Thread;
 use crate::discovery::{Discovery, Wanted};
 use crate::flow::Flows;
-use crate::memory;
 use crate::node::cni::{self, Installer};
 use crate::node::manager::{Manager, Parts};
 use crate::node::report::Reporter;
@@ -47,7 +46,6 @@ const COLLECT: Duration = Duration::from_secs(1);
 pub(crate) fn run(config: Config) -> anyhow::Result<()> {
     let process = Process::start(&config.process)?;
     raise_file_limit();
-    memory::refuse_huge_pages();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(serve(&config, &process));
     if let Err(error) = &outcome {
@@ -113,7 +111,6 @@ fn data_side(
     });
     vitals::register(&process.metrics, &shared, session);
     tasks.spawn_infallible("metrics of live connections", collect(Arc::clone(&shared)));
-    tasks.spawn_infallible("free memory", memory::give_back_forever());
     Ok((shared, wanted))
 }
 

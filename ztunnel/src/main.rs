@@ -9,7 +9,6 @@ mod data;
 mod discovery;
 mod dns;
 mod flow;
-mod memory;
 mod node;
 mod pod;
 mod ports;

@@ -11,6 +11,7 @@ pub mod expiry;
 pub mod feed;
 pub mod handshakes;
 pub mod headers;
+mod memory;
 pub mod mesh;
 pub mod process;
 pub mod reach;

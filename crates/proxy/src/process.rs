@@ -16,6 +16,8 @@ use daemon::readiness::Readiness;
 use daemon::signal::Terminate;
 use daemon::tasks::TaskGroup;
 
+use crate::memory;
+
 /// Connections may go on for this long after the process was told to stop: less than the 30 s that Kubernetes gives a pod by
 /// default, so that we close before we are killed.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(25);
@@ -111,7 +113,11 @@ impl Process {
     /// What the operating system refuses.
     pub fn start(settings: &Settings) -> Result<Self, StartError> {
         let (format, filter) = &settings.log;
+        let huge_pages = memory::refuse_huge_pages();
         let logs = logs::init(*format, filter, io::stdout())?;
+        if let Err(error) = huge_pages {
+            tracing::warn!(%error, "can't turn huge pages off; this process will hold more memory than it uses");
+        }
         std::fs::create_dir_all(&settings.run_dir)
             .map_err(|error| StartError::RunDir { at: settings.run_dir.clone(), error })?;
         let access = match settings.access_log {
@@ -128,7 +134,7 @@ impl Process {
         Ok(Self { logs, metrics, readiness: Readiness::new(), drain: Drain::new(), access, patience })
     }
 
-    /// Starts what every proxy has running beside its work: heeding signals, and forgetting idle metrics.
+    /// Starts what every proxy has running beside its work: heeding signals, forgetting idle metrics, giving memory back.
     ///
     /// # Errors
     /// Signals can't be listened for.
@@ -136,6 +142,7 @@ impl Process {
         let signals = Terminate::listen()?.drive(self.drain.clone(), self.patience);
         tasks.spawn_infallible("signals", signals);
         tasks.spawn_infallible("metrics expiry", self.metrics.clone().expire_forever(EXPIRY_PERIOD));
+        tasks.spawn_infallible("free memory", memory::give_back_forever());
         Ok(())
     }
 

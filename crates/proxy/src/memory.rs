@@ -1,4 +1,4 @@
-//! The allocator, and giving back to the kernel what is free: a node's proxy is sized by what it holds, not by what it once
+//! The allocator, and giving back to the kernel what is free: a proxy is sized by what it holds, not by what it once
 //! held. Bounds nothing; limits do that where memory is taken.
 
 use std::time::Duration;
@@ -13,14 +13,12 @@ const GIVE_BACK_EVERY: Duration = Duration::from_secs(10);
 
 /// To be called before there are threads: with huge pages a few used bytes hold two MiB each, a third more in all on an idle
 /// node.
-pub(crate) fn refuse_huge_pages() {
-    if let Err(error) = nix::sys::prctl::set_thp_disable(true) {
-        tracing::warn!(%error, "can't turn huge pages off; this process will hold more memory than it uses");
-    }
+pub(crate) fn refuse_huge_pages() -> nix::Result<()> {
+    nix::sys::prctl::set_thp_disable(true)
 }
 
-/// Gives free memory back, forever. The kernel's type information alone, which is parsed whenever a program is loaded, leaves
-/// some 40 MiB behind.
+/// Gives free memory back, forever. In a node's proxy the kernel's type information alone, which is parsed whenever a program is
+/// loaded, leaves some 40 MiB behind.
 pub(crate) async fn give_back_forever() {
     let mut ticks = tokio::time::interval(GIVE_BACK_EVERY);
     loop {
