@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::attempts::UnderWay;
 use super::how::{self, How};
+use super::introduction::Introduction;
 use super::kept::Carrier;
 use super::mirror::{self, Copying};
 use super::stream::Asked;
@@ -30,14 +31,12 @@ use crate::spans::Trace;
 use crate::telemetry::{self, Cause, Done, Facts, Told};
 use crate::watched::Steps;
 
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
-
 /// One request and its response, sent over a `U`.
 pub(crate) struct OneRequest<U> {
     pub(super) context: Arc<Context>,
     pub(super) asked: Arc<Asked>,
     pub(super) facts: Facts,
+    introduction: Arc<Introduction>,
     /// A fault's delay and what follows it, until it is carried out.
     delay: Option<Duration>,
     then: Option<Then>,
@@ -72,7 +71,7 @@ impl<U: Carrier> OneRequest<U> {
     pub(crate) fn begin(
         context: &Arc<Context>,
         asked: &Arc<Asked>,
-        facts: Facts,
+        (facts, introduction): (Facts, &Arc<Introduction>),
         (plan, request): (Plan, &dyn AnyRequest),
     ) -> Self {
         let mut steps = context.shared.watched.begin();
@@ -93,6 +92,7 @@ impl<U: Carrier> OneRequest<U> {
             context: Arc::clone(context),
             asked: Arc::clone(asked),
             facts,
+            introduction: Arc::clone(introduction),
             delay,
             then: Some(then),
             way: Box::default(),
@@ -192,20 +192,10 @@ impl<U: Carrier> OneRequest<U> {
         }
     }
 
-    /// Who the client is, as the endpoint's application hears it.
+    /// What is changed in the request.
     fn edits(&self) -> RequestEdits {
         let mut edits = self.way.request.clone();
-        let own = &self.context.shared.own.identity;
-        let client = self.facts.source.identity.as_ref();
-        let certificate = client.map(|client| format!("By={own};URI={client}"));
-        // What the client wrote itself proves nothing.
-        match certificate.and_then(|text| HeaderValue::from_str(&text).ok()) {
-            Some(value) => edits.fields.set(CLIENT_CERT, value),
-            None => edits.fields.remove(CLIENT_CERT),
-        }
-        if let Ok(address) = HeaderValue::from_str(&self.facts.client.0.ip().to_string()) {
-            edits.fields.add(FORWARDED_FOR, address);
-        }
+        self.introduction.say(&mut edits.fields);
         if let Some(id) = self.given_id.as_deref().and_then(|id| HeaderValue::from_str(id).ok()) {
             edits.fields.set(HeaderName::from_static(telemetry::REQUEST_ID), id);
         }

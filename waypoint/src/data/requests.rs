@@ -15,6 +15,7 @@ use proxy::headers;
 use tokio::time::{Instant, timeout};
 
 use super::exchange::OneRequest;
+use super::introduction::Introduction;
 use super::io::{Io, TunnelIo};
 use super::kept::Carrier;
 use super::stream::Asked;
@@ -82,12 +83,14 @@ struct Requests<U> {
     context: Arc<Context>,
     asked: Arc<Asked>,
     facts: Facts,
+    introduction: Arc<Introduction>,
     over: PhantomData<fn() -> U>,
 }
 
 impl<U> Requests<U> {
     fn new(context: &Arc<Context>, asked: Asked, facts: Facts) -> Self {
-        Self { context: Arc::clone(context), asked: Arc::new(asked), facts, over: PhantomData }
+        let introduction = Arc::new(Introduction::of(&facts, &context.shared.own.identity));
+        Self { context: Arc::clone(context), asked: Arc::new(asked), facts, introduction, over: PhantomData }
     }
 
     fn plan(&self, request: &dyn AnyRequest) -> Plan {
@@ -120,7 +123,8 @@ impl<U: Carrier> Decide for Requests<U> {
 
     fn begin(&self, request: &dyn AnyRequest) -> OneRequest<U> {
         let plan = self.plan(request);
-        OneRequest::begin(&self.context, &self.asked, self.facts.clone(), (plan, request))
+        let who = (self.facts.clone(), &self.introduction);
+        OneRequest::begin(&self.context, &self.asked, who, (plan, request))
     }
 
     fn refused(&self, refusal: decide::Refusal) {

@@ -170,7 +170,8 @@ impl Fields {
 
     /// The values of a field, whatever the case of its name.
     pub fn all<'a, 'n>(&'a self, name: &'n str) -> impl Iterator<Item = &'a [u8]> + use<'a, 'n> {
-        self.iter().filter(move |(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+        let is_named = move |field: &&Field| self.slice(field.name).eq_ignore_ascii_case(name.as_bytes());
+        self.list.iter().filter(is_named).map(|field| self.slice(field.value))
     }
 
     /// The first value of a field.
