@@ -22,13 +22,13 @@ pub(crate) const ADMIN: u16 = 9901;
 
 const TYPES: &str = "type.googleapis.com/envoy.extensions";
 
-/// The configuration. `certificate` is the directory of its certificate.
-pub(crate) fn bootstrap(certificate: &Path, origins: &Origins, scale: Scale) -> Value {
+/// The configuration of one at `ip`. `certificate` is the directory of its certificate.
+pub(crate) fn bootstrap(ip: IpAddr, certificate: &Path, origins: &Origins, scale: Scale) -> Value {
     let mut clusters = vec![internal("router-1", "router-1", false), internal("router-2", "router-2", false)];
     let mut listeners = vec![
-        on_port("plain-1", PLAIN_HTTP1, router("HTTP1", "plain-1", 0), None),
-        on_port("plain-2", PLAIN_HTTP2, router("HTTP2", "plain-2", 0), None),
-        on_port("tunnels", HBONE_PORT, connect_manager(), Some(downstream_tls(certificate))),
+        on_port("plain-1", (ip, PLAIN_HTTP1), router("HTTP1", "plain-1", 0), None),
+        on_port("plain-2", (ip, PLAIN_HTTP2), router("HTTP2", "plain-2", 0), None),
+        on_port("tunnels", (ip, HBONE_PORT), connect_manager(), Some(downstream_tls(certificate))),
         inside("router-1", router("HTTP1", "tunnelled-1", scale.routes)),
         inside("router-2", router("HTTP2", "tunnelled-2", 0)),
     ];
@@ -52,7 +52,7 @@ pub(crate) fn bootstrap(certificate: &Path, origins: &Origins, scale: Scale) -> 
         clusters.push(endpoints("crowd", others, HTTP1_PORT));
     }
     json!({
-        "admin": {"address": address(ADMIN)},
+        "admin": {"address": address(ip, ADMIN)},
         "bootstrap_extensions": [{
             "name": "envoy.bootstrap.internal_listener",
             "typed_config": {"@type": format!("{TYPES}.bootstrap.internal_listener.v3.InternalListener")},
@@ -61,16 +61,16 @@ pub(crate) fn bootstrap(certificate: &Path, origins: &Origins, scale: Scale) -> 
     })
 }
 
-fn address(port: u16) -> Value {
-    json!({"socket_address": {"address": "0.0.0.0", "port_value": port}})
+fn address(ip: IpAddr, port: u16) -> Value {
+    json!({"socket_address": {"address": ip.to_string(), "port_value": port}})
 }
 
-fn on_port(name: &str, port: u16, filter: Value, tls: Option<Value>) -> Value {
+fn on_port(name: &str, (ip, port): (IpAddr, u16), filter: Value, tls: Option<Value>) -> Value {
     let mut chain = json!({"filters": [filter]});
     if let Some(tls) = tls {
         chain["transport_socket"] = tls;
     }
-    json!({"name": name, "address": address(port), "filter_chains": [chain]})
+    json!({"name": name, "address": address(ip, port), "filter_chains": [chain]})
 }
 
 fn inside(name: &str, filter: Value) -> Value {
@@ -157,7 +157,7 @@ fn tunnel_out(cluster: &str, (to, port): (IpAddr, u16)) -> Value {
 }
 
 fn endpoints(name: &str, ips: impl IntoIterator<Item = IpAddr>, port: u16) -> Value {
-    let at = |ip: IpAddr| json!({"endpoint": {"address": {"socket_address": {"address": ip.to_string(), "port_value": port}}}});
+    let at = |ip: IpAddr| json!({"endpoint": {"address": address(ip, port)}});
     let all: Vec<_> = ips.into_iter().map(at).collect();
     json!({
         "name": name,

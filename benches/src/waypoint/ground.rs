@@ -1,6 +1,6 @@
 //! What is measured, set up: a lab with a client, servers, our waypoint with a controller, and the other proxy.
 //!
-//! Proxies run on one core, the load on another. Both proxies follow the same routes.
+//! Proxies run on one core, the load on another, all in one network namespace. Both proxies follow the same routes.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -89,19 +89,14 @@ impl Ground {
         let mut pods = |app: &str, tunnelled: bool| -> anyhow::Result<[IpAddr; 2]> {
             let mut ips = [IpAddr::V4(Ipv4Addr::UNSPECIFIED); 2];
             for (ip, version) in ips.iter_mut().zip(["one", "two"]) {
-                let spec = PodSpec::new(NAMESPACE, format!("{app}-{version}")).service_account("server");
-                let mut spec = spec.label("app", app).label("version", version);
-                if tunnelled {
-                    spec = spec.label("networking.istio.io/tunnel", "http");
-                }
-                let pod = lab.node(0).add_pod(spec)?;
-                let certificate = certificates.join("server");
-                let args =
-                    ["waypoint-origin".into(), "--certificate".into(), certificate.display().to_string()];
-                let process = pod.spawn(on_core(LOAD_CORE, own()?, &args))?;
+                let pod = lab.node(0).add_pod(server(app, version, tunnelled))?;
+                *ip = pod.ip();
+                move_in(&client, *ip)?;
+                let args = ["waypoint-origin", "--ip", &ip.to_string(), "--certificate"].map(str::to_owned);
+                let program = on_core(LOAD_CORE, own()?, &args).args([certificates.join("server")]);
+                let process = client.spawn(program)?;
                 process.wait_for_line("serving", READY_WITHIN)?;
                 servers.push(process);
-                *ip = pod.ip();
             }
             Ok(ips)
         };
@@ -150,6 +145,7 @@ impl Ground {
     pub(crate) fn load(&self, args: &[String]) -> anyhow::Result<Process> {
         let mut all = vec!["waypoint-client".to_owned(), "--certificate".to_owned()];
         all.push(self.certificates.join("client").display().to_string());
+        all.extend(["--from".to_owned(), self.client.ip().to_string()]);
         all.extend_from_slice(args);
         Ok(self.client.spawn(on_core(LOAD_CORE, own()?, &all))?)
     }
@@ -215,13 +211,14 @@ impl Ground {
         resident::settle("the bench", &proxies.chain([controller.pid()]).collect::<Vec<_>>())
     }
 
-    /// Makes a guarded service of so many endpoints, or none.
-    pub(crate) fn crowd(&self, endpoints: usize) -> anyhow::Result<()> {
-        match endpoints {
-            0 => self.lab.delete_yaml("crowd.yaml")?,
-            endpoints => self.lab.apply_yaml("crowd.yaml", &crowd(endpoints))?,
-        }
-        Ok(())
+    /// Makes a guarded service of so many endpoints.
+    pub(crate) fn gather(&self, endpoints: usize) -> anyhow::Result<()> {
+        crowd(endpoints).iter().try_for_each(|(file, text)| Ok(self.lab.apply_yaml(file, text)?))
+    }
+
+    /// Takes it away.
+    pub(crate) fn disperse(&self, endpoints: usize) -> anyhow::Result<()> {
+        crowd(endpoints).iter().try_for_each(|(file, _)| Ok(self.lab.delete_yaml(file)?))
     }
 
     /// Our waypoint, with one data thread.
@@ -230,9 +227,15 @@ impl Ground {
         let spec = spec.label(GATEWAY_NAME, "waypoint").label("networking.istio.io/tunnel", "http");
         let spec = spec.label("gateway.istio.io/managed", "istio.io-mesh-controller");
         let pod = self.lab.node(0).add_pod(spec.label("istio.io/dataplane-mode", "none"))?;
+        move_in(&self.client, pod.ip())?;
         let mut environment = pod.waypoint_env();
         let token = environment.get("AIRGLOW_TOKEN").context("the lab no longer names a token")?;
-        fs::write(token, "the token of a bench").with_context(|| format!("write {token}"))?;
+        fs::write(token, format!("the token of {name}")).with_context(|| format!("write {token}"))?;
+        let ports =
+            [("AIRGLOW_LISTEN", HBONE_PORT), ("AIRGLOW_METRICS", 15020), ("AIRGLOW_READINESS", 15021)];
+        let listens =
+            ports.map(|(name, port)| (name.to_owned(), SocketAddr::new(pod.ip(), port).to_string()));
+        environment.extend(listens);
         environment.insert("AIRGLOW_THREADS".into(), "1".into());
         let program = own()?.with_file_name("waypoint");
         ensure!(program.is_file(), "{} is not there: build it too", program.display());
@@ -240,7 +243,7 @@ impl Ground {
         for (name, value) in environment {
             program = program.env(name, value);
         }
-        Ok(Proxy { kind: Kind::Airglow, process: pod.spawn(program)?, pod })
+        Ok(Proxy { kind: Kind::Airglow, process: self.client.spawn(program)?, pod })
     }
 
     /// Envoy, with one worker.
@@ -250,7 +253,8 @@ impl Ground {
         let spec = PodSpec::new(NAMESPACE, name).service_account("waypoint");
         let pod = self.lab.node(0).add_pod(spec)?;
         let config = self.lab.dir().join(format!("{name}.json"));
-        let bootstrap = envoy::bootstrap(&self.certificates.join("waypoint"), &self.origins, scale);
+        move_in(&self.client, pod.ip())?;
+        let bootstrap = envoy::bootstrap(pod.ip(), &self.certificates.join("waypoint"), &self.origins, scale);
         fs::write(&config, serde_json::to_string_pretty(&bootstrap)?)?;
         let args = [
             "-c",
@@ -261,9 +265,24 @@ impl Ground {
             "-l",
             "error",
         ];
-        let process = pod.spawn(silent(path, &args.map(str::to_owned)))?;
+        let process = self.client.spawn(silent(path, &args.map(str::to_owned)))?;
         Ok(Proxy { kind: Kind::Envoy, pod, process })
     }
+}
+
+fn server(app: &str, version: &str, tunnelled: bool) -> PodSpec {
+    let spec = PodSpec::new(NAMESPACE, format!("{app}-{version}")).service_account("server");
+    let spec = spec.label("app", app).label("version", version);
+    if tunnelled { spec.label("networking.istio.io/tunnel", "http") } else { spec }
+}
+
+/// Everybody runs in the client's network namespace, each at a pod's address: what the kernel does between namespaces is no
+/// proxy's doing.
+fn move_in(client: &Pod, ip: IpAddr) -> anyhow::Result<()> {
+    let address = format!("{ip}/32");
+    let output = client.run(["ip", "address", "replace", &address, "dev", "lo"])?;
+    ensure!(output.success(), "can't have {address}: {}", output.stderr.trim());
+    Ok(())
 }
 
 /// The service of an app that the waypoint guards, and one per version.

@@ -99,9 +99,9 @@ spec:
     )
 }
 
-/// The manifests of a guarded service of so many endpoints.
-pub(crate) fn crowd(endpoints: usize) -> String {
-    let mut text = format!(
+/// A guarded service of so many endpoints: files, by name.
+pub(crate) fn crowd(endpoints: usize) -> Vec<(String, String)> {
+    let service = format!(
         "\
 apiVersion: v1
 kind: Service
@@ -109,23 +109,22 @@ metadata: {{name: crowd, namespace: {NAMESPACE}, labels: {{istio.io/use-waypoint
 spec: {{clusterIP: 10.96.200.200, clusterIPs: [10.96.200.200], selector: {{app: crowd}}, ports: [{{name: http, port: 80, targetPort: 8080, protocol: TCP}}]}}
 "
     );
-    let mut slices = String::new();
-    for first in (0..endpoints).step_by(SLICE_MAX) {
-        slices += &format!(
-            "\
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {{name: crowd-{first}, namespace: {NAMESPACE}, labels: {{kubernetes.io/service-name: crowd}}}}
-addressType: IPv4
-ports: [{{name: http, port: 8080, protocol: TCP}}]
-endpoints:
-"
+    let slices = (0..endpoints)
+        .step_by(SLICE_MAX)
+        .map(|first| (format!("crowd-{first}.yaml"), slice(first, endpoints.min(first + SLICE_MAX))));
+    slices.chain([("crowd.yaml".to_owned(), service)]).collect()
+}
+
+/// A slice of them, and the pods.
+fn slice(first: usize, end: usize) -> String {
+    let (mut endpoints, mut pods) = (String::new(), String::new());
+    for number in first..end {
+        let ip = other_ip(number);
+        endpoints += &format!(
+            "- {{addresses: [{ip}], conditions: {{ready: true}}, nodeName: n1, targetRef: {{kind: Pod, name: crowd-{number}, namespace: {NAMESPACE}, uid: crowd-{number}}}}}\n"
         );
-        for number in first..endpoints.min(first + SLICE_MAX) {
-            let ip = other_ip(number);
-            text += &format!(
-                "\
+        pods += &format!(
+            "\
 ---
 apiVersion: v1
 kind: Pod
@@ -133,13 +132,18 @@ metadata: {{name: crowd-{number}, namespace: {NAMESPACE}, uid: crowd-{number}, l
 spec: {{nodeName: n1, serviceAccountName: server, containers: [{{name: main, image: lab}}]}}
 status: {{phase: Running, podIP: {ip}, podIPs: [{{ip: {ip}}}], conditions: [{{type: Ready, status: \"True\"}}]}}
 "
-            );
-            slices += &format!(
-                "- {{addresses: [{ip}], conditions: {{ready: true}}, nodeName: n1, targetRef: {{kind: Pod, name: crowd-{number}, namespace: {NAMESPACE}, uid: crowd-{number}}}}}\n"
-            );
-        }
+        );
     }
-    text + &slices
+    format!(
+        "\
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: crowd-{first}, namespace: {NAMESPACE}, labels: {{kubernetes.io/service-name: crowd}}}}
+addressType: IPv4
+ports: [{{name: http, port: 8080, protocol: TCP}}]
+endpoints:
+{endpoints}{pods}"
+    )
 }
 
 /// A path that nobody asks for.

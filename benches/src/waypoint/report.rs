@@ -110,18 +110,20 @@ impl Results {
             "idle",
             "with idle tunnels",
             "KiB per tunnel",
+            "KiB with a stream",
             "with 1,000 routes",
             "with 10,000 endpoints",
         ];
         let mut table = Table::new(titles);
         let mib = |bytes: u64| number(bytes as f64 / f64::from(1 << 20));
-        for Memory { proxy, idle, tunnels, connected, routes, endpoints } in &self.memory {
-            let each = connected.saturating_sub(*idle) as f64 / 1024.0 / *tunnels as f64;
+        for Memory { proxy, idle, tunnels, connected, routes, endpoints, used } in &self.memory {
+            let each = |bytes: u64| bytes.saturating_sub(*idle) as f64 / 1024.0 / *tunnels as f64;
             table.row(vec![
                 format!("{proxy:?}"),
                 mib(*idle),
                 mib(*connected),
-                number(each),
+                number(each(*connected)),
+                number(each(*used)),
                 mib(*routes),
                 mib(*endpoints),
             ]);

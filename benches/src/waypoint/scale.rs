@@ -14,7 +14,7 @@ use super::shapes::Shape;
 use crate::resident;
 use crate::stats::percentile;
 
-/// Tunnels that are open and silent, each with one stream that was used once.
+/// Tunnels that are open and silent.
 const TUNNELS: usize = 1000;
 /// Routes and endpoints of the figures about memory.
 const ROUTES: usize = 1000;
@@ -34,6 +34,8 @@ pub(crate) struct Memory {
     pub(crate) idle: u64,
     pub(crate) tunnels: usize,
     pub(crate) connected: u64,
+    /// The same when each has a stream that was used once.
+    pub(crate) used: u64,
     pub(crate) routes: u64,
     pub(crate) endpoints: u64,
 }
@@ -51,15 +53,19 @@ pub(crate) fn memory(ground: &Ground, shape: &Shape) -> anyhow::Result<Vec<Memor
     for proxy in &ground.proxies {
         say(&format!("memory of {:?}", proxy.kind));
         let idle = settled(ground, proxy)?;
-        let many = Shape { connections: TUNNELS, streams: 1, ..*shape };
-        let held = measure::start(ground, proxy, &many, &|args| args.push("--hold".into()))?;
-        held.wait_for_line("holding", WITHIN).inspect_err(|_| drop(held.kill()))?;
-        let connected = settled(ground, proxy)?;
-        held.kill()?;
+        let holding = |streams| {
+            let many = Shape { connections: TUNNELS, streams, ..*shape };
+            let held = measure::start(ground, proxy, &many, &|args| args.push("--hold".into()))?;
+            held.wait_for_line("holding", WITHIN).inspect_err(|_| drop(held.kill()))?;
+            let bytes = settled(ground, proxy)?;
+            held.kill()?;
+            anyhow::Ok(bytes)
+        };
+        let (connected, used) = (holding(0)?, holding(1)?);
         let with = |scale: Scale| at_scale(ground, proxy, scale);
         let routes = with(Scale { routes: ROUTES, endpoints: 0 })?;
         let endpoints = with(Scale { routes: 0, endpoints: ENDPOINTS })?;
-        all.push(Memory { proxy: proxy.kind, idle, tunnels: TUNNELS, connected, routes, endpoints });
+        all.push(Memory { proxy: proxy.kind, idle, tunnels: TUNNELS, connected, used, routes, endpoints });
     }
     Ok(all)
 }
@@ -70,7 +76,7 @@ fn at_scale(ground: &Ground, proxy: &Proxy, scale: Scale) -> anyhow::Result<u64>
         ground.route(&Routes { others: scale.routes, mark: None })?;
     }
     if scale.endpoints > 0 {
-        ground.crowd(scale.endpoints)?;
+        ground.gather(scale.endpoints)?;
     }
     let other = ground.start_another(proxy, scale)?;
     let bytes = settled(ground, &other)?;
@@ -80,7 +86,7 @@ fn at_scale(ground: &Ground, proxy: &Proxy, scale: Scale) -> anyhow::Result<u64>
         ground.route(&Routes::default())?;
     }
     if scale.endpoints > 0 {
-        ground.crowd(0)?;
+        ground.disperse(scale.endpoints)?;
     }
     Ok(bytes)
 }

@@ -1,7 +1,7 @@
 //! The client: connections or tunnels to a proxy, requests on all of them, and one line of JSON about a window of it.
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context as _, bail, ensure};
 use hbone::{ClientLimits, ClientTls, Connect, Opener};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::sleep;
 
@@ -29,6 +29,9 @@ pub(crate) struct Args {
     /// The proxy
     #[arg(long)]
     proxy: SocketAddr,
+    /// The address that connections come from
+    #[arg(long)]
+    from: IpAddr,
     /// What tunnels are asked to lead to; without it connections are plain
     #[arg(long, requires = "certificate")]
     authority: Option<String>,
@@ -89,9 +92,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 async fn load(args: &Args) -> anyhow::Result<()> {
-    let callers = callers(args).await?;
+    let (carriers, tunnels) = carriers(args).await?;
+    let callers = callers(args, carriers).await?;
     if args.hold {
-        return hold(callers).await;
+        return hold(callers, &tunnels).await;
     }
     if let Some(mark) = &args.until {
         return until(callers, mark).await;
@@ -117,13 +121,13 @@ async fn load(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn hold(callers: Vec<Caller>) -> anyhow::Result<()> {
+async fn hold(callers: Vec<Caller>, tunnels: &[Opener]) -> anyhow::Result<()> {
     let mut held = Vec::with_capacity(callers.len());
     for (mut caller, number) in callers.into_iter().zip(0..) {
         caller.call(number).await?;
         held.push(caller);
     }
-    println!("holding {} connections", held.len());
+    println!("holding {} tunnels and {} connections", tunnels.len(), held.len());
     std::future::pending().await
 }
 
@@ -165,10 +169,10 @@ impl Caller {
 }
 
 /// Everybody who is going to ask.
-async fn callers(args: &Args) -> anyhow::Result<Vec<Caller>> {
+async fn callers(args: &Args, carriers: Vec<Box<dyn Carrier>>) -> anyhow::Result<Vec<Caller>> {
     let pattern = Rc::new(Pattern::new());
     let mut callers = Vec::new();
-    for io in carriers(args).await? {
+    for io in carriers {
         if args.protocol == Protocol::Http1 {
             let wanted = Wanted { request: args.request, answer: args.answer };
             callers.push(Caller::Http1(Box::new(http1::Caller::new(io, &pattern, (wanted, &args.mark)))));
@@ -181,10 +185,13 @@ async fn callers(args: &Args) -> anyhow::Result<Vec<Caller>> {
     Ok(callers)
 }
 
-async fn carriers(args: &Args) -> anyhow::Result<Vec<Box<dyn Carrier>>> {
-    let mut carriers: Vec<Box<dyn Carrier>> = Vec::new();
+/// What they ask over, and the tunnels that it is in, which would end without their openers.
+async fn carriers(args: &Args) -> anyhow::Result<(Vec<Box<dyn Carrier>>, Vec<Opener>)> {
+    let (mut carriers, mut tunnels): (Vec<Box<dyn Carrier>>, _) = (Vec::new(), Vec::new());
     for _ in 0..args.connections {
-        let tcp = TcpStream::connect(args.proxy).await.context("connect to the proxy")?;
+        let socket = TcpSocket::new_v4()?;
+        socket.bind(SocketAddr::new(args.from, 0))?;
+        let tcp = socket.connect(args.proxy).await.context("connect to the proxy")?;
         tcp.set_nodelay(true)?;
         let (Some(authority), Some(certificate)) = (&args.authority, &args.certificate) else {
             carriers.push(Box::new(tcp));
@@ -197,8 +204,9 @@ async fn carriers(args: &Args) -> anyhow::Result<Vec<Box<dyn Carrier>>> {
                 opener.open(connect).await.with_context(|| format!("open a stream to {authority}"))?;
             carriers.push(Box::new(Tunnelled::new(stream)));
         }
+        tunnels.push(opener);
     }
-    Ok(carriers)
+    Ok((carriers, tunnels))
 }
 
 async fn tunnel(tcp: TcpStream, certificate: &std::path::Path) -> anyhow::Result<Opener> {

@@ -1,6 +1,6 @@
 //! The server behind the proxies: HTTP/1.1 and HTTP/2, plainly and at the end of tunnels.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -27,6 +27,9 @@ pub(crate) const HBONE_PORT: u16 = 15008;
 /// What it proves to be.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
+    /// Where it listens
+    #[arg(long)]
+    ip: IpAddr,
     /// The directory with its certificate
     #[arg(long)]
     certificate: PathBuf,
@@ -36,12 +39,13 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let certificate = Arc::new(certificates::read(&args.certificate)?);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    LocalSet::new().block_on(&runtime, serve(certificate))
+    LocalSet::new().block_on(&runtime, serve(args.ip, certificate))
 }
 
-async fn serve(certificate: Arc<Certificate>) -> anyhow::Result<()> {
+async fn serve(ip: IpAddr, certificate: Arc<Certificate>) -> anyhow::Result<()> {
     let pattern = Rc::new(Pattern::new());
-    let [one, two, tunnels] = [HTTP1_PORT, HTTP2_PORT, HBONE_PORT].map(listen);
+    let [one, two, tunnels] =
+        [HTTP1_PORT, HTTP2_PORT, HBONE_PORT].map(|port| listen(SocketAddr::new(ip, port)));
     let (one, two, tunnels) = (one.await?, two.await?, tunnels.await?);
     println!("serving");
     loop {
@@ -66,8 +70,7 @@ async fn serve(certificate: Arc<Certificate>) -> anyhow::Result<()> {
     }
 }
 
-async fn listen(port: u16) -> anyhow::Result<TcpListener> {
-    let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("listen on {address}"))
 }
 
