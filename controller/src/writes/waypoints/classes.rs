@@ -22,7 +22,8 @@ const OLDEST: (u32, u32) = (1, 0);
 const SAYS_FEATURES: (u32, u32) = (1, 4);
 
 /// What waypoints can do, in the Gateway API's words and order: what its own suite tests of it, and passes.
-const FEATURES: [&str; 16] = [
+const FEATURES: [&str; 17] = [
+    "GRPCRoute",
     "HTTPRoute",
     "HTTPRoute303RedirectStatusCode",
     "HTTPRoute307RedirectStatusCode",
