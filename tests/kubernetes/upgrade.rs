@@ -159,6 +159,7 @@ fn install_by_kubectl(cluster: &Cluster) {
         value("ztunnel.cgroup"),
         value("ztunnel.kubepods"),
     );
+    cluster.load_waypoint_image().expect("an image of what was built: cargo build -p waypoint");
     let delivered = deployed("airglow.yaml");
     assert_eq!(delivered.matches(first).count(), 1, "where ztunnel's settings begin");
     for image in delivered.lines().filter_map(|line| line.trim().strip_prefix("image: ")) {
