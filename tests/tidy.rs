@@ -223,13 +223,13 @@ fn every_admin_route_is_in_the_reference() {
 #[test]
 fn every_field_of_the_access_log_is_in_the_reference() {
     let access = "crates/daemon/src/access";
-    let ends = docs::fields(file(&format!("{access}/ends.rs")));
     let mut violations = Vec::new();
-    for (path, page) in [
-        (format!("{access}.rs"), "docs/reference/ztunnel.md"),
-        (format!("{access}/request.rs"), "docs/reference/waypoint.md"),
+    for (path, part, page) in [
+        (format!("{access}.rs"), "ends", "docs/reference/ztunnel.md"),
+        (format!("{access}/request.rs"), "words", "docs/reference/waypoint.md"),
     ] {
-        let fields = docs::fields(file(&path)).union(&ends).cloned().collect();
+        let part = docs::fields(file(&format!("{access}/{part}.rs")));
+        let fields = docs::fields(file(&path)).union(&part).cloned().collect();
         let listed = docs::listed(&document(page), "Access log");
         violations.extend(docs::agree("field", (&path, &fields), (page, &listed)));
     }

@@ -133,9 +133,9 @@ pub(crate) fn fields(source: &Source) -> BTreeSet<String> {
     let text = outside_tests(source);
     let body = text.split_once("fn fields(").map_or("", |(_, rest)| rest);
     let body = body.split_once("\n    }\n").map_or(body, |(body, _)| body);
-    let starts = ["party(\"", "each(\""];
-    let named = starts.iter().flat_map(|start| body.split(start).skip(1));
-    named.filter_map(|rest| Some(rest.split_once('"')?.0.to_owned())).collect()
+    let named = body.split("(\"").skip(1).filter_map(|rest| rest.split_once("\","));
+    let is_name = |name: &str| name.bytes().all(|byte| byte.is_ascii_lowercase() || b"._".contains(&byte));
+    named.filter(|(name, _)| is_name(name)).map(|(name, _)| name.to_owned()).collect()
 }
 
 /// A limit: a duration in seconds, or a number.
@@ -390,8 +390,8 @@ mod tests {
         assert_eq!(metrics(&source(text)), set(&["one", "two", "three"]));
         let text = "routes.get(\"/a\", \"about it\", f).post(\"/b\", \"see /c\", g)\n";
         assert_eq!(routes(&[&source(text)]), set(&["/", "/a", "/b"]));
-        let text = "    fn fields(&self) {\n        party(\"src.addr\", x.ends_with(\"addr\"));\n        each(\"code\", c);\n    }\n\
-                    fn other() { each(\"no\") }\n";
+        let text = "    fn fields(&self) {\n        party(\"src.addr\", x.ends_with(\"addr\"));\n        to.add(\"code\", f!(\"{}ms\", c));\n    }\n\
+                    fn other() { add(\"no\", 1) }\n";
         assert_eq!(fields(&source(text)), set(&["src.addr", "code"]));
     }
 

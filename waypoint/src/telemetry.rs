@@ -112,8 +112,8 @@ impl Telemetry {
     /// A request is over; how it ended.
     pub(crate) fn request(&self, seen: &Seen, told: &Told<'_>) -> Ended {
         let ended = cause::end(told.record, told.done);
-        seen.count(&self.requests, told, ended.flags);
-        told.log(&self.access, &ended);
+        let words = seen.count(&self.requests, told, (ended.flags, &self.access));
+        told.log(&self.access, &ended, &words);
         if let (Some(tracer), Some(trace)) = (&self.tracer, told.trace) {
             tracer.end(trace, told, &ended);
         }

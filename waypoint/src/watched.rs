@@ -145,7 +145,7 @@ fn document(steps: &Steps, told: &Told<'_>, ended: &Ended) -> Value {
     let took = record.ended.duration_since(record.began);
     json!({
         "began_us": micros(now.saturating_sub(took)),
-        "method": told.method().map(|method| method.to_string()),
+        "method": told.method(),
         "url": told.url().map(|url| url.to_string()),
         "protocol": told.protocol,
         "source": party(&facts.source),
@@ -165,7 +165,7 @@ fn document(steps: &Steps, told: &Told<'_>, ended: &Ended) -> Value {
         "response_bytes": record.response_bytes,
         "duration_us": micros(took),
         "response_us": record.responded.map(|at| micros(at.duration_since(record.began))),
-        "request_id": told.request_id().map(|id| id.to_string()),
+        "request_id": told.request_id(),
         "trace_id": told.trace.map(|trace| format!("{:032x}", trace.id)),
         "steps": steps.all.iter().map(|(after, what)| json!({ "after_us": micros(*after), "what": what })).collect::<Vec<_>>(),
     })

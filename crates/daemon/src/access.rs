@@ -7,6 +7,7 @@
 mod ends;
 mod line;
 mod request;
+mod words;
 
 use std::fmt::{self, Display};
 use std::io::{self, Write};
@@ -16,9 +17,10 @@ use crate::lines::{Lines, QUEUE_LINES};
 use crate::logs::Format;
 
 pub use request::Request;
+pub use words::{Route, Words};
 
 use ends::Ends;
-use line::{Field, Head, line};
+use line::{Field, Fields, Head, line};
 
 /// A value that is only turned into text when the line is written.
 pub type Text<'a> = Option<&'a dyn Display>;
@@ -125,15 +127,20 @@ impl AccessLog {
 
     /// Queues one line about a connection. Never blocks.
     pub fn record(&self, entry: &Entry<'_>) {
-        self.write(&entry.head(), |each| entry.fields(each));
+        self.write(&entry.head(), |to| entry.fields(to));
     }
 
     /// Queues one line about a request. Never blocks.
     pub fn record_request(&self, request: &Request<'_>) {
-        self.write(&request.head(), |each| request.fields(each));
+        self.write(&request.head(), |to| request.fields(to));
     }
 
-    fn write(&self, head: &Head, fields: impl FnOnce(&mut dyn FnMut(&str, Field<'_>))) {
+    /// What the lines of all requests on this route have in common; nothing, where nothing is written.
+    pub fn words(&self, route: &Route<'_>) -> Words {
+        self.0.as_ref().map(|(format, _)| Words::of(*format, route)).unwrap_or_default()
+    }
+
+    fn write(&self, head: &Head, fields: impl FnOnce(&mut Fields<'_>)) {
         let Some((format, lines)) = &self.0 else { return };
         lines.send(line(*format, head, fields).into_bytes());
     }
@@ -156,21 +163,21 @@ impl Entry<'_> {
     }
 
     /// The one place that says which fields a line has and in which order.
-    fn fields(&self, each: &mut dyn FnMut(&str, Field<'_>)) {
+    fn fields(&self, to: &mut Fields<'_>) {
         let (source, destination) = (self.source, self.destination);
         let (hbone_address, service) = (self.hbone_address, self.service);
-        Ends { source, destination, hbone_address, service }.fields(each);
-        each("direction", Field::Quoted(&self.direction));
-        each("bytes_sent", Field::Number(self.bytes_sent));
-        each("bytes_recv", Field::Number(self.bytes_received));
-        each("duration", Field::Quoted(&format_args!("{}ms", self.duration.as_millis())));
+        Ends { source, destination, hbone_address, service }.fields(to);
+        to.add("direction", Field::Quoted(&self.direction));
+        to.add("bytes_sent", Field::Number(self.bytes_sent));
+        to.add("bytes_recv", Field::Number(self.bytes_received));
+        to.add("duration", Field::Quoted(&format_args!("{}ms", self.duration.as_millis())));
         if let Event::Failed { code, error } = self.event {
-            each("error", Field::Quoted(error));
-            each("code", Field::Quoted(&code));
+            to.add("error", Field::Quoted(error));
+            to.add("code", Field::Quoted(&code));
         }
         if let Some(TcpFacts { rtt, retransmits }) = self.tcp {
-            each("tcp.rtt_us", Field::Number(rtt.as_micros().try_into().unwrap_or(u64::MAX)));
-            each("tcp.retransmits", Field::Number(retransmits.into()));
+            to.add("tcp.rtt_us", Field::Number(rtt.as_micros().try_into().unwrap_or(u64::MAX)));
+            to.add("tcp.retransmits", Field::Number(retransmits.into()));
         }
     }
 }
@@ -266,7 +273,7 @@ mod tests {
     fn unknown_facts_are_left_out() {
         let mut entry = entry(Event::Opened);
         (entry.source, entry.tcp, entry.service) = (Party::default(), None, None);
-        let line = line(Format::Plain, &entry.head(), |each| entry.fields(each));
+        let line = line(Format::Plain, &entry.head(), |to| entry.fields(to));
         assert!(!line.contains("src.") && !line.contains("tcp.") && !line.contains("service"), "{line}");
     }
 

@@ -1,10 +1,11 @@
 //! What is said of one request when it is over.
 
+use std::borrow::Cow;
 use std::fmt::{self, Display};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use daemon::access::{self, AccessLog};
+use daemon::access::{self, AccessLog, Words};
 use model::l7::{Headers, Rule};
 
 use super::Facts;
@@ -57,12 +58,12 @@ impl<'a> Told<'a> {
     }
 
     /// The method.
-    pub(crate) fn method(&self) -> Option<Bounded<'a>> {
+    pub(crate) fn method(&self) -> Option<Cow<'a, str>> {
         bounded(self.request.map(|request| request.method()))
     }
 
     /// What the request is known by.
-    pub(crate) fn request_id(&self) -> Option<Bounded<'a>> {
+    pub(crate) fn request_id(&self) -> Option<Cow<'a, str>> {
         bounded(self.fields().and_then(|fields| fields.first(REQUEST_ID)).or(self.given_id))
     }
 
@@ -72,7 +73,7 @@ impl<'a> Told<'a> {
     }
 
     /// Writes its line.
-    pub(super) fn log(&self, access: &AccessLog, ended: &Ended) {
+    pub(super) fn log(&self, access: &AccessLog, ended: &Ended, route: &Words) {
         if !access.is_on() {
             return;
         }
@@ -81,29 +82,27 @@ impl<'a> Told<'a> {
         let authority = bounded(self.request.map(|request| request.authority()));
         let path = self.request.map(Path);
         let trace = self.trace.map(|trace| format_args!("{:032x}", trace.id).to_string());
-        let app = facts.app.as_ref().map(|app| app as &dyn Display);
         access.record_request(&access::Request {
             at: SystemTime::now(),
-            source: facts.source.shown(Some(&facts.client), true),
-            destination: facts.destination.shown(app, true),
-            hbone_address: Some(&facts.authority).filter(|text| !text.is_empty()).map(|text| text as _),
-            service: facts.service.as_ref().map(|service| &service.id.hostname as _),
-            method: shown(&method),
-            authority: shown(&authority),
-            path: shown(&path),
+            source: Some(&facts.client),
+            destination: facts.app.as_ref().map(|app| app as _),
+            hbone_address: Some(&*facts.authority).filter(|text| !text.is_empty()),
+            route,
+            method: method.as_deref(),
+            authority: authority.as_deref(),
+            path: path.as_ref().map(|path| path as _),
             protocol: self.protocol,
             status: record.status.unwrap_or(0),
             grpc_status: self.grpc_status(),
             flags: &ended.flags,
             code: ended.code,
-            rule: self.rule.map(|rule| &rule.key as _),
             attempts: record.attempts,
             bytes_sent: record.response_bytes,
             bytes_received: record.request_bytes,
             duration: record.ended.duration_since(record.began),
             responded: record.responded.map(|at| at.duration_since(record.began)),
-            request_id: shown(&id),
-            trace_id: shown(&trace),
+            request_id: id.as_deref(),
+            trace_id: trace.as_deref(),
         });
     }
 }
@@ -116,23 +115,16 @@ pub(crate) fn new_id() -> String {
     format!("{a:08x}-{b:04x}-{c:04x}-{d:04x}-{e:012x}")
 }
 
-fn bounded(text: Option<&str>) -> Option<Bounded<'_>> {
-    text.filter(|text| !text.is_empty()).map(Bounded)
-}
-
-fn shown<T: Display>(value: &Option<T>) -> access::Text<'_> {
-    value.as_ref().map(|value| value as &dyn Display)
+fn bounded(text: Option<&str>) -> Option<Cow<'_, str>> {
+    text.filter(|text| !text.is_empty()).map(beginning)
 }
 
 /// The beginning of a text, and whether there is more.
-pub(crate) struct Bounded<'a>(&'a str);
-
-impl Display for Bounded<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let end = self.0.floor_char_boundary(SHOWN_MAX);
-        f.write_str(&self.0[..end])?;
-        f.write_str(if end < self.0.len() { "…" } else { "" })
+fn beginning(text: &str) -> Cow<'_, str> {
+    if text.len() <= SHOWN_MAX {
+        return text.into();
     }
+    format!("{}…", &text[..text.floor_char_boundary(SHOWN_MAX)]).into()
 }
 
 /// Path and query.
@@ -140,11 +132,12 @@ struct Path<'a>(&'a dyn AnyRequest);
 
 impl Display for Path<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Bounded(self.0.path()).fmt(f)?;
-        match self.0.query() {
-            Some(query) => write!(f, "?{}", Bounded(query)),
-            None => Ok(()),
+        f.write_str(&beginning(self.0.path()))?;
+        if let Some(query) = self.0.query() {
+            f.write_str("?")?;
+            f.write_str(&beginning(query))?;
         }
+        Ok(())
     }
 }
 
@@ -153,7 +146,7 @@ struct Url<'a>(&'a dyn AnyRequest);
 
 impl Display for Url<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}{}", Bounded(self.0.authority()), Path(self.0))
+        write!(f, "http://{}{}", beginning(self.0.authority()), Path(self.0))
     }
 }
 

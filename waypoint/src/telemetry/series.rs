@@ -1,4 +1,5 @@
-//! The series of requests, found once for whoever asks whom by which rule, and kept while they are used.
+//! The series of requests, and what their log lines have in common: found once for whoever asks whom by which rule, and kept
+//! while they are used.
 //!
 //! Looking series up by their two dozen labels costs more than all else that is done for a request. So each thread remembers
 //! the handles by what made the labels; what it has not used for a while it forgets, so that series of what is gone expire.
@@ -7,6 +8,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use daemon::access::{self, AccessLog, Words};
 use daemon::metrics::{Histogram, Metrics, Table};
 use model::Str;
 use model::l7::Rule;
@@ -179,15 +181,22 @@ struct Known {
     used: bool,
     answers: Vec<(Answered, Arc<Requests>)>,
     routes: [Option<Arc<Route>>; CLASSES.len()],
+    words: Words,
     _held: (Party, Party, Option<Arc<Service>>, Option<Arc<Rule>>),
 }
 
 impl Known {
-    fn new(told: &Told<'_>) -> Self {
+    fn new(told: &Told<'_>, access: &AccessLog) -> Self {
         let facts = told.facts;
+        let words = access.words(&access::Route {
+            source: facts.source.shown(None, true),
+            destination: facts.destination.shown(None, true),
+            service: facts.service.as_ref().map(|service| &service.id.hostname as _),
+            rule: told.rule.map(|rule| &rule.key as _),
+        });
         let held =
             (facts.source.clone(), facts.destination.clone(), facts.service.clone(), told.rule.cloned());
-        Self { used: true, answers: Vec::new(), routes: Default::default(), _held: held }
+        Self { used: true, answers: Vec::new(), routes: Default::default(), words, _held: held }
     }
 
     fn requests(&mut self, tables: &Tables, told: &Told<'_>, answered: Answered) -> Arc<Requests> {
@@ -207,13 +216,18 @@ impl Known {
 pub(crate) struct Seen(Mutex<HashMap<Key, Known>>);
 
 impl Seen {
-    /// Counts a request.
-    pub(super) fn count(&self, tables: &Tables, told: &Told<'_>, flags: Flags) {
+    /// Counts a request; what its line in this log has in common with others.
+    pub(super) fn count(
+        &self,
+        tables: &Tables,
+        told: &Told<'_>,
+        (flags, access): (Flags, &AccessLog),
+    ) -> Words {
         let mut all = self.0.lock();
         if all.len() >= KNOWN_MAX {
             all.clear();
         }
-        let known = all.entry(Key::of(told)).or_insert_with(|| Known::new(told));
+        let known = all.entry(Key::of(told)).or_insert_with(|| Known::new(told, access));
         known.used = true;
         let record = told.record;
         let status = record.status.unwrap_or(0);
@@ -232,6 +246,7 @@ impl Seen {
         route.delays.inc_by(told.done.was_delayed.into());
         route.aborts.inc_by((told.done.cause == Some(Cause::Fault)).into());
         route.duration.observe(took);
+        known.words.clone()
     }
 
     /// Forgets what was not used since the last time. To be called now and then.
@@ -275,7 +290,7 @@ mod tests {
             given_id: None,
             trace: None,
         };
-        seen.count(tables, &told, Flags::NONE);
+        seen.count(tables, &told, (Flags::NONE, &AccessLog::off()));
     }
 
     #[test]

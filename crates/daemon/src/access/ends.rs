@@ -1,6 +1,7 @@
-//! The two ends, as each kind of line names them.
+//! The two ends, as the line of a connection names them.
 
-use super::{Field, Party, Text};
+use super::line::{Field, Fields};
+use super::{Party, Text};
 
 /// Who speaks with whom.
 pub(super) struct Ends<'a> {
@@ -12,10 +13,10 @@ pub(super) struct Ends<'a> {
 
 impl Ends<'_> {
     /// Addresses can hold nothing that ends a field: they were read as addresses.
-    pub(super) fn fields(&self, each: &mut dyn FnMut(&str, Field<'_>)) {
+    pub(super) fn fields(&self, to: &mut Fields<'_>) {
         let mut party = |name: &str, value: Text<'_>| {
             if let Some(value) = value {
-                each(name, if name.ends_with("addr") { Field::Bare(value) } else { Field::Quoted(value) });
+                to.add(name, if name.ends_with("addr") { Field::Bare(value) } else { Field::Quoted(value) });
             }
         };
         party("src.addr", self.source.address);

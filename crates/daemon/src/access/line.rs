@@ -16,56 +16,92 @@ pub(super) struct Head {
 
 /// A field's value: how it is written differs between the formats.
 pub(super) enum Field<'a> {
-    /// Safe to write as it is: numbers, addresses, our own words.
+    /// Safe to write as it is: addresses, our own words.
     Bare(&'a dyn Display),
     Number(u64),
     /// Quoted and escaped: it may hold anything, and a line must stay one line.
     Quoted(&'a dyn Display),
+    /// The same of what is a text already, without the detours of `fmt`.
+    Text(&'a str),
 }
 
 /// Bytes of a line that is not longer than most are.
 const USUAL: usize = 1024;
 
 /// The line of these fields.
-pub(super) fn line(
-    format: Format,
-    head: &Head,
-    fields: impl FnOnce(&mut dyn FnMut(&str, Field<'_>)),
-) -> String {
+pub(super) fn line(format: Format, head: &Head, fields: impl FnOnce(&mut Fields<'_>)) -> String {
     let Head { at, level, message } = head;
     let mut line = String::with_capacity(USUAL);
-    // Writing to a String cannot fail.
     match format {
         Format::Json => {
-            let _ = write!(line, r#"{{"level":"{level}","time":""#);
+            add(&mut line, &["{\"level\":\"", level, "\",\"time\":\""]);
             time(&mut line, *at);
-            let _ = write!(line, r#"","scope":"access","message":"{message}""#);
-            fields(&mut |name, value| {
-                [",\"", name, "\":"].into_iter().for_each(|part| line.push_str(part));
-                match value {
-                    Field::Bare(value) | Field::Quoted(value) => quote(&mut line, value),
-                    Field::Number(value) => number(&mut line, value, 1),
-                }
-            });
-            line.push('}');
+            add(&mut line, &["\",\"scope\":\"access\",\"message\":\"", message, "\","]);
         }
         Format::Plain => {
             time(&mut line, *at);
-            let _ = write!(line, "\t{level}\taccess\t{message}\t");
-            let mut separator = "";
-            fields(&mut |name, value| {
-                [separator, name, "="].into_iter().for_each(|part| line.push_str(part));
-                match value {
-                    Field::Bare(value) => drop(write!(line, "{value}")),
-                    Field::Number(value) => number(&mut line, value, 1),
-                    Field::Quoted(value) => quote(&mut line, value),
-                }
-                separator = " ";
-            });
+            add(&mut line, &["\t", level, "\taccess\t", message, "\t"]);
         }
     }
-    line.push('\n');
+    fields(&mut Fields::new(format, &mut line));
+    line.push_str(match format {
+        Format::Json => "}\n",
+        Format::Plain => "\n",
+    });
     line
+}
+
+/// Where the fields of a line are written, one after another.
+pub(super) struct Fields<'a> {
+    line: &'a mut String,
+    format: Format,
+    /// What comes before the next one.
+    separator: &'static str,
+}
+
+impl<'a> Fields<'a> {
+    /// Of what follows the last separator of `line`.
+    pub(super) fn new(format: Format, line: &'a mut String) -> Self {
+        Self { line, format, separator: "" }
+    }
+
+    /// Writes one.
+    pub(super) fn add(&mut self, name: &str, value: Field<'_>) {
+        let separator = self.next();
+        match self.format {
+            Format::Json => add(self.line, &[separator, "\"", name, "\":"]),
+            Format::Plain => add(self.line, &[separator, name, "="]),
+        }
+        match (value, self.format) {
+            (Field::Number(value), _) => number(self.line, value),
+            (Field::Text(value), _) => {
+                self.line.push('"');
+                escape(self.line, value);
+                self.line.push('"');
+            }
+            // Writing to a String cannot fail.
+            (Field::Bare(value), Format::Plain) => drop(write!(self.line, "{value}")),
+            (Field::Bare(value), Format::Json) | (Field::Quoted(value), _) => quote(self.line, value),
+        }
+    }
+
+    /// Writes some that were written before, in the same format.
+    pub(super) fn add_words(&mut self, words: &str) {
+        let separator = self.next();
+        add(self.line, &[separator, words]);
+    }
+
+    fn next(&mut self) -> &'static str {
+        let separator = match self.format {
+            Format::Json => ",",
+            Format::Plain => " ",
+        };
+        std::mem::replace(&mut self.separator, separator)
+    }
+}
+
+fn add(line: &mut String, parts: &[&str]) {
+    parts.iter().for_each(|part| line.push_str(part));
 }
 
 /// Writes a JSON string, which is how a value is quoted in both formats.
@@ -80,30 +116,33 @@ struct Escaped<'a>(&'a mut String);
 
 impl Write for Escaped<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let mut rest = text;
-        let special = |byte: u8| byte < 0x20 || byte == b'"' || byte == b'\\';
-        // Most have none, and to look at all of them at once is quicker than to look for the first.
-        if !text.bytes().fold(false, |any, byte| any | special(byte)) {
-            self.0.push_str(text);
-            return Ok(());
-        }
-        while let Some(at) = rest.bytes().position(special) {
-            self.0.push_str(&rest[..at]);
-            match rest.as_bytes()[at] {
-                b'\n' => self.0.push_str("\\n"),
-                b'\r' => self.0.push_str("\\r"),
-                b'\t' => self.0.push_str("\\t"),
-                byte @ (b'"' | b'\\') => {
-                    self.0.push('\\');
-                    self.0.push(byte.into());
-                }
-                byte => write!(self.0, "\\u{byte:04x}")?,
-            }
-            rest = &rest[at + 1..];
-        }
-        self.0.push_str(rest);
+        escape(self.0, text);
         Ok(())
     }
+}
+
+fn escape(line: &mut String, text: &str) {
+    let mut rest = text;
+    let special = |byte: u8| byte < 0x20 || byte == b'"' || byte == b'\\';
+    // Most have none, and to look at all of them at once is quicker than to look for the first.
+    if !text.bytes().fold(false, |any, byte| any | special(byte)) {
+        return line.push_str(text);
+    }
+    while let Some(at) = rest.bytes().position(special) {
+        line.push_str(&rest[..at]);
+        match rest.as_bytes()[at] {
+            b'\n' => line.push_str("\\n"),
+            b'\r' => line.push_str("\\r"),
+            b'\t' => line.push_str("\\t"),
+            byte @ (b'"' | b'\\') => {
+                line.push('\\');
+                line.push(byte.into());
+            }
+            byte => drop(write!(line, "\\u{byte:04x}")),
+        }
+        rest = &rest[at + 1..];
+    }
+    line.push_str(rest);
 }
 
 /// UTC with microseconds, e.g. `2026-01-31T12:00:00.000001Z`.
@@ -111,33 +150,42 @@ fn time(line: &mut String, at: SystemTime) {
     let t = OffsetDateTime::from(at);
     let (year, month, day) = t.to_calendar_date();
     let (hour, minute, second, micro) = t.to_hms_micro();
-    let parts = [
-        (u64::from(year.unsigned_abs()), 4, '-'),
-        (u64::from(u8::from(month)), 2, '-'),
-        (u64::from(day), 2, 'T'),
-        (u64::from(hour), 2, ':'),
-        (u64::from(minute), 2, ':'),
-        (u64::from(second), 2, '.'),
-        (u64::from(micro), 6, 'Z'),
-    ];
-    for (value, digits, end) in parts {
-        number(line, value, digits);
-        line.push(end);
+    let mut text = *b"0000-00-00T00:00:00.000000Z";
+    for (value, end) in [
+        (u64::from(year.unsigned_abs()), 4),
+        (u64::from(u8::from(month)), 7),
+        (u64::from(day), 10),
+        (u64::from(hour), 13),
+        (u64::from(minute), 16),
+        (u64::from(second), 19),
+        (u64::from(micro), 26),
+    ] {
+        digits(&mut text[..end], value);
     }
+    line.push_str(ascii(&text));
 }
 
-/// Writes a number with at least so many digits, without the detours of `fmt`: a line has a dozen of them.
-fn number(line: &mut String, value: u64, at_least: usize) {
+/// Writes a number without the detours of `fmt`: a line has half a dozen of them.
+fn number(line: &mut String, value: u64) {
     // As many digits as the largest has.
-    let mut digits = [b'0'; 20];
-    let (mut first, mut rest) = (digits.len(), value);
-    while rest > 0 {
+    let mut text = [b'0'; 20];
+    let first = digits(&mut text, value).min(text.len() - 1);
+    line.push_str(ascii(&text[first..]));
+}
+
+/// Writes a number's digits at the end of `text`; where the first of them is. What has no room is left out.
+fn digits(text: &mut [u8], value: u64) -> usize {
+    let (mut first, mut rest) = (text.len(), value);
+    while rest > 0 && first > 0 {
         first -= 1;
-        digits[first] += (rest % 10) as u8;
+        text[first] = b'0' + (rest % 10) as u8;
         rest /= 10;
     }
-    let first = first.min(digits.len() - at_least);
-    line.extend(digits[first..].iter().map(|digit| char::from(*digit)));
+    first
+}
+
+fn ascii(text: &[u8]) -> &str {
+    str::from_utf8(text).expect("digits and what is between them are ASCII")
 }
 
 #[cfg(test)]
@@ -148,9 +196,31 @@ mod tests {
     fn numbers_are_written_as_fmt_writes_them() {
         for value in [0, 7, 10, 99, 1_000_000, u64::MAX] {
             let mut line = String::new();
-            number(&mut line, value, 1);
-            number(&mut line, value, 6);
-            assert_eq!(line, format!("{value}{value:06}"));
+            number(&mut line, value);
+            assert_eq!(line, value.to_string());
+        }
+    }
+
+    #[test]
+    fn times_are_written_as_rfc_3339_has_them() {
+        for micros in [0, 999_999, 951_782_399_123_456, 1_767_225_600_000_001, 253_402_300_799_999_999] {
+            let mut line = String::new();
+            time(&mut line, SystemTime::UNIX_EPOCH + std::time::Duration::from_micros(micros));
+            let parsed =
+                OffsetDateTime::parse(&line, &time::format_description::well_known::Rfc3339).unwrap();
+            assert_eq!(parsed.unix_timestamp_nanos(), i128::from(micros) * 1_000, "{line}");
+            assert_eq!(line.len(), "2026-01-31T12:00:00.000001Z".len());
+        }
+    }
+
+    #[test]
+    fn a_text_is_quoted_as_anything_that_is_displayed() {
+        let said = "a \"b\"\n\u{1}";
+        for format in [Format::Json, Format::Plain] {
+            let (mut one, mut other) = (String::new(), String::new());
+            Fields::new(format, &mut one).add("x", Field::Text(said));
+            Fields::new(format, &mut other).add("x", Field::Quoted(&said));
+            assert_eq!(one, other);
         }
     }
 

@@ -3,25 +3,25 @@
 use std::fmt::Display;
 use std::time::{Duration, SystemTime};
 
-use super::ends::Ends;
-use super::{Field, Head, Party, Text};
+use super::line::{Field, Fields};
+use super::{Head, Text, Words};
 
 /// What is said of one request. What is not known is left out of the line.
 pub struct Request<'a> {
     /// When it ended.
     pub at: SystemTime,
-    /// The client.
-    pub source: Party<'a>,
-    /// The endpoint.
-    pub destination: Party<'a>,
+    /// Where the client is.
+    pub source: Text<'a>,
+    /// Where the endpoint is.
+    pub destination: Text<'a>,
     /// The authority that the CONNECT request named.
-    pub hbone_address: Text<'a>,
-    /// The service that it was sent to.
-    pub service: Text<'a>,
+    pub hbone_address: Option<&'a str>,
+    /// Who asked whom, and by which rule: of the same log.
+    pub route: &'a Words,
     /// The method.
-    pub method: Text<'a>,
+    pub method: Option<&'a str>,
     /// What it was for.
-    pub authority: Text<'a>,
+    pub authority: Option<&'a str>,
     /// Path and query.
     pub path: Text<'a>,
     /// `HTTP/1.1`, for one.
@@ -34,8 +34,6 @@ pub struct Request<'a> {
     pub flags: &'a dyn Display,
     /// Why we answered ourselves: a stable code.
     pub code: Option<&'static str>,
-    /// The rule that decided.
-    pub rule: Text<'a>,
     /// How often it was sent.
     pub attempts: u32,
     /// Bytes of the response's body.
@@ -47,9 +45,9 @@ pub struct Request<'a> {
     /// From the request's head to the response's.
     pub responded: Option<Duration>,
     /// `x-request-id`.
-    pub request_id: Text<'a>,
+    pub request_id: Option<&'a str>,
     /// The trace that it belongs to.
-    pub trace_id: Text<'a>,
+    pub trace_id: Option<&'a str>,
 }
 
 impl Request<'_> {
@@ -58,34 +56,44 @@ impl Request<'_> {
     }
 
     /// The one place that says which fields a line has and in which order.
-    pub(super) fn fields(&self, each: &mut dyn FnMut(&str, Field<'_>)) {
-        let (source, destination) = (self.source, self.destination);
-        let (hbone_address, service) = (self.hbone_address, self.service);
-        Ends { source, destination, hbone_address, service }.fields(each);
-        let mut party = |name: &str, value: Text<'_>| {
+    pub(super) fn fields(&self, to: &mut Fields<'_>) {
+        // Addresses can hold nothing that ends a field: they were read as addresses.
+        for (name, value) in [("src.addr", self.source), ("dst.addr", self.destination)] {
             if let Some(value) = value {
-                each(name, Field::Quoted(value));
+                to.add(name, Field::Bare(value));
             }
-        };
-        party("method", self.method);
-        party("authority", self.authority);
-        party("path", self.path);
-        party("protocol", Some(&self.protocol));
-        party("flags", Some(self.flags));
-        party("code", self.code.as_ref().map(|code| code as &dyn Display));
-        party("rule", self.rule);
-        party("request_id", self.request_id);
-        party("trace_id", self.trace_id);
-        each("status", Field::Number(self.status.into()));
-        if let Some(status) = self.grpc_status {
-            each("grpc_status", Field::Number(status.into()));
         }
-        each("attempts", Field::Number(self.attempts.into()));
-        each("bytes_sent", Field::Number(self.bytes_sent));
-        each("bytes_recv", Field::Number(self.bytes_received));
-        each("duration_us", Field::Number(micros(self.duration)));
+        if let Some(words) = self.route.text() {
+            to.add_words(words);
+        }
+        if let Some(path) = self.path {
+            to.add("path", Field::Quoted(path));
+        }
+        to.add("flags", Field::Quoted(self.flags));
+        let texts = [
+            ("dst.hbone_addr", self.hbone_address),
+            ("method", self.method),
+            ("authority", self.authority),
+            ("protocol", Some(self.protocol)),
+            ("code", self.code),
+            ("request_id", self.request_id),
+            ("trace_id", self.trace_id),
+        ];
+        for (name, value) in texts {
+            if let Some(value) = value {
+                to.add(name, Field::Text(value));
+            }
+        }
+        to.add("status", Field::Number(self.status.into()));
+        if let Some(status) = self.grpc_status {
+            to.add("grpc_status", Field::Number(status.into()));
+        }
+        to.add("attempts", Field::Number(self.attempts.into()));
+        to.add("bytes_sent", Field::Number(self.bytes_sent));
+        to.add("bytes_recv", Field::Number(self.bytes_received));
+        to.add("duration_us", Field::Number(micros(self.duration)));
         if let Some(responded) = self.responded {
-            each("response_us", Field::Number(micros(responded)));
+            to.add("response_us", Field::Number(micros(responded)));
         }
     }
 }
