@@ -62,8 +62,8 @@ pub(crate) fn is_target(byte: u8) -> bool {
     byte.is_ascii_graphic() && !b"#<>`".contains(&byte)
 }
 
-/// Whether this may stand in Host: `uri-host [":" port]`, also empty. No commas, though RFC 3986 allows them: they
-/// come from joined fields.
+/// Whether this may stand in Host: `uri-host [":" port]`, also empty. Neither commas nor percent signs, though RFC 3986 allows
+/// them: the first come from joined fields, and who decodes the second and who does not see two hosts.
 pub(crate) fn is_host(value: &[u8]) -> bool {
     let (name, rest) = if value.starts_with(b"[") {
         let end = memchr::memchr(b']', value).unwrap_or(0);
@@ -80,7 +80,7 @@ pub(crate) fn is_host(value: &[u8]) -> bool {
     } else {
         value.split_at(memchr::memchr(b':', value).unwrap_or(value.len()))
     };
-    let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=".contains(byte);
+    let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=".contains(byte);
     name.iter().all(allowed) && (rest.is_empty() || is_port(&rest[1..], rest[0]))
 }
 
