@@ -118,10 +118,21 @@ async fn note(request: Request<Incoming>) -> Option<String> {
         Some(path) => path.to_string(),
         None => String::new(),
     };
+    // So are those that the client names itself (RFC 9110, section 7.6.1).
+    let named: Vec<u8> = head
+        .headers
+        .get_all("connection")
+        .iter()
+        .map(|value| value.as_bytes())
+        .collect::<Vec<_>>()
+        .join(&b',');
+    let is_named = |name: &str| {
+        named.split(|byte| *byte == b',').any(|word| word.trim_ascii().eq_ignore_ascii_case(name.as_bytes()))
+    };
     let mut fields: Vec<_> = head
         .headers
         .iter()
-        .filter(|(name, _)| !OF_ONE_HOP.contains(&name.as_str()))
+        .filter(|(name, _)| !OF_ONE_HOP.contains(&name.as_str()) && !is_named(name.as_str()))
         .map(|(name, value)| format!("{name}: {:?}", value.as_bytes()))
         .collect();
     fields.sort();
