@@ -4,6 +4,7 @@
 
 mod answer;
 mod edits;
+mod kept;
 mod outcome;
 mod parts;
 
@@ -14,6 +15,7 @@ use tokio::time::Instant;
 
 pub use answer::{Answer, GRPC_STATUS, is_grpc};
 pub use edits::{FieldEdits, RequestEdits};
+pub(crate) use kept::{Kept, Watch};
 pub use outcome::{Failed, Failure, Outcome, Record, Refusal};
 pub(crate) use parts::is_framing;
 

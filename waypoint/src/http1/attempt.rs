@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
-use super::exchange::{After, Course, Watch};
+use super::exchange::{After, Course};
 use super::framing::Framing;
 use super::head::Finder;
 use super::pump::{Broken, Pump, Shape};
@@ -18,7 +18,7 @@ use super::upstream::Upstream;
 use super::write::{self, Persistence, Sending};
 use crate::decide::{
     ATTEMPTS_MAX, Answer, AnyRequest, AnyResponse, Exchange, Failed, Failure, FieldEdits, Forward, Outcome,
-    Verdict,
+    Verdict, Watch,
 };
 
 /// The server's side of an attempt.
@@ -69,7 +69,9 @@ where
             return Err(Failed { failure: Failure::Closed, again, stale: true, unsent: true });
         }
         write::request(&mut upstream.wire.out, &self.request, &edits);
-        upstream.wire.out.extend_from_slice(self.kept.but(self.upload.unwritten()));
+        let kept = self.kept.bytes();
+        // The last of it was not sent yet.
+        upstream.wire.out.extend_from_slice(&kept[..kept.len() - self.upload.unwritten()]);
         let mut leg = Leg {
             upstream,
             finder: Finder::response(),

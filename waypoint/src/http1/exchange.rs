@@ -15,9 +15,7 @@ use super::pump::{Pump, Shape, Tap};
 use super::request::RequestHead;
 use super::upstream::Upstream;
 use super::write::{self, Persistence};
-use crate::decide::{
-    ATTEMPTS_MAX, Answer, AnyRequest, Exchange, Failed, Next, Outcome, REPLAY_BYTES_MAX, Record,
-};
+use crate::decide::{ATTEMPTS_MAX, Answer, AnyRequest, Exchange, Failed, Kept, Next, Outcome, Record, Watch};
 
 /// What becomes of the client's connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -178,43 +176,6 @@ where
             false => Persistence::Close,
         }
     }
-}
-
-/// What was sent of a body, for another attempt.
-pub(super) struct Kept {
-    bytes: Vec<u8>,
-    most: usize,
-    whole: bool,
-}
-
-impl Kept {
-    fn new(most: usize) -> Self {
-        Self { bytes: Vec::new(), most: most.min(REPLAY_BYTES_MAX), whole: true }
-    }
-
-    /// Whether nothing is missing.
-    pub(super) fn is_whole(&self) -> bool {
-        self.whole
-    }
-
-    /// All but the last bytes, which were not sent yet.
-    pub(super) fn but(&self, last: usize) -> &[u8] {
-        &self.bytes[..self.bytes.len() - last]
-    }
-
-    fn keep(&mut self, bytes: &[u8]) {
-        if self.whole && self.bytes.len() + bytes.len() <= self.most {
-            self.bytes.extend_from_slice(bytes);
-        } else {
-            *self = Self { bytes: Vec::new(), most: 0, whole: false };
-        }
-    }
-}
-
-/// Looks at a request's body for the hooks and for another attempt.
-pub(super) struct Watch<'a, X> {
-    pub(super) hooks: &'a mut X,
-    pub(super) kept: &'a mut Kept,
 }
 
 impl<X: Exchange> Tap for Watch<'_, X> {

@@ -11,7 +11,7 @@ use h2::{Reason, RecvStream, SendStream};
 use http::{Response, StatusCode};
 use tokio::time::Instant;
 
-use super::exchange::{Course, Watch};
+use super::exchange::Course;
 use super::flow::{Broken, Flow};
 use super::head::ResponseHead;
 use super::limits::{HEAD_TIME, INTERIMS_MAX};
@@ -20,6 +20,7 @@ use super::refusal::Refusal;
 use super::stalls::Stall;
 use crate::decide::{
     ATTEMPTS_MAX, Answer, AnyResponse, Exchange, Failed, Failure, FieldEdits, Forward, Outcome, Verdict,
+    Watch,
 };
 
 /// The server's side of an attempt.

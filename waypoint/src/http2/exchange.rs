@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 use http::header::CONTENT_LENGTH;
@@ -18,8 +18,8 @@ use super::head::{self, RequestHead};
 use super::link::Upstream;
 use super::stalls::{Stall, Stalls};
 use crate::decide::{
-    ATTEMPTS_MAX, Answer, AnyRequest, Decide, Exchange, Failed, Failure, Next, Outcome, REPLAY_BYTES_MAX,
-    Record, is_grpc,
+    ATTEMPTS_MAX, Answer, AnyRequest, Decide, Exchange, Failed, Failure, Kept, Next, Outcome, Record, Watch,
+    is_grpc,
 };
 use crate::timer::Timer;
 
@@ -65,7 +65,7 @@ where
     };
     let hooks = decide.begin(&request);
     let began = Instant::now();
-    let replay = hooks.replay().min(REPLAY_BYTES_MAX);
+    let replay = hooks.replay();
     let mut course = Course {
         respond,
         upload: Flow::new(body, replay > 0),
@@ -109,7 +109,7 @@ impl<X: Exchange<Upstream = Upstream>> Course<X> {
             }
             if let Some(failed) = failed.take() {
                 self.record.failure = Some(failed.failure);
-                self.upload.again(self.kept.bytes());
+                self.upload.again(Bytes::copy_from_slice(self.kept.bytes()));
             }
             self.record.attempts += 1;
             match self.attempt(forward).await {
@@ -171,46 +171,6 @@ fn send(respond: &mut SendResponse<Bytes>, answer: Answer, is_head: bool) -> u64
     // Small, so it may wait in memory for the client's window.
     let _ = body.send_data(answer.body, true);
     length
-}
-
-/// What was received of a body, for another attempt.
-pub(super) struct Kept {
-    bytes: BytesMut,
-    most: usize,
-    whole: bool,
-}
-
-impl Kept {
-    fn new(most: usize) -> Self {
-        Self { bytes: BytesMut::new(), most, whole: true }
-    }
-
-    /// Whether nothing is missing.
-    pub(super) fn is_whole(&self) -> bool {
-        self.whole
-    }
-
-    fn bytes(&self) -> Bytes {
-        Bytes::copy_from_slice(&self.bytes)
-    }
-
-    /// Copies: a small piece would pin all that it arrived with.
-    fn keep(&mut self, bytes: &[u8]) {
-        if bytes.is_empty() {
-            return;
-        }
-        if self.whole && self.bytes.len() + bytes.len() <= self.most {
-            self.bytes.extend_from_slice(bytes);
-        } else {
-            *self = Self { bytes: BytesMut::new(), most: 0, whole: false };
-        }
-    }
-}
-
-/// Looks at a request's body for the hooks and for another attempt.
-pub(super) struct Watch<'a, X> {
-    pub(super) hooks: &'a mut X,
-    pub(super) kept: &'a mut Kept,
 }
 
 impl<X: Exchange> Tap for Watch<'_, X> {
