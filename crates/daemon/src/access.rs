@@ -4,7 +4,6 @@
 //! Field names are those that ambient users' tools already read; ours follow after them. The caller gives the time: this file
 //! reads no clock. A line that cannot be queued at once is lost and counted.
 
-mod ends;
 mod line;
 mod request;
 mod words;
@@ -19,7 +18,6 @@ use crate::logs::Format;
 pub use request::Request;
 pub use words::{Route, Words};
 
-use ends::Ends;
 use line::{Field, Fields, Head, line};
 
 /// A value that is only turned into text when the line is written.
@@ -165,8 +163,26 @@ impl Entry<'_> {
     /// The one place that says which fields a line has and in which order.
     fn fields(&self, to: &mut Fields<'_>) {
         let (source, destination) = (self.source, self.destination);
-        let (hbone_address, service) = (self.hbone_address, self.service);
-        Ends { source, destination, hbone_address, service }.fields(to);
+        for (name, value) in [
+            ("src.addr", source.address),
+            ("src.workload", source.workload),
+            ("src.namespace", source.namespace),
+            ("src.identity", source.identity),
+            ("src.cluster", source.cluster),
+            ("dst.addr", destination.address),
+            ("dst.hbone_addr", self.hbone_address),
+            ("dst.service", self.service),
+            ("dst.workload", destination.workload),
+            ("dst.namespace", destination.namespace),
+            ("dst.identity", destination.identity),
+            ("dst.cluster", destination.cluster),
+        ] {
+            // Addresses can hold nothing that ends a field: they were read as addresses.
+            let is_address = name.ends_with("addr");
+            if let Some(value) = value {
+                to.add(name, if is_address { Field::Bare(value) } else { Field::Quoted(value) });
+            }
+        }
         to.add("direction", Field::Quoted(&self.direction));
         to.add("bytes_sent", Field::Number(self.bytes_sent));
         to.add("bytes_recv", Field::Number(self.bytes_received));
