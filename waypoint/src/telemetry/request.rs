@@ -86,7 +86,7 @@ impl<'a> Told<'a> {
             at: SystemTime::now(),
             source: Some(&facts.client),
             destination: facts.app.as_ref().map(|app| app as _),
-            hbone_address: Some(&*facts.authority).filter(|text| !text.is_empty()),
+            hbone_address: Some(&facts.authority).filter(|text| !text.is_empty()).map(|text| text as _),
             route,
             method: method.as_deref(),
             authority: authority.as_deref(),

@@ -15,7 +15,7 @@ pub struct Request<'a> {
     /// Where the endpoint is.
     pub destination: Text<'a>,
     /// The authority that the CONNECT request named.
-    pub hbone_address: Option<&'a str>,
+    pub hbone_address: Text<'a>,
     /// Who asked whom, and by which rule: of the same log.
     pub route: &'a Words,
     /// The method.
@@ -58,7 +58,11 @@ impl Request<'_> {
     /// The one place that says which fields a line has and in which order.
     pub(super) fn fields(&self, to: &mut Fields<'_>) {
         // Addresses can hold nothing that ends a field: they were read as addresses.
-        for (name, value) in [("src.addr", self.source), ("dst.addr", self.destination)] {
+        for (name, value) in [
+            ("src.addr", self.source),
+            ("dst.addr", self.destination),
+            ("dst.hbone_addr", self.hbone_address),
+        ] {
             if let Some(value) = value {
                 to.add(name, Field::Bare(value));
             }
@@ -71,7 +75,6 @@ impl Request<'_> {
         }
         to.add("flags", Field::Quoted(self.flags));
         let texts = [
-            ("dst.hbone_addr", self.hbone_address),
             ("method", self.method),
             ("authority", self.authority),
             ("protocol", Some(self.protocol)),
