@@ -18,7 +18,8 @@ use daemon::drain::Drain;
 use daemon::logs::Format;
 use daemon::metrics::Metrics;
 use hbone::{
-    ClientLimits, ClientTls, Connect, OpenError, Opener, Reason, Received, ServerLimits, Stream, StreamError,
+    ClientLimits, ClientTls, Connect, Incoming, OpenError, Opener, Reason, Received, ServerLimits, Stream,
+    StreamError,
 };
 use http::{HeaderMap, StatusCode};
 use identity::authority::{Authority, AuthorityConfig};
@@ -173,26 +174,34 @@ impl World {
         self.writer.apply([Update::Workload(made::pod(name, "server", address, "web"))]);
     }
 
-    /// Its node, which says what it is asked for, and echoes.
-    async fn node(&self, address: &str) -> mpsc::Receiver<(String, HeaderMap)> {
+    /// An endpoint's node, which hands what is asked for in any tunnel to `take`.
+    async fn takes(&self, address: &str, take: impl Fn(Incoming) + Clone + Send + 'static) {
         let certificate = self.certificate("server").await;
         let listener = TcpListener::bind(format!("{address}:15008")).await.unwrap();
-        let (tell, told) = mpsc::channel(8);
         tokio::spawn(async move {
             loop {
                 let (tcp, _) = listener.accept().await.unwrap();
                 let config = certificate.server_config();
                 let (mut tunnel, _) = hbone::accept(tcp, config, &ServerLimits::default()).await.unwrap();
-                let tell = tell.clone();
+                let take = take.clone();
                 tokio::spawn(async move {
                     while let Some(Ok(incoming)) = tunnel.next().await {
-                        let asked = (incoming.authority.to_string(), incoming.headers.clone());
-                        let _ = tell.try_send(asked);
-                        tokio::spawn(echo(incoming.accept(HeaderMap::new()).unwrap()));
+                        take(incoming);
                     }
                 });
             }
         });
+    }
+
+    /// One that says what it is asked for, and echoes.
+    async fn node(&self, address: &str) -> mpsc::Receiver<(String, HeaderMap)> {
+        let (tell, told) = mpsc::channel(8);
+        let take = move |incoming: Incoming| {
+            let asked = (incoming.authority.to_string(), incoming.headers.clone());
+            let _ = tell.try_send(asked);
+            tokio::spawn(echo(incoming.accept(HeaderMap::new()).unwrap()));
+        };
+        self.takes(address, take).await;
         told
     }
 

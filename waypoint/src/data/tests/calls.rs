@@ -61,26 +61,15 @@ impl World {
         address: &str,
         (says, seen): (Says, &Seen),
     ) -> Arc<AtomicUsize> {
-        let certificate = self.certificate("server").await;
-        let listener = TcpListener::bind(format!("{address}:15008")).await.unwrap();
         let (seen, taken) = (Arc::clone(seen), Arc::new(AtomicUsize::new(0)));
         let counted = Arc::clone(&taken);
-        tokio::spawn(async move {
-            loop {
-                let (tcp, _) = listener.accept().await.unwrap();
-                let config = certificate.server_config();
-                let (mut tunnel, _) = hbone::accept(tcp, config, &ServerLimits::default()).await.unwrap();
-                let (seen, counted) = (Arc::clone(&seen), Arc::clone(&counted));
-                tokio::spawn(async move {
-                    while let Some(Ok(incoming)) = tunnel.next().await {
-                        counted.fetch_add(1, Relaxed);
-                        let stream = incoming.accept(HeaderMap::new()).unwrap();
-                        let io = Io::Tunnel(Box::new(TunnelIo::new(stream, Vec::new())));
-                        tokio::spawn(serve(io, name, says, Arc::clone(&seen)));
-                    }
-                });
-            }
-        });
+        let take = move |incoming: Incoming| {
+            counted.fetch_add(1, Relaxed);
+            let stream = incoming.accept(HeaderMap::new()).unwrap();
+            let io = Io::Tunnel(Box::new(TunnelIo::new(stream, Vec::new())));
+            tokio::spawn(serve(io, name, says, Arc::clone(&seen)));
+        };
+        self.takes(address, take).await;
         taken
     }
 

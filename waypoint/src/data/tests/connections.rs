@@ -208,18 +208,12 @@ async fn requests_are_told_from_bytes_without_any_route() {
 async fn a_server_that_speaks_first_is_heard_at_once_and_carries_bytes_then() {
     let mut world = World::new().await;
     world.endpoint("one", "127.7.35.1");
-    let certificate = world.certificate("server").await;
-    let listener = TcpListener::bind("127.7.35.1:15008").await.unwrap();
-    tokio::spawn(async move {
-        let (tcp, _) = listener.accept().await.unwrap();
-        let config = certificate.server_config();
-        let (mut tunnel, _) = hbone::accept(tcp, config, &ServerLimits::default()).await.unwrap();
-        while let Some(Ok(incoming)) = tunnel.next().await {
-            let mut stream = incoming.accept(HeaderMap::new()).unwrap();
-            stream.send(Bytes::from_static(b"220 welcome\r\n")).unwrap();
-            tokio::spawn(echo(stream));
-        }
-    });
+    let greet = |incoming: Incoming| {
+        let mut stream = incoming.accept(HeaderMap::new()).unwrap();
+        stream.send(Bytes::from_static(b"220 welcome\r\n")).unwrap();
+        tokio::spawn(echo(stream));
+    };
+    world.takes("127.7.35.1", greet).await;
     let client = world.client("client").await;
     let other = made::rule(0, "/", &[("nobody", 1)]);
     for routed in [false, true] {

@@ -11,23 +11,11 @@ impl World {
         let workload = made::pod(name, "server", address, name);
         self.writer
             .apply([Update::Service(made::service(name, "10.96.1.9", false)), Update::Workload(workload)]);
-        let certificate = self.certificate("server").await;
-        let listener = TcpListener::bind(format!("{address}:15008")).await.unwrap();
         let (tell, told) = mpsc::channel(64);
-        tokio::spawn(async move {
-            loop {
-                let (tcp, _) = listener.accept().await.unwrap();
-                let config = certificate.server_config();
-                let (mut tunnel, _) = hbone::accept(tcp, config, &ServerLimits::default()).await.unwrap();
-                let tell = tell.clone();
-                tokio::spawn(async move {
-                    while let Some(Ok(incoming)) = tunnel.next().await {
-                        let stream = incoming.accept(HeaderMap::new()).unwrap();
-                        tokio::spawn(swallow(stream, tell.clone(), answers));
-                    }
-                });
-            }
-        });
+        let take = move |incoming: Incoming| {
+            tokio::spawn(swallow(incoming.accept(HeaderMap::new()).unwrap(), tell.clone(), answers));
+        };
+        self.takes(address, take).await;
         told
     }
 

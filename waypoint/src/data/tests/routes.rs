@@ -32,24 +32,13 @@ impl World {
     /// The node of an endpoint, which answers each request with its name and the request's head. The first so many requests are
     /// answered with 503, and none that asks for `/never`.
     pub(super) async fn server(&self, name: &str, address: &str, failures: u32) -> Arc<AtomicU32> {
-        let certificate = self.certificate("server").await;
-        let listener = TcpListener::bind(format!("{address}:15008")).await.unwrap();
         let (name, count) = (name.to_owned(), Arc::new(AtomicU32::new(0)));
         let counted = Arc::clone(&count);
-        tokio::spawn(async move {
-            loop {
-                let (tcp, _) = listener.accept().await.unwrap();
-                let config = certificate.server_config();
-                let (mut tunnel, _) = hbone::accept(tcp, config, &ServerLimits::default()).await.unwrap();
-                let (name, count) = (name.clone(), Arc::clone(&counted));
-                tokio::spawn(async move {
-                    while let Some(Ok(incoming)) = tunnel.next().await {
-                        let stream = incoming.accept(HeaderMap::new()).unwrap();
-                        tokio::spawn(serve(stream, name.clone(), Arc::clone(&count), failures));
-                    }
-                });
-            }
-        });
+        let take = move |incoming: Incoming| {
+            let stream = incoming.accept(HeaderMap::new()).unwrap();
+            tokio::spawn(serve(stream, name.clone(), Arc::clone(&counted), failures));
+        };
+        self.takes(address, take).await;
         count
     }
 
