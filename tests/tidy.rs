@@ -75,6 +75,11 @@ fn only_the_daemon_reads_the_environment() {
 }
 
 #[test]
+fn only_benches_ask_a_waypoint_without_a_tunnel() {
+    each_source(rules::plain_door);
+}
+
+#[test]
 fn files_fit_on_a_few_screens() {
     none(rules::length(sources(), LARGE_FILES));
 }

@@ -40,6 +40,9 @@ enum Command {
     /// What `node` starts in pods to make load
     #[command(hide = true)]
     AppClient(load::client::Args),
+    /// Our waypoint without tunnels, which `waypoint` compares with a plain Envoy
+    #[command(hide = true)]
+    PlainWaypoint(waypoint::plain::Args),
     /// What `waypoint` starts in pods to answer
     #[command(hide = true)]
     WaypointOrigin(waypoint::load::origin::Args),
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Some(Command::Node(args)) => node::run(&args),
         Some(Command::Kubernetes(args)) => kubernetes::run(&args),
         Some(Command::Waypoint(args)) => waypoint::run(&args),
+        Some(Command::PlainWaypoint(args)) => waypoint::plain::run(args),
         Some(Command::WaypointOrigin(args)) => waypoint::load::origin::run(&args),
         Some(Command::WaypointClient(args)) => waypoint::load::client::run(&args),
         Some(Command::AppServer) => load::server::run().map_err(anyhow::Error::from),

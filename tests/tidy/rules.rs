@@ -17,6 +17,9 @@ const DEADLINE_LINES: usize = 10;
 /// Where the environment may be read: one place in the programs; build scripts have no other way to be configured.
 const ENVIRONMENT_READERS: &[&str] = &["crates/daemon/src/config.rs", "build.rs"];
 
+/// What makes a waypoint that is asked without a tunnel, and proves nobody: where it is, and who may call it.
+const PLAIN_DOOR: (&str, &[&str]) = ("run_plain", &["benches/", "tests/tidy/", "waypoint/src/app.rs"]);
+
 /// Which files decide without acting.
 pub(crate) enum Core {
     /// Everything below this directory.
@@ -178,6 +181,17 @@ pub(crate) fn environment(source: &Source) -> Vec<Violation> {
         ["env::var(", "env::vars(", "env::var_os(", "env::vars_os(", "env::set_var(", "env::remove_var("];
     matching(source, |line, _| {
         calls.iter().any(|call| line.contains(call)).then_some("settings come through daemon::config")
+    })
+}
+
+/// Only the bench has a waypoint that takes connections without tunnels.
+pub(crate) fn plain_door(source: &Source) -> Vec<Violation> {
+    let (word, places) = PLAIN_DOOR;
+    if places.iter().any(|place| source.path.starts_with(place)) {
+        return Vec::new();
+    }
+    matching(source, |line, _| {
+        has_word(line, word).then_some("a product takes tunnels alone: plain connections are for benches")
     })
 }
 
@@ -345,6 +359,13 @@ mod tests {
         assert_eq!(environment(&source(text)).len(), 1);
         assert_eq!(environment(&Source::new("crates/daemon/src/config.rs", text)).len(), 0);
         assert_eq!(environment(&Source::new("ebpf/build.rs", text)).len(), 0);
+    }
+
+    #[test]
+    fn plain_doors_are_found() {
+        let text = "let done = app::run_plain(&config, &services, client);\n";
+        assert_eq!(plain_door(&Source::new("waypoint/src/main.rs", text)).len(), 1);
+        assert_eq!(plain_door(&Source::new("benches/src/waypoint/plain.rs", text)).len(), 0);
     }
 
     #[test]

@@ -30,8 +30,10 @@ use crate::balance::Registry;
 use crate::config::Config;
 use crate::data::Shared;
 use crate::data::abreast::Past;
+use crate::data::inbound::Tunnels;
 use crate::data::mirror::Counts;
-use crate::data::thread::{self, Thread};
+use crate::data::plain::Plain;
+use crate::data::thread::{self, Door, Thread};
 use crate::discovery::Discovery;
 use crate::rules::{Book, Rules};
 use crate::spans::Tracer;
@@ -43,9 +45,23 @@ use crate::watched::{Board, Watched};
 /// # Errors
 /// What it can't do without, in words for an operator.
 pub fn run(config: Config) -> anyhow::Result<()> {
+    behind(&config, (&[config.listen], Tunnels))
+}
+
+/// Runs one that anybody can ask without a tunnel, at these addresses of services, and that takes everybody for `client`. It is
+/// what `benches` compare with proxies that take plain connections, and nothing else may call it (`tests/tidy.rs` looks).
+///
+/// # Errors
+/// As [`run`].
+pub fn run_plain(config: &Config, services: &[SocketAddr], client: Identity) -> anyhow::Result<()> {
+    behind(config, (services, Plain(client)))
+}
+
+/// Runs one that is asked by this door, at these addresses.
+fn behind(config: &Config, door: (&[SocketAddr], impl Door)) -> anyhow::Result<()> {
     let process = Process::start(&config.process)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let outcome = runtime.block_on(serve(&config, &process));
+    let outcome = runtime.block_on(serve(config, &process, door));
     if let Err(error) = &outcome {
         tracing::error!(error = format!("{error:#}"), "waypoint ends");
     }
@@ -53,10 +69,10 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     outcome
 }
 
-async fn serve(config: &Config, process: &Process) -> anyhow::Result<()> {
+async fn serve(config: &Config, process: &Process, door: (&[SocketAddr], impl Door)) -> anyhow::Result<()> {
     let mut tasks = TaskGroup::new();
     let (shared, board) = control_side(config, process, &mut tasks)?;
-    data_side(config, &shared, &mut tasks).await?;
+    data_side(config, &shared, door, &mut tasks).await?;
     outside(config, process, admin::routes(process, &shared, board), &mut tasks).await?;
     tracing::info!(identity = %config.own.identity, threads = config.process.threads, "waypoint has started");
     tokio::select! {
@@ -139,11 +155,19 @@ async fn first(certificates: Certificates, identity: Identity, latch: Latch) {
 }
 
 /// The data threads, and who hands them connections.
-async fn data_side(config: &Config, shared: &Arc<Shared>, tasks: &mut TaskGroup) -> anyhow::Result<()> {
-    let threads = (0..config.process.threads).map(|index| Thread::start(index, Arc::clone(shared)));
+async fn data_side(
+    config: &Config,
+    shared: &Arc<Shared>,
+    (addresses, door): (&[SocketAddr], impl Door),
+    tasks: &mut TaskGroup,
+) -> anyhow::Result<()> {
+    let start = |index| Thread::start(index, Arc::clone(shared), door.clone());
+    let threads = (0..config.process.threads).map(start);
     let threads = threads.collect::<io::Result<Vec<_>>>().context("can't start the data threads")?;
-    let listener = listen(config.listen).await?;
-    tasks.spawn_infallible("tunnels", thread::accept(listener, threads, Arc::clone(shared)));
+    for address in addresses {
+        let listener = listen(*address).await?;
+        tasks.spawn_infallible("connections", thread::accept(listener, threads.clone(), Arc::clone(shared)));
+    }
     Ok(())
 }
 

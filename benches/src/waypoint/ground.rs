@@ -9,12 +9,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use lab::{Env, Lab, LabConfig, Pod, PodSpec, Process, Program, ServiceSpec, Tuning, wait_until};
+use model::identity::Identity;
 
+use super::certificates::{self, TRUST_DOMAIN};
 use super::load::client::Protocol;
 use super::load::origin::{HBONE_PORT, HTTP1_PORT, HTTP2_PORT};
 use super::manifests::{GATEWAY, HTTP_PORT, HTTP2_SERVICE_PORT, NAMESPACE, Routes, crowd};
 use super::shapes::{Mesh, Shape};
-use super::{certificates, envoy, measure, say};
+use super::{envoy, measure, say};
 use crate::resident;
 
 /// How long anything may take until it answers, on a machine where much else runs.
@@ -55,6 +57,8 @@ pub(crate) enum Kind {
 #[derive(Debug)]
 pub(crate) struct Proxy {
     pub(crate) kind: Kind,
+    /// What it can be asked in.
+    takes: &'static [Mesh],
     pub(crate) pod: Pod,
     pub(crate) process: Process,
 }
@@ -108,6 +112,7 @@ impl Ground {
         let mut ground = Self { proxies, client, servers, lab, certificates, envoy, origins, services };
         ground.route(&Routes::default())?;
         ground.proxies.push(ground.start_airglow("waypoint-0")?);
+        ground.proxies.push(ground.start_plain("waypoint-plain")?);
         if ground.envoy.is_some() {
             ground.proxies.push(ground.start_envoy("envoy-0", Scale::default())?);
         }
@@ -125,6 +130,11 @@ impl Ground {
         Ok(())
     }
 
+    /// The proxies that can be asked so.
+    pub(crate) fn taking(&self, mesh: Mesh) -> impl Iterator<Item = &Proxy> {
+        self.proxies.iter().filter(move |proxy| proxy.takes.contains(&mesh))
+    }
+
     /// Where the client asks, and for what: the proxy's address, and the authority of a tunnel if it is to make one.
     pub(crate) fn address(&self, proxy: &Proxy, shape: &Shape) -> (SocketAddr, Option<SocketAddr>) {
         let http2 = shape.protocol != Protocol::Http1;
@@ -135,7 +145,8 @@ impl Ground {
                 let port = if http2 { envoy::PLAIN_HTTP2 } else { envoy::PLAIN_HTTP1 };
                 (SocketAddr::new(proxy.pod.ip(), port), None)
             }
-            (Kind::Airglow, _) | (Kind::Envoy, Mesh::Hbone) => {
+            (Kind::Airglow, Mesh::Plain) => (authority, None),
+            (Kind::Airglow | Kind::Envoy, Mesh::Hbone) => {
                 (SocketAddr::new(proxy.pod.ip(), HBONE_PORT), Some(authority))
             }
         }
@@ -152,8 +163,8 @@ impl Ground {
 
     /// Waits until a proxy answers in every shape that it can.
     fn await_answers(&self, proxy: &Proxy) -> anyhow::Result<()> {
-        for mesh in [Mesh::Plain, Mesh::Hbone] {
-            let shape = measure::probe(mesh);
+        for mesh in proxy.takes {
+            let shape = measure::probe(*mesh);
             wait_until(&format!("answers of {:?}", proxy.kind), READY_WITHIN, || {
                 measure::once(self, proxy, &shape).map_err(|error| format!("{error:#}"))
             })
@@ -221,8 +232,31 @@ impl Ground {
         crowd(endpoints).iter().try_for_each(|(file, _)| Ok(self.lab.delete_yaml(file)?))
     }
 
-    /// Our waypoint, with one data thread.
+    /// Our waypoint.
     fn start_airglow(&self, name: &str) -> anyhow::Result<Proxy> {
+        let program = own()?.with_file_name("waypoint");
+        ensure!(program.is_file(), "{} is not there: build it too", program.display());
+        self.start_waypoint(name, &[Mesh::Hbone], (&program, &[]))
+    }
+
+    /// The same without tunnels, at the address of the service whose servers have none.
+    fn start_plain(&self, name: &str) -> anyhow::Result<Proxy> {
+        let service = self.services[0];
+        move_in(&self.client, service)?;
+        let at = |port| SocketAddr::new(service, port).to_string();
+        let client = Identity::new(TRUST_DOMAIN, NAMESPACE, "client")?.to_string();
+        let (http1, http2) = (at(HTTP_PORT), at(HTTP2_SERVICE_PORT));
+        let args = ["plain-waypoint", "--service", &http1, "--service", &http2, "--client", &client];
+        self.start_waypoint(name, &[Mesh::Plain], (&own()?, &args.map(str::to_owned)))
+    }
+
+    /// A process that is set as a waypoint is, with one data thread.
+    fn start_waypoint(
+        &self,
+        name: &str,
+        takes: &'static [Mesh],
+        (program, args): (&Path, &[String]),
+    ) -> anyhow::Result<Proxy> {
         let spec = PodSpec::new(NAMESPACE, name).service_account("waypoint");
         let spec = spec.label(GATEWAY_NAME, "waypoint").label("networking.istio.io/tunnel", "http");
         let spec = spec.label("gateway.istio.io/managed", "istio.io-mesh-controller");
@@ -237,13 +271,11 @@ impl Ground {
             ports.map(|(name, port)| (name.to_owned(), SocketAddr::new(pod.ip(), port).to_string()));
         environment.extend(listens);
         environment.insert("AIRGLOW_THREADS".into(), "1".into());
-        let program = own()?.with_file_name("waypoint");
-        ensure!(program.is_file(), "{} is not there: build it too", program.display());
-        let mut program = silent(&program, &[]);
+        let mut program = silent(program, args);
         for (name, value) in environment {
             program = program.env(name, value);
         }
-        Ok(Proxy { kind: Kind::Airglow, process: self.client.spawn(program)?, pod })
+        Ok(Proxy { kind: Kind::Airglow, takes, process: self.client.spawn(program)?, pod })
     }
 
     /// Envoy, with one worker.
@@ -266,7 +298,7 @@ impl Ground {
             "error",
         ];
         let process = self.client.spawn(silent(path, &args.map(str::to_owned)))?;
-        Ok(Proxy { kind: Kind::Envoy, pod, process })
+        Ok(Proxy { kind: Kind::Envoy, takes: &[Mesh::Plain, Mesh::Hbone], pod, process })
     }
 }
 

@@ -49,7 +49,7 @@ pub(crate) fn rounds(
     length: Duration,
 ) -> anyhow::Result<Vec<Slot>> {
     let mut cells: Vec<_> =
-        shapes.iter().flat_map(|shape| ground.proxies.iter().map(move |proxy| (shape, proxy))).collect();
+        shapes.iter().flat_map(|shape| ground.taking(shape.mesh).map(move |proxy| (shape, proxy))).collect();
     let mut slots = Vec::new();
     for round in 0..rounds {
         say(&format!("round {} of {rounds}: {} measurements", round + 1, cells.len()));

@@ -8,6 +8,7 @@ mod ground;
 pub(crate) mod load;
 mod manifests;
 mod measure;
+pub(crate) mod plain;
 mod report;
 mod scale;
 mod shapes;

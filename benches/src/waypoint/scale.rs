@@ -50,7 +50,7 @@ pub(crate) struct Crowded {
 /// Memory of every proxy. To be measured before any load.
 pub(crate) fn memory(ground: &Ground, shape: &Shape) -> anyhow::Result<Vec<Memory>> {
     let mut all = Vec::new();
-    for proxy in &ground.proxies {
+    for proxy in ground.taking(shape.mesh) {
         say(&format!("memory of {:?}", proxy.kind));
         let idle = settled(ground, proxy)?;
         let holding = |streams| {
@@ -120,8 +120,8 @@ pub(crate) fn crowded(
 /// From the moment before a route is written until the first answer that follows it, in microseconds: median and longest.
 pub(crate) fn changes(ground: &Ground, shape: &Shape) -> anyhow::Result<(u64, u64)> {
     say(&format!("{CHANGES} changes of a route"));
-    let ours =
-        ground.proxies.iter().find(|proxy| proxy.kind == Kind::Airglow).context("ours does not run")?;
+    let ours = ground.taking(shape.mesh).find(|proxy| proxy.kind == Kind::Airglow);
+    let ours = ours.context("ours does not run")?;
     let one = Shape { connections: 1, streams: 1, rate: None, ..*shape };
     let mut before = super::load::message::WEIGHTS.1.to_owned();
     let mut times = Vec::with_capacity(CHANGES);

@@ -31,8 +31,7 @@ pub(crate) struct Shape {
 pub(crate) enum Mesh {
     /// Mutual TLS and CONNECT on both sides of both proxies.
     Hbone,
-    /// Nothing on either side of the other proxy. Ours takes tunnels only: each connection is a tunnel with one stream on its
-    /// near side, and plain on its far side.
+    /// Nothing on either side of either proxy. Ours is another process then: see `plain`.
     Plain,
 }
 

@@ -12,6 +12,7 @@ use proxy::handshakes::MAX_HANDSHAKES;
 use tokio::net::TcpStream;
 
 use super::budgets::Share;
+use super::thread::Door;
 use super::{Context, stream};
 use crate::refusal::Refusal;
 
@@ -23,6 +24,21 @@ pub(crate) struct Client {
     pub(crate) address: SocketAddr,
     /// What its streams may hold.
     pub(crate) share: Share,
+}
+
+/// Clients come in tunnels.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tunnels;
+
+impl Door for Tunnels {
+    fn serve(
+        self,
+        context: Arc<Context>,
+        tcp: TcpStream,
+        client: SocketAddr,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        handle(context, tcp, client)
+    }
 }
 
 /// Serves one tunnel until it ends. When the drain begins its peer is told to go.

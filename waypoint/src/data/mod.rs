@@ -18,6 +18,7 @@ pub(crate) mod kept;
 pub(crate) mod links;
 pub(crate) mod mirror;
 pub(crate) mod opaque;
+pub(crate) mod plain;
 pub(crate) mod requests;
 pub(crate) mod routed;
 pub(crate) mod stream;

@@ -12,6 +12,7 @@ use model::l7::{Moment, Session};
 use model::route::Behind;
 use model::service::ServiceName;
 use proxy::headers;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout};
 
 use super::exchange::OneRequest;
@@ -42,25 +43,33 @@ pub(crate) async fn carry(
     asked: Asked,
     facts: Facts,
 ) {
-    let telemetry = &context.shared.telemetry;
-    let timeouts = Timeouts::default();
-    let first = timeout(timeouts.idle, first_bytes(&mut stream, said)).await;
+    let first = timeout(Timeouts::default().idle, first_bytes(&mut stream, said)).await;
     let (said, is_http2) = match first {
         Ok(Ok(first)) => first,
         // Nothing was asked.
         Ok(Err(_)) | Err(_) => return,
     };
+    over(context, (TunnelIo::new(stream, said), is_http2), asked, facts).await;
+}
+
+/// The same for bytes of which it is known whether they are HTTP/2.
+pub(crate) async fn over(
+    context: &Arc<Context>,
+    (io, is_http2): (impl AsyncRead + AsyncWrite + Unpin, bool),
+    asked: Asked,
+    facts: Facts,
+) {
+    let telemetry = &context.shared.telemetry;
     let live = telemetry.opened(facts.clone());
     let mut drain = context.shared.drain.clone();
     let drain = async move { drain.begun().await };
-    let io = TunnelIo::new(stream, said);
     // The backend is spoken to as the client speaks.
     if is_http2 {
         let decide = Arc::new(Requests::<http2::Upstream>::new(context, asked, facts));
         http2::serve(io, (decide, Arc::clone(&context.stalls)), drain).await;
     } else {
         let decide = Requests::<http1::Upstream<Io>>::new(context, asked, facts);
-        http1::serve(io, &decide, &timeouts, drain).await;
+        http1::serve(io, &decide, &Timeouts::default(), drain).await;
     }
     telemetry.closed(&live, Ok(()));
 }

@@ -27,8 +27,9 @@ pub(crate) struct Asked {
 
 /// Serves one stream, from its authority to its last byte.
 pub(crate) async fn serve(context: &Arc<Context>, incoming: Incoming, client: &Client) {
-    let mut facts = facts(context, &incoming, client);
-    let asked = match asked(context, &incoming, client, &mut facts).await {
+    let said = headers::forwarded_for(&incoming.headers);
+    let (facts, asked) = introduced(context, client, (incoming.authority.as_str(), said)).await;
+    let asked = match asked {
         Ok(asked) => asked,
         Err(refusal) => {
             context.shared.telemetry.refused(&facts, &refusal);
@@ -44,13 +45,19 @@ pub(crate) async fn serve(context: &Arc<Context>, incoming: Incoming, client: &C
     }
 }
 
-async fn asked(
+/// What is known of a connection to `authority`, whose client says that it comes from `said`; and what it asks for there.
+pub(crate) async fn introduced(
     context: &Context,
-    incoming: &Incoming,
     client: &Client,
-    facts: &mut Facts,
-) -> Result<Asked, Refusal> {
-    let authority = incoming.authority.as_str().parse()?;
+    (authority, said): (&str, Option<ClientAddr>),
+) -> (Facts, Result<Asked, Refusal>) {
+    let mut facts = facts(context, client, (authority, said));
+    let asked = asked(context, client, &mut facts).await;
+    (facts, asked)
+}
+
+async fn asked(context: &Context, client: &Client, facts: &mut Facts) -> Result<Asked, Refusal> {
+    let authority = facts.authority.parse()?;
     if client.share.is_exceeded() {
         return Err(Refusal::Hoarded);
     }
@@ -66,11 +73,13 @@ async fn asked(
 }
 
 /// What is said of a stream before it is understood.
-fn facts(context: &Context, incoming: &Incoming, client: &Client) -> Facts {
+fn facts(context: &Context, client: &Client, (authority, said): (&str, Option<ClientAddr>)) -> Facts {
     let mesh = context.shared.mesh.snapshot();
     // The client's own port, if its node says it; its address is the tunnel's, which nobody can forge.
-    let said = headers::forwarded_for(&incoming.headers).map(|ClientAddr(said)| said);
-    let address = said.filter(|said| said.ip() == client.address.ip()).unwrap_or(client.address);
+    let address = said
+        .map(|ClientAddr(said)| said)
+        .filter(|said| said.ip() == client.address.ip())
+        .unwrap_or(client.address);
     let own = mesh.workload(&context.shared.own.workload);
     let network = own.map(|own| own.network.clone()).unwrap_or_default();
     let workload = mesh.workload_by_address(&NetworkAddress { network, ip: address.ip() });
@@ -81,7 +90,7 @@ fn facts(context: &Context, incoming: &Incoming, client: &Client) -> Facts {
         source: Party { workload, identity: Some(client.identity.clone()) },
         destination: Party::default(),
         service: None,
-        authority: incoming.authority.as_str().into(),
+        authority: authority.into(),
         app: None,
     }
 }

@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::{Context, Shared, inbound};
+use super::{Context, Shared};
 use crate::refusal::Refusal;
 
 /// Connections on their way to a thread: a burst while it is busy. What it can't take the client's node sends elsewhere.
@@ -31,6 +31,17 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(20);
 /// How often idle connections to endpoints are looked at: they may be idle for half a minute.
 const SWEEP: Duration = Duration::from_secs(10);
 
+/// How clients come.
+pub(crate) trait Door: Clone + Send + 'static {
+    /// Serves one connection until it ends.
+    fn serve(
+        self,
+        context: Arc<Context>,
+        tcp: TcpStream,
+        client: SocketAddr,
+    ) -> impl Future<Output = ()> + Send + 'static;
+}
+
 /// A handle on one thread.
 #[derive(Clone, Debug)]
 pub(crate) struct Thread {
@@ -40,15 +51,15 @@ pub(crate) struct Thread {
 }
 
 impl Thread {
-    /// Starts thread number `index`.
-    pub(crate) fn start(index: usize, shared: Arc<Shared>) -> io::Result<Self> {
+    /// Starts thread number `index`, to which clients come by this door.
+    pub(crate) fn start(index: usize, shared: Arc<Shared>, door: impl Door) -> io::Result<Self> {
         let (connections, received) = mpsc::channel(QUEUE);
         let live = Arc::new(AtomicUsize::new(0));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let counted = Arc::clone(&live);
         std::thread::Builder::new()
             .name(format!("data-{index}"))
-            .spawn(move || runtime.block_on(run(shared, received, counted)))?;
+            .spawn(move || runtime.block_on(run(shared, received, (counted, door))))?;
         Ok(Self { connections, live })
     }
 }
@@ -92,7 +103,7 @@ fn hand_over(tcp: TcpStream, client: SocketAddr, threads: &[Thread], shared: &Sh
 async fn run(
     shared: Arc<Shared>,
     mut connections: mpsc::Receiver<(std::net::TcpStream, SocketAddr)>,
-    live: Arc<AtomicUsize>,
+    (live, door): (Arc<AtomicUsize>, impl Door),
 ) {
     let context = Arc::new(Context::new(shared));
     let mut tunnels = JoinSet::new();
@@ -107,10 +118,11 @@ async fn run(
             connection = connections.recv() => {
                 let Some((tcp, client)) = connection else { return };
                 let (context, live) = (Arc::clone(&context), Live(Arc::clone(&live)));
+                let door = door.clone();
                 tunnels.spawn(async move {
                     let _live = live;
                     match TcpStream::from_std(tcp) {
-                        Ok(tcp) => inbound::handle(context, tcp, client).await,
+                        Ok(tcp) => door.serve(context, tcp, client).await,
                         Err(error) => tracing::warn!(%error, "a connection can't be served"),
                     }
                 });
