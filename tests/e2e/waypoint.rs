@@ -94,7 +94,7 @@ impl Guarded {
     }
 
     /// The waypoint's resident memory, in bytes.
-    fn resident(&self) -> u64 {
+    pub(crate) fn resident(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.pid()));
         let status = status.expect("the waypoint runs");
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a process has memory");

@@ -32,6 +32,9 @@ const STATUS: &str = "grpc-status";
 const HEALTH: &str = "/grpc.health.v1.Health/Check";
 const SERVING: Bytes = Bytes::from_static(&[0, 0, 0, 0, 2, 0x08, 0x01]);
 
+/// The method that reads a stream to its end, and answers with one message: [`counted`].
+const SUM: &str = "/lab.Echo/Sum";
+
 /// Bytes of a message of a stream.
 const MESSAGE: u64 = 60_000;
 
@@ -55,6 +58,9 @@ pub(crate) struct Client {
     /// One call of many messages instead, with so many bytes of the pattern in all, checked as they come back.
     #[arg(long)]
     stream: Option<u64>,
+    /// The same without a way back: the server answers at the end with the checksum of what it got.
+    #[arg(long, conflicts_with = "stream")]
+    sum: Option<u64>,
 }
 
 #[derive(Args)]
@@ -84,16 +90,18 @@ pub(crate) async fn client(args: Client) -> Result<()> {
     let handshake = client::conn::http2::handshake(TokioExecutor::new(), stream);
     let (sender, connection) = handshake.await.context("begin HTTP/2")?;
     tokio::spawn(connection);
-    match args.stream {
-        Some(bytes) => stream_back(&args, sender, bytes).await,
-        None => calls(&args, sender).await,
+    match (args.stream, args.sum) {
+        (Some(bytes), _) => stream_back(&args, sender, bytes).await,
+        (None, Some(bytes)) => stream_up(&args, sender, bytes).await,
+        (None, None) => calls(&args, sender).await,
     }
 }
 
 type Sent = UnsyncBoxBody<Bytes, Infallible>;
 
 fn request(args: &Client, body: Sent) -> Result<Request<Sent>> {
-    let request = Request::post(format!("http://{}{}", args.to, args.method));
+    let method = if args.sum.is_some() { SUM } else { &args.method };
+    let request = Request::post(format!("http://{}{method}", args.to));
     Ok(request.header(CONTENT_TYPE, GRPC).header(TE, "trailers").body(body)?)
 }
 
@@ -126,12 +134,21 @@ async fn stream_back(args: &Client, mut sender: SendRequest<Sent>, bytes: u64) -
         }
     }
     ensure!(status.as_ref() == Some(&args.status), "the stream ended with {status:?}");
-    let (mut expected, mut messages) = (Sum::new(), Messages { sent: 0, bytes });
-    while let Some(message) = messages.next() {
-        expected.add(&message);
-    }
-    let (got, expected) = (sum.finish(), expected.finish());
+    let (got, expected) = (sum.finish(), Messages::sum(bytes));
     ensure!(got == expected, "{got:?} came back, not {expected:?}");
+    done(bytes, began);
+    Ok(())
+}
+
+async fn stream_up(args: &Client, mut sender: SendRequest<Sent>, bytes: u64) -> Result<()> {
+    let began = Instant::now();
+    let messages = Messages { sent: 0, bytes };
+    let response = sender.send_request(request(args, messages.boxed_unsync())?).await?;
+    let body = response.into_body().collect().await.context("read the answer")?;
+    let status = body.trailers().and_then(|fields| fields.get(STATUS)).cloned();
+    ensure!(status.as_ref() == Some(&args.status), "the stream ended with {status:?}");
+    let (got, expected) = (body.to_bytes(), counted(Messages::sum(bytes)));
+    ensure!(got == expected, "the other end got {got:?}, not {expected:?}");
     done(bytes, began);
     Ok(())
 }
@@ -147,6 +164,15 @@ impl Messages {
         let message = pattern::at(self.sent, (self.bytes - self.sent).min(MESSAGE));
         self.sent += message.len() as u64;
         (!message.is_empty()).then(|| frame(message).expect("a message is short"))
+    }
+
+    /// Length and checksum of so many bytes as messages, with what frames them.
+    fn sum(bytes: u64) -> (u64, String) {
+        let (mut sum, mut messages) = (Sum::new(), Self { sent: 0, bytes });
+        while let Some(message) = messages.next() {
+            sum.add(&message);
+        }
+        sum.finish()
     }
 }
 
@@ -183,12 +209,13 @@ pub(crate) async fn count(args: Count) -> Result<()> {
     Ok(())
 }
 
-/// Sends each message back as it comes.
+/// Sends each message back as it comes, unless the method is another one.
 async fn echo(
     request: Request<Incoming>,
 ) -> Result<Response<impl Body<Data = Bytes, Error = hyper::Error>>, Infallible> {
     let message = match request.uri().path() {
         HEALTH => Full::new(SERVING).map_err(|never| match never {}).boxed_unsync(),
+        SUM => Full::new(summed(request.into_body()).await).map_err(|never| match never {}).boxed_unsync(),
         _ => request.into_body().boxed_unsync(),
     };
     let mut trailers = HeaderMap::new();
@@ -196,6 +223,20 @@ async fn echo(
     let mut response = Response::new(message.with_trailers(async move { Some(Ok(trailers)) }));
     response.headers_mut().insert(CONTENT_TYPE, GRPC);
     Ok(response)
+}
+
+/// What came of a stream that broke off is another sum than the client expects.
+async fn summed(mut body: Incoming) -> Bytes {
+    let mut sum = Sum::new();
+    while let Some(Ok(part)) = body.frame().await {
+        sum.add(part.data_ref().map_or(&[], |data| data.as_ref()));
+    }
+    counted(sum.finish())
+}
+
+/// The message that says how many bytes came, and their checksum.
+fn counted((bytes, sha256): (u64, String)) -> Bytes {
+    frame(format!("{bytes} {sha256}").as_bytes()).expect("a message is short")
 }
 
 /// A length-prefixed message: not compressed, four bytes of length, the message.

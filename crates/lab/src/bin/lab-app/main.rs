@@ -43,7 +43,7 @@ enum Mode {
     EarlyFin(Listen),
     /// WebSocket server that echoes messages.
     Websocket(Listen),
-    /// gRPC server (HTTP/2) whose every method echoes its message, but for that of the health service.
+    /// gRPC server (HTTP/2) whose methods echo messages, but for `/lab.Echo/Sum`, which counts them, and that of the health service.
     Grpc(Listen),
     /// Client of `sink`: sends the pattern, ends its direction, checks the answer.
     Send(transfer::Send),
