@@ -128,12 +128,12 @@ pub(crate) fn routes(sources: &[&Source]) -> BTreeSet<String> {
     paths.filter(|text| text.starts_with('/') && !text.contains(' ')).chain(["/".to_owned()]).collect()
 }
 
-/// Fields of the access log: what `fields` gives names to.
+/// Fields of the access log: the names that `fields` gives.
 pub(crate) fn fields(source: &Source) -> BTreeSet<String> {
     let text = outside_tests(source);
     let body = text.split_once("fn fields(").map_or("", |(_, rest)| rest);
     let body = body.split_once("\n    }\n").map_or(body, |(body, _)| body);
-    let named = body.split("(\"").skip(1).filter_map(|rest| rest.split_once("\","));
+    let named = body.split("name!(\"").skip(1).filter_map(|rest| rest.split_once('"'));
     let is_name = |name: &str| name.bytes().all(|byte| byte.is_ascii_lowercase() || b"._".contains(&byte));
     named.filter(|(name, _)| is_name(name)).map(|(name, _)| name.to_owned()).collect()
 }
@@ -390,7 +390,7 @@ mod tests {
         assert_eq!(metrics(&source(text)), set(&["one", "two", "three"]));
         let text = "routes.get(\"/a\", \"about it\", f).post(\"/b\", \"see /c\", g)\n";
         assert_eq!(routes(&[&source(text)]), set(&["/", "/a", "/b"]));
-        let text = "    fn fields(&self) {\n        party(\"src.addr\", x.ends_with(\"addr\"));\n        to.add(\"code\", f!(\"{}ms\", c));\n    }\n\
+        let text = "    fn fields(&self) {\n        party(name!(\"src.addr\"), x.ends_with(\"addr\"));\n        to.add(name!(\"code\"), f!(\"{}ms\", c));\n    }\n\
                     fn other() { add(\"no\", 1) }\n";
         assert_eq!(fields(&source(text)), set(&["src.addr", "code"]));
     }

@@ -18,7 +18,7 @@ use crate::logs::Format;
 pub use request::Request;
 pub use words::{Route, Words};
 
-use line::{Field, Fields, Head, line};
+use line::{Field, Fields, Head, line, name};
 
 /// A value that is only turned into text when the line is written.
 pub type Text<'a> = Option<&'a dyn Display>;
@@ -164,36 +164,36 @@ impl Entry<'_> {
     fn fields(&self, to: &mut Fields<'_>) {
         let (source, destination) = (self.source, self.destination);
         for (name, value) in [
-            ("src.addr", source.address),
-            ("src.workload", source.workload),
-            ("src.namespace", source.namespace),
-            ("src.identity", source.identity),
-            ("src.cluster", source.cluster),
-            ("dst.addr", destination.address),
-            ("dst.hbone_addr", self.hbone_address),
-            ("dst.service", self.service),
-            ("dst.workload", destination.workload),
-            ("dst.namespace", destination.namespace),
-            ("dst.identity", destination.identity),
-            ("dst.cluster", destination.cluster),
+            (name!("src.addr"), source.address),
+            (name!("src.workload"), source.workload),
+            (name!("src.namespace"), source.namespace),
+            (name!("src.identity"), source.identity),
+            (name!("src.cluster"), source.cluster),
+            (name!("dst.addr"), destination.address),
+            (name!("dst.hbone_addr"), self.hbone_address),
+            (name!("dst.service"), self.service),
+            (name!("dst.workload"), destination.workload),
+            (name!("dst.namespace"), destination.namespace),
+            (name!("dst.identity"), destination.identity),
+            (name!("dst.cluster"), destination.cluster),
         ] {
             // Addresses can hold nothing that ends a field: they were read as addresses.
-            let is_address = name.ends_with("addr");
+            let is_address = name.plain.ends_with("addr=");
             if let Some(value) = value {
                 to.add(name, if is_address { Field::Bare(value) } else { Field::Quoted(value) });
             }
         }
-        to.add("direction", Field::Quoted(&self.direction));
-        to.add("bytes_sent", Field::Number(self.bytes_sent));
-        to.add("bytes_recv", Field::Number(self.bytes_received));
-        to.add("duration", Field::Quoted(&format_args!("{}ms", self.duration.as_millis())));
+        to.add(name!("direction"), Field::Quoted(&self.direction));
+        to.add(name!("bytes_sent"), Field::Number(self.bytes_sent));
+        to.add(name!("bytes_recv"), Field::Number(self.bytes_received));
+        to.add(name!("duration"), Field::Quoted(&format_args!("{}ms", self.duration.as_millis())));
         if let Event::Failed { code, error } = self.event {
-            to.add("error", Field::Quoted(error));
-            to.add("code", Field::Quoted(&code));
+            to.add(name!("error"), Field::Quoted(error));
+            to.add(name!("code"), Field::Quoted(&code));
         }
         if let Some(TcpFacts { rtt, retransmits }) = self.tcp {
-            to.add("tcp.rtt_us", Field::Number(rtt.as_micros().try_into().unwrap_or(u64::MAX)));
-            to.add("tcp.retransmits", Field::Number(retransmits.into()));
+            to.add(name!("tcp.rtt_us"), Field::Number(rtt.as_micros().try_into().unwrap_or(u64::MAX)));
+            to.add(name!("tcp.retransmits"), Field::Number(retransmits.into()));
         }
     }
 }

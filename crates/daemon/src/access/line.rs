@@ -14,6 +14,20 @@ pub(super) struct Head {
     pub(super) message: &'static str,
 }
 
+/// A field's name, with what stands before and behind it in each format: a line has two dozen of them.
+#[derive(Clone, Copy)]
+pub(super) struct Name {
+    pub(super) json: &'static str,
+    pub(super) plain: &'static str,
+}
+
+macro_rules! name {
+    ($name:literal) => {
+        $crate::access::line::Name { json: concat!(",\"", $name, "\":"), plain: concat!(" ", $name, "=") }
+    };
+}
+pub(super) use name;
+
 /// A field's value: how it is written differs between the formats.
 pub(super) enum Field<'a> {
     /// Safe to write as it is: addresses, our own words.
@@ -55,23 +69,24 @@ pub(super) fn line(format: Format, head: &Head, fields: impl FnOnce(&mut Fields<
 pub(super) struct Fields<'a> {
     line: &'a mut String,
     format: Format,
-    /// What comes before the next one.
-    separator: &'static str,
+    /// None was written yet.
+    first: bool,
 }
 
 impl<'a> Fields<'a> {
     /// Of what follows the last separator of `line`.
     pub(super) fn new(format: Format, line: &'a mut String) -> Self {
-        Self { line, format, separator: "" }
+        Self { line, format, first: true }
     }
 
     /// Writes one.
-    pub(super) fn add(&mut self, name: &str, value: Field<'_>) {
-        let separator = self.next();
-        match self.format {
-            Format::Json => add(self.line, &[separator, "\"", name, "\":"]),
-            Format::Plain => add(self.line, &[separator, name, "="]),
-        }
+    pub(super) fn add(&mut self, name: Name, value: Field<'_>) {
+        let name = match self.format {
+            Format::Json => name.json,
+            Format::Plain => name.plain,
+        };
+        self.line.push_str(&name[usize::from(self.first)..]);
+        self.first = false;
         match (value, self.format) {
             (Field::Number(value), _) => number(self.line, value),
             (Field::Text(value), _) => {
@@ -87,16 +102,13 @@ impl<'a> Fields<'a> {
 
     /// Writes some that were written before, in the same format.
     pub(super) fn add_words(&mut self, words: &str) {
-        let separator = self.next();
-        add(self.line, &[separator, words]);
-    }
-
-    fn next(&mut self) -> &'static str {
-        let separator = match self.format {
-            Format::Json => ",",
-            Format::Plain => " ",
-        };
-        std::mem::replace(&mut self.separator, separator)
+        if !std::mem::take(&mut self.first) {
+            self.line.push(match self.format {
+                Format::Json => ',',
+                Format::Plain => ' ',
+            });
+        }
+        self.line.push_str(words);
     }
 }
 
@@ -218,8 +230,8 @@ mod tests {
         let said = "a \"b\"\n\u{1}";
         for format in [Format::Json, Format::Plain] {
             let (mut one, mut other) = (String::new(), String::new());
-            Fields::new(format, &mut one).add("x", Field::Text(said));
-            Fields::new(format, &mut other).add("x", Field::Quoted(&said));
+            Fields::new(format, &mut one).add(name!("x"), Field::Text(said));
+            Fields::new(format, &mut other).add(name!("x"), Field::Quoted(&said));
             assert_eq!(one, other);
         }
     }

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::time::{Duration, SystemTime};
 
-use super::line::{Field, Fields};
+use super::line::{Field, Fields, name};
 use super::{Head, Text, Words};
 
 /// What is said of one request. What is not known is left out of the line.
@@ -59,9 +59,9 @@ impl Request<'_> {
     pub(super) fn fields(&self, to: &mut Fields<'_>) {
         // Addresses can hold nothing that ends a field: they were read as addresses.
         for (name, value) in [
-            ("src.addr", self.source),
-            ("dst.addr", self.destination),
-            ("dst.hbone_addr", self.hbone_address),
+            (name!("src.addr"), self.source),
+            (name!("dst.addr"), self.destination),
+            (name!("dst.hbone_addr"), self.hbone_address),
         ] {
             if let Some(value) = value {
                 to.add(name, Field::Bare(value));
@@ -71,32 +71,32 @@ impl Request<'_> {
             to.add_words(words);
         }
         if let Some(path) = self.path {
-            to.add("path", Field::Quoted(path));
+            to.add(name!("path"), Field::Quoted(path));
         }
-        to.add("flags", Field::Quoted(self.flags));
+        to.add(name!("flags"), Field::Quoted(self.flags));
         let texts = [
-            ("method", self.method),
-            ("authority", self.authority),
-            ("protocol", Some(self.protocol)),
-            ("code", self.code),
-            ("request_id", self.request_id),
-            ("trace_id", self.trace_id),
+            (name!("method"), self.method),
+            (name!("authority"), self.authority),
+            (name!("protocol"), Some(self.protocol)),
+            (name!("code"), self.code),
+            (name!("request_id"), self.request_id),
+            (name!("trace_id"), self.trace_id),
         ];
         for (name, value) in texts {
             if let Some(value) = value {
                 to.add(name, Field::Text(value));
             }
         }
-        to.add("status", Field::Number(self.status.into()));
+        to.add(name!("status"), Field::Number(self.status.into()));
         if let Some(status) = self.grpc_status {
-            to.add("grpc_status", Field::Number(status.into()));
+            to.add(name!("grpc_status"), Field::Number(status.into()));
         }
-        to.add("attempts", Field::Number(self.attempts.into()));
-        to.add("bytes_sent", Field::Number(self.bytes_sent));
-        to.add("bytes_recv", Field::Number(self.bytes_received));
-        to.add("duration_us", Field::Number(micros(self.duration)));
+        to.add(name!("attempts"), Field::Number(self.attempts.into()));
+        to.add(name!("bytes_sent"), Field::Number(self.bytes_sent));
+        to.add(name!("bytes_recv"), Field::Number(self.bytes_received));
+        to.add(name!("duration_us"), Field::Number(micros(self.duration)));
         if let Some(responded) = self.responded {
-            to.add("response_us", Field::Number(micros(responded)));
+            to.add(name!("response_us"), Field::Number(micros(responded)));
         }
     }
 }

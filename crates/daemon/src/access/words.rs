@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::line::{Field, Fields};
+use super::line::{Field, Fields, name};
 use super::{Party, Text};
 use crate::logs::Format;
 
@@ -27,16 +27,16 @@ impl Route<'_> {
     fn fields(&self, to: &mut Fields<'_>) {
         let Self { source, destination, service, rule } = self;
         for (name, value) in [
-            ("src.workload", source.workload),
-            ("src.namespace", source.namespace),
-            ("src.identity", source.identity),
-            ("src.cluster", source.cluster),
-            ("dst.service", *service),
-            ("dst.workload", destination.workload),
-            ("dst.namespace", destination.namespace),
-            ("dst.identity", destination.identity),
-            ("dst.cluster", destination.cluster),
-            ("rule", *rule),
+            (name!("src.workload"), source.workload),
+            (name!("src.namespace"), source.namespace),
+            (name!("src.identity"), source.identity),
+            (name!("src.cluster"), source.cluster),
+            (name!("dst.service"), *service),
+            (name!("dst.workload"), destination.workload),
+            (name!("dst.namespace"), destination.namespace),
+            (name!("dst.identity"), destination.identity),
+            (name!("dst.cluster"), destination.cluster),
+            (name!("rule"), *rule),
         ] {
             if let Some(value) = value {
                 to.add(name, Field::Quoted(value));
