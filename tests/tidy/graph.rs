@@ -25,7 +25,7 @@ const BLIND: &[(&str, &[&str])] = &[("daemon", &["api", "model"]), ("hbone", &["
 
 /// All that the model may use. Everything else would bring I/O, a clock or a wire format within its reach. `regex` computes
 /// and does nothing else: users' routes have regular expressions, and whether one matches is a decision of the model.
-const MODEL_USES: &[&str] = &["imbl", "ipnet", "regex", "thiserror"];
+const MODEL_USES: &[&str] = &["http", "imbl", "ipnet", "regex", "thiserror"];
 
 /// One package uses another.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

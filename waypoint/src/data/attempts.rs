@@ -130,15 +130,16 @@ impl<U: Carrier> OneRequest<U> {
     ) -> bool {
         let grpc = response.grpc_status().filter(|_| is_grpc(request));
         if let Some(under_way) = &mut self.under_way {
+            let now = Instant::now();
             let outcome = match (response.status(), grpc) {
                 (429 | 503, _) | (_, Some(RESOURCE_EXHAUSTED | UNAVAILABLE)) => {
                     Outcome::Overloaded(retry_after(response))
                 }
-                _ => Outcome::Answered(under_way.since.elapsed()),
+                _ => Outcome::Answered(now - under_way.since),
             };
             // It goes on counting as under way until the request is over.
             if let Some(lease) = &under_way.lease {
-                lease.state().learn(outcome, self.context.shared.now());
+                lease.state().learn(outcome, self.context.shared.at(now));
             }
         }
         let attempt = Attempt {

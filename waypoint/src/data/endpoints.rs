@@ -2,10 +2,10 @@
 //!
 //! A set is made again when it is asked for and the mesh has changed since. Chooses nothing.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
 
+use foldhash::HashMap;
 use model::address::OriginalDst;
 use model::route::{self, NoRoute, Query};
 use model::service::{Service, ServiceName};

@@ -43,6 +43,8 @@ pub(crate) struct OneRequest<U> {
     /// Where it is sent, once it is.
     pub(super) way: Box<Way>,
     pub(super) how: How,
+    /// What is changed in the request, once it was sent.
+    edits: Option<Arc<RequestEdits>>,
     pub(super) rule: Option<Arc<Rule>>,
     pub(super) ledger: Option<Arc<RetryLedger>>,
     /// When all of it has to be over.
@@ -97,6 +99,7 @@ impl<U: Carrier> OneRequest<U> {
             then: Some(then),
             way: Box::default(),
             how,
+            edits: None,
             rule,
             ledger,
             deadline: limit.map(|limit| Instant::now() + limit),
@@ -192,9 +195,12 @@ impl<U: Carrier> OneRequest<U> {
         }
     }
 
-    /// What is changed in the request.
-    fn edits(&self) -> RequestEdits {
-        let mut edits = self.way.request.clone();
+    /// What is changed in the request, for whichever attempt.
+    fn edits(&mut self) -> Arc<RequestEdits> {
+        if let Some(edits) = &self.edits {
+            return Arc::clone(edits);
+        }
+        let mut edits = std::mem::take(&mut self.way.request);
         self.introduction.say(&mut edits.fields);
         if let Some(id) = self.given_id.as_deref().and_then(|id| HeaderValue::from_str(id).ok()) {
             edits.fields.set(HeaderName::from_static(telemetry::REQUEST_ID), id);
@@ -202,7 +208,7 @@ impl<U: Carrier> OneRequest<U> {
         if let Some(trace) = &self.trace {
             trace.tell(&mut edits.fields);
         }
-        edits
+        Arc::clone(self.edits.insert(Arc::new(edits)))
     }
 }
 
@@ -279,7 +285,7 @@ impl<U: Carrier> Exchange for OneRequest<U> {
         self.begin_session();
         let fields: &dyn Headers = response;
         self.grpc_status = fields.first("grpc-status").and_then(|status| status.parse().ok());
-        Verdict::Forward(self.way.response())
+        Verdict::Forward(self.way.take_response())
     }
 
     fn give_back(&mut self, upstream: U) {

@@ -2,12 +2,12 @@
 //!
 //! Bounded in number and time; opens none and chooses none.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
+use foldhash::HashMap;
 use model::identity::Identity;
 use model::route::Target;
 use model::workload::WorkloadUid;
@@ -67,7 +67,8 @@ impl Carrier for Upstream<Io> {
             facts.destination.identity = who;
             return Ok(upstream);
         }
-        let reached = upstream::connect(context, target, facts).await?;
+        // Apart, because most requests do without and are not to be as large as it is.
+        let reached = Box::pin(upstream::connect(context, target, facts)).await?;
         Ok(Self::new(reached.into()))
     }
 
@@ -93,14 +94,10 @@ impl Kept {
         let mut all = self.0.lock();
         let idle = all.get_mut(key)?;
         let oldest = Instant::now() - IDLE_MAX;
-        let found = std::iter::from_fn(|| idle.pop()).find_map(|mut one| {
+        std::iter::from_fn(|| idle.pop()).find_map(|mut one| {
             let usable = one.since > oldest && is_usable(&mut one.upstream);
             usable.then_some((one.upstream, one.who))
-        });
-        if idle.is_empty() {
-            all.remove(key);
-        }
-        found
+        })
     }
 
     /// Keeps a connection for another request.

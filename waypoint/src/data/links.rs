@@ -2,10 +2,10 @@
 //!
 //! Bounded in number and time. Requests that need a connection while one is being made wait for that one.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::HashMap;
 use model::identity::Identity;
 use model::route::Target;
 use parking_lot::Mutex;
@@ -147,7 +147,8 @@ impl Carrier for Upstream {
             let error = std::io::Error::other("the connection that was being made failed");
             return Err(Refusal::Connect { to: target.app.0, error });
         }
-        let dialled = endpoint.dial(context, target, facts).await;
+        // Apart, because most requests do without and are not to be as large as it is.
+        let dialled = Box::pin(endpoint.dial(context, target, facts)).await;
         if dialled.is_err() {
             *failed = Some(Instant::now());
         }

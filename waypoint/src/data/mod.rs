@@ -74,7 +74,12 @@ pub(crate) struct Shared {
 impl Shared {
     /// The time as balancing counts it.
     pub(crate) fn now(&self) -> u64 {
-        u64::try_from(self.since().as_nanos()).unwrap_or(u64::MAX)
+        self.at(Instant::now())
+    }
+
+    /// A time as balancing counts it.
+    pub(crate) fn at(&self, time: Instant) -> u64 {
+        u64::try_from(time.duration_since(self.epoch).as_nanos()).unwrap_or(u64::MAX)
     }
 
     /// The same, as retries count it.

@@ -110,7 +110,7 @@ impl<U> Requests<U> {
             known: book.of(&service.id),
             port: *port,
             client: self.facts.source.identity.as_ref(),
-            now: now(),
+            now: &now,
             random: std::array::from_fn(|_| fastrand::u64(..)),
             holds: &|service, port, session| self.holds(service, port, session),
         };

@@ -9,6 +9,7 @@ mod outcome;
 mod parts;
 
 use std::future::Future;
+use std::sync::Arc;
 
 use model::l7::Headers;
 use tokio::time::Instant;
@@ -143,7 +144,7 @@ pub struct Forward<Upstream> {
     /// What to send it over.
     pub upstream: Upstream,
     /// What to change in its head.
-    pub edits: RequestEdits,
+    pub edits: Arc<RequestEdits>,
     /// When a response's head must have arrived; else this attempt has failed with [`Failure::Timeout`].
     pub respond_by: Option<Instant>,
     /// When the response must be complete; the connection is cut if it is not.
@@ -153,7 +154,7 @@ pub struct Forward<Upstream> {
 impl<Upstream> Forward<Upstream> {
     /// As it is, without a deadline.
     pub fn over(upstream: Upstream) -> Self {
-        Self { upstream, edits: RequestEdits::default(), respond_by: None, complete_by: None }
+        Self { upstream, edits: Arc::default(), respond_by: None, complete_by: None }
     }
 }
 

@@ -26,6 +26,8 @@ struct Leg<Io> {
     upstream: Upstream<Io>,
     finder: Finder,
     upload: Upload,
+    /// It is about to begin.
+    fresh: bool,
     /// Something of a response came.
     heard: bool,
     /// The client was told to send the body.
@@ -76,12 +78,12 @@ where
             upstream,
             finder: Finder::response(),
             upload: Upload::Open,
+            fresh: true,
             heard: false,
             continued: false,
             respond_by,
             complete_by,
         };
-        self.moved = Instant::now();
         loop {
             let response = match poll_fn(|cx| self.poll_head(cx, &mut leg)).await {
                 Ok(response) => response,
@@ -184,7 +186,7 @@ where
 
     /// The next head of a response.
     fn poll_head(&mut self, cx: &mut Context<'_>, leg: &mut Leg<To>) -> Poll<Result<ResponseHead, Stop>> {
-        let mut moved = false;
+        let mut moved = std::mem::take(&mut leg.fresh);
         self.poll_upload(cx, leg, &mut moved)?;
         // What precedes a response goes out first: this bounds how much of it there can be.
         let told = self.client.wire.poll_flush(cx).map_err(|_: io::Error| Stop::ClientGone)?;

@@ -39,10 +39,12 @@ where
         self.draining
     }
 
-    /// The next request; `None` when there will be none.
-    pub(super) async fn request(&mut self) -> Result<Option<RequestHead>, Refusal> {
+    /// The next request, and when it began to arrive; `None` when there will be none. Nothing was under way since `rested`.
+    pub(super) async fn request(
+        &mut self,
+        rested: Instant,
+    ) -> Result<Option<(RequestHead, Instant)>, Refusal> {
         let mut finder = Finder::request();
-        let rested = Instant::now();
         let mut begun = (!self.wire.input.is_empty()).then_some(rested);
         poll_fn(|cx| {
             loop {
@@ -50,7 +52,7 @@ where
                     let end = range.end;
                     let request = RequestHead::parse(self.wire.input.filled(), range);
                     self.wire.input.consume(end);
-                    return Poll::Ready(request.map(Some));
+                    return Poll::Ready(request.map(|request| Some((request, begun.unwrap_or(rested)))));
                 }
                 match self.wire.poll_fill(cx) {
                     Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Ok(None)),
@@ -67,7 +69,7 @@ where
         cx: &mut Context<'_>,
         rested: Instant,
         begun: Option<Instant>,
-    ) -> Poll<Result<Option<RequestHead>, Refusal>> {
+    ) -> Poll<Result<Option<(RequestHead, Instant)>, Refusal>> {
         if begun.is_none() {
             self.wire.rest();
         }

@@ -40,15 +40,18 @@ pub(super) struct Course<'c, 'a, Io, F, X> {
     pub(super) moved: Instant,
 }
 
-/// Runs one exchange to its end.
-pub(super) async fn run<Io, To, F, X>(client: &mut Client<'_, Io, F>, hooks: X, request: RequestHead) -> After
+/// Runs one exchange, whose request began to arrive at `began`, to its end; when that was.
+pub(super) async fn run<Io, To, F, X>(
+    client: &mut Client<'_, Io, F>,
+    hooks: X,
+    (request, began): (RequestHead, Instant),
+) -> (After, Instant)
 where
     Io: AsyncRead + AsyncWrite + Unpin,
     To: AsyncRead + AsyncWrite + Unpin,
     F: Future<Output = ()>,
     X: Exchange<Upstream = Upstream<To>>,
 {
-    let began = Instant::now();
     let mut course = Course {
         client,
         upload: Pump::new(request.framing(), Shape::AsItIs),
@@ -64,7 +67,7 @@ where
     record.request_bytes += upload.payload();
     record.ended = Instant::now();
     hooks.end(&request, &record);
-    after
+    (after, record.ended)
 }
 
 impl<Io, To, F, X> Course<'_, '_, Io, F, X>

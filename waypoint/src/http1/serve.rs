@@ -4,6 +4,7 @@ use std::future::Future;
 use std::pin::pin;
 
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
 
 use super::client::Client;
 use super::exchange::{self, After};
@@ -24,8 +25,9 @@ where
 {
     let drain = pin!(drain);
     let mut client = Client::new(io, timeouts, drain);
+    let mut rested = Instant::now();
     loop {
-        let request = match client.request().await {
+        let request = match client.request(rested).await {
             Ok(Some(request)) => request,
             Ok(None) => return client.close().await,
             Err(refusal) => {
@@ -33,8 +35,10 @@ where
                 return client.refuse(refusal).await;
             }
         };
-        let exchange = decide.begin(&request);
-        match exchange::run(&mut client, exchange, request).await {
+        let exchange = decide.begin(&request.0);
+        let (after, ended) = exchange::run(&mut client, exchange, request).await;
+        rested = ended;
+        match after {
             After::Close => return client.close().await,
             After::Next => {}
             After::Over => return,

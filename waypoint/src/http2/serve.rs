@@ -131,11 +131,12 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Served<Io> {
         loop {
             match self.connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
-                    self.requests.spawn(exchange::run(
+                    // Boxed before it is a task's: it is large, and a task is moved several times.
+                    self.requests.spawn(Box::pin(exchange::run(
                         Arc::clone(decide),
                         (request, respond),
                         Arc::clone(&self.stalls),
-                    ));
+                    )));
                 }
                 Poll::Ready(Some(Err(error))) => {
                     tracing::debug!(%error, "a connection broke");

@@ -28,8 +28,8 @@ pub(crate) struct Of<'a> {
     pub(crate) port: u16,
     /// Who asks.
     pub(crate) client: Option<&'a Identity>,
-    /// The time.
-    pub(crate) now: Moment,
+    /// The time, which few rules ask for.
+    pub(crate) now: &'a dyn Fn() -> Moment,
     /// Uniform over all of `u64`: for the weights, a delay, an abort and the copies.
     pub(crate) random: [u64; 4],
     /// Whether the endpoint of a session is one of a port of this service, and up.
@@ -158,7 +158,16 @@ impl Way {
 
     /// The changes of the response.
     pub(crate) fn response(&self) -> FieldEdits {
-        let mut edits = self.response.clone();
+        self.told(self.response.clone())
+    }
+
+    /// The same, the last time that they are asked for.
+    pub(crate) fn take_response(&mut self) -> FieldEdits {
+        let edits = std::mem::take(&mut self.response);
+        self.told(edits)
+    }
+
+    fn told(&self, mut edits: FieldEdits) -> FieldEdits {
         if !self.cors.is_empty() {
             edits.remove_all("access-control-");
             self.tell_browsers(&mut edits);
@@ -244,7 +253,7 @@ impl Way {
 
 /// What a rule does with a request.
 fn follow(rule: &Rule, by: &PathMatch, of: &Of<'_>, request: &dyn AnyRequest) -> Result<Way, Stop> {
-    let session = rule.session.as_ref().and_then(|kept| kept.session(request, of.now));
+    let session = rule.session.as_ref().and_then(|kept| kept.session(request, (of.now)()));
     let mut way = Way { session, ..Way::default() };
     let backend = session.and_then(|session| rule.backends.iter().find(|backend| of.has(backend, session)));
     let backend = backend.or_else(|| rule.backend(of.random[0]));
@@ -277,19 +286,15 @@ fn follow(rule: &Rule, by: &PathMatch, of: &Of<'_>, request: &dyn AnyRequest) ->
 }
 
 fn edit(fields: &mut FieldEdits, edits: &HeaderEdits) {
-    let name = |name: &model::l7::HeaderName| HeaderName::from_bytes(name.as_str().as_bytes()).ok();
-    let pair = |(own, value): &(model::l7::HeaderName, model::l7::HeaderValue)| {
-        Some((name(own)?, HeaderValue::from_bytes(value.as_str().as_bytes()).ok()?))
-    };
     let HeaderEdits { set, add, remove } = edits;
-    set.iter().filter_map(pair).for_each(|(name, value)| fields.set(name, value));
-    add.iter().filter_map(pair).for_each(|(name, value)| fields.add(name, value));
-    remove.iter().filter_map(name).for_each(|name| fields.remove(name));
+    set.iter().for_each(|(name, value)| fields.set(name.http().clone(), value.http().clone()));
+    add.iter().for_each(|(name, value)| fields.add(name.http().clone(), value.http().clone()));
+    remove.iter().for_each(|name| fields.remove(name.http().clone()));
 }
 
 fn inject(fault: &Fault, of: &Of<'_>, request: &dyn AnyRequest) -> Injected {
     let [_, delay, abort, _] = of.random;
-    fault.inject(request, of.client, of.now, [delay, abort])
+    fault.inject(request, of.client, (of.now)(), [delay, abort])
 }
 
 fn aborted(abort: AbortAnswer) -> Then {

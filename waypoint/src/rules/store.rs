@@ -2,9 +2,10 @@
 //!
 //! A change makes anew what it concerns and shares the rest with the version before.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use foldhash::HashMap;
 use model::Str;
 use model::identity::Identity;
 use model::l7::{
@@ -84,7 +85,7 @@ impl Default for OfService {
     fn default() -> Self {
         Self {
             ports: Arc::default(),
-            settings: HashMap::new(),
+            settings: HashMap::default(),
             implicit: Chosen::default(),
             ledger: Arc::new(RetryLedger::new(RetryBudget::default())),
         }
@@ -133,9 +134,9 @@ impl Rules {
     pub(crate) fn new(gateway: (Str, Str)) -> Self {
         Self {
             gateway,
-            rules: HashMap::new(),
+            rules: HashMap::default(),
             policies: BTreeMap::new(),
-            about: HashMap::new(),
+            about: HashMap::default(),
             book: Book::default(),
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! Owns no meaning: what a header or a host is for is said where it is used.
 
+use std::cmp::Ordering;
 use std::fmt;
 
 use crate::Str;
@@ -48,8 +49,8 @@ pub enum InvalidText {
 }
 
 /// The name of a header field, in lower case.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct HeaderName(Str);
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HeaderName(http::HeaderName);
 
 impl HeaderName {
     /// A name in any case.
@@ -57,23 +58,38 @@ impl HeaderName {
     /// # Errors
     /// When it is empty or has a character that field names do not have.
     pub fn new(name: &str) -> Result<Self, InvalidText> {
-        if !name.is_empty() && name.bytes().all(is_token) {
-            Ok(Self(name.to_ascii_lowercase().into()))
-        } else {
-            Err(InvalidText::HeaderName(name.to_owned()))
-        }
+        let parsed = http::HeaderName::from_bytes(name.as_bytes());
+        parsed.map(Self).map_err(|_| InvalidText::HeaderName(name.to_owned()))
     }
 
     /// In lower case.
     #[must_use]
     pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+
+    /// As those who edit heads have it.
+    #[must_use]
+    pub fn http(&self) -> &http::HeaderName {
         &self.0
     }
 
     /// Whether `name` is this one, in whatever case.
     #[must_use]
     pub fn is(&self, name: &str) -> bool {
-        self.0.eq_ignore_ascii_case(name)
+        self.as_str().eq_ignore_ascii_case(name)
+    }
+}
+
+impl PartialOrd for HeaderName {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for HeaderName {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.as_str().cmp(other.as_str())
     }
 }
 
@@ -108,7 +124,7 @@ impl CookieName {
 
 /// The value of a header field.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct HeaderValue(Str);
+pub struct HeaderValue(http::HeaderValue);
 
 impl HeaderValue {
     /// A value that can stand in one line.
@@ -116,16 +132,20 @@ impl HeaderValue {
     /// # Errors
     /// When it has control characters (a tab inside is fine), or begins or ends with white space.
     pub fn new(value: &str) -> Result<Self, InvalidText> {
-        let broken = value.bytes().any(|byte| byte.is_ascii_control() && byte != b'\t');
-        if broken || value.trim_matches([' ', '\t']) != value {
-            return Err(InvalidText::HeaderValue(value.to_owned()));
-        }
-        Ok(Self(value.into()))
+        let parsed = http::HeaderValue::from_bytes(value.as_bytes()).ok();
+        let parsed = parsed.filter(|_| value.trim_matches([' ', '\t']) == value);
+        parsed.map(Self).ok_or_else(|| InvalidText::HeaderValue(value.to_owned()))
     }
 
     /// As it was given.
     #[must_use]
     pub fn as_str(&self) -> &str {
+        str::from_utf8(self.0.as_bytes()).expect("it was made of a text")
+    }
+
+    /// As those who edit heads have it.
+    #[must_use]
+    pub fn http(&self) -> &http::HeaderValue {
         &self.0
     }
 }
