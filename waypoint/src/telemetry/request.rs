@@ -80,17 +80,20 @@ impl<'a> Told<'a> {
         let Self { facts, record, .. } = self;
         let (method, id) = (self.method(), self.request_id());
         let authority = bounded(self.request.map(|request| request.authority()));
-        let path = self.request.map(Path);
+        let path = self.request.map(|request| beginning(request.path()));
+        let query = self.request.and_then(|request| request.query()).map(beginning);
+        let parts = [path.as_deref().unwrap_or_default(), "?", query.as_deref().unwrap_or_default()];
+        let parts = if query.is_some() { &parts[..] } else { &parts[..1] };
         let trace = self.trace.map(|trace| format_args!("{:032x}", trace.id).to_string());
         access.record_request(&access::Request {
             at: SystemTime::now(),
-            source: Some(&facts.client),
-            destination: facts.app.as_ref().map(|app| app as _),
+            source: facts.client.0,
+            destination: facts.app.map(|app| app.0),
             hbone_address: Some(&facts.authority).filter(|text| !text.is_empty()).map(|text| text as _),
             route,
             method: method.as_deref(),
             authority: authority.as_deref(),
-            path: path.as_ref().map(|path| path as _),
+            path: path.is_some().then_some(parts),
             protocol: self.protocol,
             status: record.status.unwrap_or(0),
             grpc_status: self.grpc_status(),
@@ -110,9 +113,15 @@ impl<'a> Told<'a> {
 /// An identifier for a request that has none: a UUID of version 4.
 pub(crate) fn new_id() -> String {
     let random = fastrand::u128(..) & !(0xf000_c000 << 48) | (0x4000_8000 << 48);
-    let part = |shift: u32, digits: u32| random >> shift & ((1 << (4 * digits)) - 1);
-    let [a, b, c, d, e] = [part(96, 8), part(80, 4), part(64, 4), part(48, 4), part(0, 12)];
-    format!("{a:08x}-{b:04x}-{c:04x}-{d:04x}-{e:012x}")
+    let mut id = String::with_capacity(36);
+    for (index, byte) in random.to_be_bytes().into_iter().enumerate() {
+        if matches!(index, 4 | 6 | 8 | 10) {
+            id.push('-');
+        }
+        // Without the detours of `fmt`: most requests need one.
+        id.extend([byte >> 4, byte & 0xf].map(|digit| char::from(b"0123456789abcdef"[usize::from(digit)])));
+    }
+    id
 }
 
 fn bounded(text: Option<&str>) -> Option<Cow<'_, str>> {

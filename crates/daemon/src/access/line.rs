@@ -1,6 +1,7 @@
 //! A line in either form, from fields.
 
 use std::fmt::{self, Display, Write};
+use std::net::SocketAddr;
 use std::time::SystemTime;
 
 use time::OffsetDateTime;
@@ -30,6 +31,8 @@ pub(super) use name;
 
 /// A field's value: how it is written differs between the formats.
 pub(super) enum Field<'a> {
+    /// Written often, so without the detours of `fmt`.
+    Address(SocketAddr),
     /// Safe to write as it is: addresses, our own words.
     Bare(&'a dyn Display),
     Number(u64),
@@ -37,6 +40,8 @@ pub(super) enum Field<'a> {
     Quoted(&'a dyn Display),
     /// The same of what is a text already, without the detours of `fmt`.
     Text(&'a str),
+    /// The same of what is one in several parts.
+    Texts(&'a [&'a str]),
 }
 
 /// Bytes of a line that is not longer than most are.
@@ -89,11 +94,14 @@ impl<'a> Fields<'a> {
         self.first = false;
         match (value, self.format) {
             (Field::Number(value), _) => number(self.line, value),
-            (Field::Text(value), _) => {
+            (Field::Address(value), Format::Plain) => address(self.line, value),
+            (Field::Address(value), Format::Json) => {
                 self.line.push('"');
-                escape(self.line, value);
+                address(self.line, value);
                 self.line.push('"');
             }
+            (Field::Text(value), _) => texts(self.line, &[value]),
+            (Field::Texts(value), _) => texts(self.line, value),
             // Writing to a String cannot fail.
             (Field::Bare(value), Format::Plain) => drop(write!(self.line, "{value}")),
             (Field::Bare(value), Format::Json) | (Field::Quoted(value), _) => quote(self.line, value),
@@ -121,6 +129,25 @@ fn quote(line: &mut String, value: &dyn Display) {
     line.push('"');
     let _ = write!(Escaped(line), "{value}");
     line.push('"');
+}
+
+fn texts(line: &mut String, parts: &[&str]) {
+    line.push('"');
+    parts.iter().for_each(|part| escape(line, part));
+    line.push('"');
+}
+
+fn address(line: &mut String, address: SocketAddr) {
+    let SocketAddr::V4(address) = address else {
+        let _ = write!(line, "{address}");
+        return;
+    };
+    let [a, b, c, d] = address.ip().octets().map(u64::from);
+    for (value, end) in [(a, '.'), (b, '.'), (c, '.'), (d, ':')] {
+        number(line, value);
+        line.push(end);
+    }
+    number(line, address.port().into());
 }
 
 /// Escapes what JSON wants escaped, and no more.
@@ -222,6 +249,15 @@ mod tests {
                 OffsetDateTime::parse(&line, &time::format_description::well_known::Rfc3339).unwrap();
             assert_eq!(parsed.unix_timestamp_nanos(), i128::from(micros) * 1_000, "{line}");
             assert_eq!(line.len(), "2026-01-31T12:00:00.000001Z".len());
+        }
+    }
+
+    #[test]
+    fn addresses_are_written_as_fmt_writes_them() {
+        for text in ["10.0.200.3:80", "0.0.0.0:0", "255.255.255.255:65535", "[2001:db8::1]:443"] {
+            let mut line = String::new();
+            address(&mut line, text.parse().unwrap());
+            assert_eq!(line, text);
         }
     }
 

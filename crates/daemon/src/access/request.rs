@@ -1,6 +1,7 @@
 //! One line per request.
 
 use std::fmt::Display;
+use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use super::line::{Field, Fields, name};
@@ -11,9 +12,9 @@ pub struct Request<'a> {
     /// When it ended.
     pub at: SystemTime,
     /// Where the client is.
-    pub source: Text<'a>,
+    pub source: SocketAddr,
     /// Where the endpoint is.
-    pub destination: Text<'a>,
+    pub destination: Option<SocketAddr>,
     /// The authority that the CONNECT request named.
     pub hbone_address: Text<'a>,
     /// Who asked whom, and by which rule: of the same log.
@@ -22,8 +23,8 @@ pub struct Request<'a> {
     pub method: Option<&'a str>,
     /// What it was for.
     pub authority: Option<&'a str>,
-    /// Path and query.
-    pub path: Text<'a>,
+    /// Path and query, in parts.
+    pub path: Option<&'a [&'a str]>,
     /// `HTTP/1.1`, for one.
     pub protocol: &'static str,
     /// What the client was answered; 0: nothing.
@@ -57,21 +58,19 @@ impl Request<'_> {
 
     /// The one place that says which fields a line has and in which order.
     pub(super) fn fields(&self, to: &mut Fields<'_>) {
-        // Addresses can hold nothing that ends a field: they were read as addresses.
-        for (name, value) in [
-            (name!("src.addr"), self.source),
-            (name!("dst.addr"), self.destination),
-            (name!("dst.hbone_addr"), self.hbone_address),
-        ] {
-            if let Some(value) = value {
-                to.add(name, Field::Bare(value));
-            }
+        to.add(name!("src.addr"), Field::Address(self.source));
+        if let Some(destination) = self.destination {
+            to.add(name!("dst.addr"), Field::Address(destination));
+        }
+        // An authority can hold nothing that ends a field: it was read as one.
+        if let Some(address) = self.hbone_address {
+            to.add(name!("dst.hbone_addr"), Field::Bare(address));
         }
         if let Some(words) = self.route.text() {
             to.add_words(words);
         }
         if let Some(path) = self.path {
-            to.add(name!("path"), Field::Quoted(path));
+            to.add(name!("path"), Field::Texts(path));
         }
         to.add(name!("flags"), Field::Quoted(self.flags));
         let texts = [
