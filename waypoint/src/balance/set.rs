@@ -51,8 +51,8 @@ pub struct Ask<'a> {
 /// An endpoint.
 #[derive(Debug)]
 pub struct Endpoint {
-    /// How it is reached.
-    pub target: Target,
+    /// How it is reached; the alternatives are those to a first try.
+    pub target: Arc<Target>,
     /// What is known of it.
     pub state: Arc<State>,
 }
@@ -78,6 +78,7 @@ impl Set {
     #[must_use]
     pub fn new(service: &ServiceName, mut reachable: Vec<Reachable>, registry: &Registry) -> Self {
         reachable.sort_by_key(|one| std::cmp::Reverse(one.rank));
+        let alternatives = reachable.iter().filter(|one| one.up).count() > 1;
         let mut tiers: Vec<Tier> = Vec::new();
         let mut left = reachable.into_iter().peekable();
         while let Some(rank) = left.peek().map(|one| one.rank) {
@@ -87,7 +88,7 @@ impl Set {
                 all += 1;
                 if is_up {
                     let state = registry.state(service, &target.workload.uid);
-                    up.push(Endpoint { target, state });
+                    up.push(Endpoint { target: Arc::new(Target { alternatives, ..target }), state });
                 }
             }
             let share = (up.len() as f64 / f64::from(all) * OVERPROVISIONED).min(1.0);

@@ -2,6 +2,7 @@
 //!
 //! Reads and writes nothing of a protocol.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use model::l7::{self, Attempt, Headers, Pushback};
@@ -111,7 +112,7 @@ impl<U: Carrier> OneRequest<U> {
         }
     }
 
-    fn endpoint(&self) -> Result<(Target, Option<Lease>), Refusal> {
+    fn endpoint(&self) -> Result<(Arc<Target>, Option<Lease>), Refusal> {
         opaque::endpoint(&self.context, (&self.asked, &self.facts), self.how, &self.tried)
     }
 

@@ -202,7 +202,9 @@ impl<U: Carrier> OneRequest<U> {
         }
         let mut edits = std::mem::take(&mut self.way.request);
         self.introduction.say(&mut edits.fields);
-        if let Some(id) = self.given_id.as_deref().and_then(|id| HeaderValue::from_str(id).ok()) {
+        if let Some(mut id) = self.given_id.as_deref().and_then(|id| HeaderValue::from_str(id).ok()) {
+            // It never comes again, so nobody's table of fields is to keep it.
+            id.set_sensitive(true);
             edits.fields.set(HeaderName::from_static(telemetry::REQUEST_ID), id);
         }
         if let Some(trace) = &self.trace {

@@ -74,7 +74,7 @@ pub(crate) fn watched(context: &Context) -> watch::Receiver<u64> {
 }
 
 /// An endpoint that was connected to.
-pub(crate) type Reached = (Upstream, Target, Option<Lease>);
+pub(crate) type Reached = (Upstream, Arc<Target>, Option<Lease>);
 
 /// Carries bytes both ways; what the endpoint has said already is `answered`.
 pub(crate) async fn run(
@@ -165,9 +165,11 @@ pub(crate) fn endpoint(
     (asked, facts): (&Asked, &Facts),
     how: How,
     tried: &[WorkloadUid],
-) -> Result<(Target, Option<Lease>), Refusal> {
+) -> Result<(Arc<Target>, Option<Lease>), Refusal> {
     let (service, port, dialled) = match &asked.behind {
-        Behind::Workload(workload, app) => return Ok((route::direct(workload, *app), None)),
+        Behind::Workload(workload, app) => {
+            return Ok((Arc::new(route::direct(workload, *app)), None));
+        }
         Behind::Service(service, port, dialled) => (service, *port, *dialled),
     };
     let How { strategy, hash, .. } = match service.load_balancing.affinity {
@@ -187,11 +189,14 @@ pub(crate) fn endpoint(
     let chosen = chosen.ok_or_else(|| NoRoute::NoHealthyEndpoint(service.id.clone()))?;
     // What was tried may be another backend's.
     let untried = |one: &&Endpoint| !tried.contains(&one.target.workload.uid);
-    let alternatives = match tried {
-        [] => set.iter().count() > 1,
-        _ => set.iter().filter(untried).nth(1).is_some(),
+    let target = match tried {
+        [] => Arc::clone(&chosen.target),
+        _ => {
+            let alternatives = set.iter().filter(untried).nth(1).is_some();
+            Arc::new(Target { alternatives, ..(*chosen.target).clone() })
+        }
     };
-    Ok((Target { alternatives, ..chosen.target.clone() }, Some(chosen.state.begin())))
+    Ok((target, Some(chosen.state.begin())))
 }
 
 /// The endpoints of a port of a service.

@@ -43,10 +43,11 @@ impl FieldEdits {
     }
 
     /// Whether a field of the original is not kept.
-    pub(crate) fn drops(&self, name: &str) -> bool {
-        let begins =
-            |prefix: &str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
-        self.dropped.iter().any(|dropped| dropped.as_str().eq_ignore_ascii_case(name))
+    pub(crate) fn drops(&self, name: &[u8]) -> bool {
+        let begins = |prefix: &str| {
+            name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes()))
+        };
+        self.dropped.iter().any(|dropped| dropped.as_str().as_bytes().eq_ignore_ascii_case(name))
             || self.dropped_prefix.is_some_and(begins)
     }
 

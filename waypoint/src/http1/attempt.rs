@@ -171,7 +171,7 @@ where
             return (outcome, After::Over);
         }
         let sent = leg.upload == Upload::Sent;
-        if sent && response.keeps_alive() && leg.upstream.is_usable() {
+        if sent && response.keeps_alive() {
             self.hooks.give_back(leg.upstream.rested());
         }
         (outcome, if goes_on && sent { After::Next } else { After::Close })

@@ -179,6 +179,11 @@ impl Fields {
         self.all(name).next()
     }
 
+    /// Bytes of the head that they are of.
+    pub(super) fn size(&self) -> usize {
+        self.bytes.len()
+    }
+
     pub(super) fn list(&self) -> &[Field] {
         &self.list
     }

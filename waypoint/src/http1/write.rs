@@ -9,6 +9,9 @@ use super::request::RequestHead;
 use super::response::ResponseHead;
 use crate::decide::{AnyRequest, AnyResponse, FieldEdits, RequestEdits};
 
+/// Bytes of a head beside the fields that are sent on: its first line, what is added, what frames the body.
+const BESIDE: usize = 512;
+
 /// What the client is told about its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Persistence {
@@ -55,6 +58,7 @@ pub(super) fn copied(request: &RequestHead, edits: &RequestEdits) -> Vec<u8> {
 
 /// The request line, and whom it is for.
 fn begin(out: &mut Vec<u8>, request: &RequestHead, edits: &RequestEdits) {
+    out.reserve(request.fields.size() + BESIDE);
     out.extend_from_slice(request.method().as_bytes());
     out.push(b' ');
     match &edits.target {
@@ -98,6 +102,7 @@ pub(super) struct Sending<'a> {
 /// Appends the head of a response to `out`.
 pub(super) fn response(out: &mut Vec<u8>, response: &ResponseHead, sending: &Sending<'_>) {
     let status = response.status();
+    out.reserve(response.fields.size() + BESIDE);
     status_line(out, status, response.reason());
     let upgrades = matches!(status, 101 | 426);
     copy(out, &response.fields, sending.edits, |field| match field.role {
@@ -169,7 +174,7 @@ fn line(out: &mut Vec<u8>, name: &str, value: &[u8]) {
 fn copy(out: &mut Vec<u8>, fields: &Fields, edits: &FieldEdits, keep: impl Fn(&Field) -> bool) {
     let mut run = None;
     for (index, field) in fields.list().iter().enumerate() {
-        let kept = keep(field) && !(edits.drops_any() && edits.drops(fields.text(field.name)));
+        let kept = keep(field) && !(edits.drops_any() && edits.drops(fields.slice(field.name)));
         match run {
             None if kept => run = Some(fields.line(index)),
             Some(start) if !kept => {
