@@ -42,6 +42,8 @@ pub struct Bound {
     pub reason: &'static str,
     /// Why, for people.
     pub message: String,
+    /// Whether it holds from now on, whatever becomes of the waypoint: that one is made again.
+    pub lasts: bool,
 }
 
 /// What is guarded.
@@ -75,8 +77,8 @@ enum Wish<'a> {
     Labels(&'a Metadata, Level),
     /// A waypoint that is for its account.
     Account(&'a Gateway),
-    /// Its namespace asks for what is needed, and it needs a waypoint.
-    Automatic,
+    /// Its namespace asks for what is needed, and it, a service, needs a waypoint.
+    Automatic(&'a Service),
     /// Nobody.
     Nothing,
 }
@@ -125,7 +127,7 @@ pub(crate) fn is_automatic<'a>(
     let namespace = &service.metadata.namespace;
     let attacher = Attacher { config, cluster, namespace, target: Target::Service, service: Some(service) };
     let own = cluster.gateway_for(accounts, namespace);
-    matches!(attacher.wish(&service.metadata, own), Wish::Automatic)
+    matches!(attacher.wish(&service.metadata, own), Wish::Automatic(_))
 }
 
 /// What guards a workload that runs as `account`.
@@ -173,10 +175,7 @@ impl<'a> Attacher<'a> {
         match self.wish(metadata, account) {
             Wish::Labels(metadata, level) => self.named_by(metadata, level),
             Wish::Account(gateway) => self.to(&name_of(&gateway.metadata), Level::Wider),
-            Wish::Automatic => match automatic::state(self.cluster, self.namespace) {
-                automatic::State::Attached(name) => self.to(&name, Level::Wider),
-                automatic::State::Not(bound) => Attachment { bound: Some(bound), ..Attachment::default() },
-            },
+            Wish::Automatic(service) => self.to_automatic(service),
             Wish::Nothing => Attachment::default(),
         }
     }
@@ -195,11 +194,28 @@ impl<'a> Attacher<'a> {
         if namespace.labels.contains_key(USE) {
             return Wish::Labels(namespace, Level::Wider);
         }
-        let is_needed = |service: &Service| automatic::is_needed(self.cluster, service);
-        match automatic::is_marked(&namespace.labels) && self.service.is_some_and(is_needed) {
-            true => Wish::Automatic,
-            false => Wish::Nothing,
+        let needing = self.service.filter(|service| automatic::is_needed(self.cluster, service));
+        match needing.filter(|_| automatic::is_marked(&namespace.labels)) {
+            Some(service) => Wish::Automatic(service),
+            None => Wish::Nothing,
         }
+    }
+
+    /// Guarded by the waypoint that comes when it is needed, as far as that is there or was.
+    fn to_automatic(&self, service: &Service) -> Attachment {
+        let mut attachment = match automatic::state(self.cluster, service) {
+            automatic::State::Attached(name) => self.to(&name, Level::Wider),
+            automatic::State::Closed(name, bound) => Attachment {
+                waypoint: Some(waypoint::nowhere(&name)),
+                bound: Some(bound),
+                ..Attachment::default()
+            },
+            automatic::State::Not(bound) => Attachment { bound: Some(bound), ..Attachment::default() },
+        };
+        if let Some(bound) = &mut attachment.bound {
+            bound.lasts = attachment.waypoint.is_some();
+        }
+        attachment
     }
 
     /// The waypoint, and its canary, that the labels of `metadata` name.
@@ -253,10 +269,10 @@ impl<'a> Attacher<'a> {
         let (waypoint, bound) = match self.usable(name, level) {
             Ok((address, true)) => {
                 let message = format!("Successfully attached to waypoint {}", spelt(name));
-                (Some(address), Bound { is_met: true, reason: "WaypointAccepted", message })
+                (Some(address), Bound { is_met: true, reason: "WaypointAccepted", message, lasts: false })
             }
             Ok((address, false)) => (Some(address), not_ready(name)),
-            Err(Fault { reason, message, instead }) => (instead, Bound { is_met: false, reason, message }),
+            Err(Fault { reason, message, instead }) => (instead, unmet(reason, message)),
         };
         // A waypoint that is not for workloads is no news to each of them.
         let is_said = self.target == Target::Service || level == Level::Own || waypoint.is_some();
@@ -305,7 +321,12 @@ impl<'a> Attacher<'a> {
 
 fn not_ready(name: &Name) -> Bound {
     let message = format!("waypoint {:?} is not ready; until it is, connections are refused", spelt(name));
-    Bound { is_met: false, reason: "WaypointIsNotReady", message }
+    unmet("WaypointIsNotReady", message)
+}
+
+/// It is not met, for this reason.
+pub(super) fn unmet(reason: &'static str, message: String) -> Bound {
+    Bound { is_met: false, reason, message, lasts: false }
 }
 
 fn spelt((namespace, name): &Name) -> String {

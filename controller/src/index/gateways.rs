@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::Index;
-use super::automatic;
+use super::automatic::{self, Needing};
 use super::cluster::{Name, within};
 use super::service::service_name;
 use super::waypoint::{self, CLASSES, CONTROLLER, GATEWAY_NAME};
@@ -21,7 +21,7 @@ pub struct Wanted {
     /// How many of its pods are ready.
     pub ready: usize,
     /// The services that need it, if it is one that comes and goes by need.
-    pub needed: Option<Vec<String>>,
+    pub needed: Option<Vec<Needing>>,
 }
 
 /// One thing that a status says: type, whether it is so, why in a word and for people.
@@ -69,7 +69,7 @@ impl Index {
         let ready = within(&cluster.pods, &name.0).filter(|(_, pod)| is_ready(pod)).count();
         let hostname = service_name(config, name).hostname.to_string();
         let is_automatic = automatic::is_one(&gateway.metadata);
-        let needed = is_automatic.then(|| self.needing(&name.0).into_iter().map(str::to_owned).collect());
+        let needed = is_automatic.then(|| self.needing(&name.0));
         Wanted { gateway: gateway.clone(), service: (hostname, addresses), ready, needed }
     }
 }
@@ -79,6 +79,12 @@ impl Wanted {
     #[must_use]
     pub fn is_waypoint(&self) -> bool {
         waypoint::listener(&self.gateway).is_some()
+    }
+
+    /// Whether all that is made for it seems to be there, as far as there is anything to make.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        !self.is_waypoint() || (self.ready > 0 && !self.service.1.is_empty())
     }
 
     /// Where it is, once its Service is there.

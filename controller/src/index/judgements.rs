@@ -3,14 +3,15 @@
 //!
 //! A node that refuses has a condition of its own, `<node>/ZtunnelAccepted`, from its answer until it answers otherwise; the
 //! replica that serves the node says it, and the one that leads sums up. Owns no writing, and nothing that is enforced depends
-//! on what was said.
+//! on what was said, but that a service which an automatic waypoint has guarded is not reached without one.
 
 use std::collections::BTreeMap;
 
 use model::policy::PolicyName;
 
+use super::automatic::{ATTACHED, remembered};
 use super::cluster::{key_of, name_of};
-use super::{Finding, Index, Outcome};
+use super::{Bound, Finding, Index, Outcome};
 use crate::source::Misunderstood;
 use crate::source::objects::{Generation, Key, Kind, Metadata, PolicyCondition, PolicyStatus};
 
@@ -39,7 +40,7 @@ pub trait Answers {
 pub struct Judgement {
     /// Which object.
     pub key: Key,
-    /// Of what it is said: [`CONDITION`], which nodes' own go with, or [`WAYPOINT_BOUND`].
+    /// Of what it is said: [`CONDITION`], which nodes' own go with, or [`WAYPOINT_BOUND`], and with it what is remembered of that.
     pub about: &'static str,
     /// All conditions of that; without the time where it is news.
     pub conditions: Vec<PolicyCondition>,
@@ -91,11 +92,14 @@ impl Index {
         self.guarded().filter_map(|(kind, metadata, status)| {
             let key = key_of(kind, &name_of(metadata));
             let bound = self.products.get(&key).and_then(|products| products.bound.as_ref());
-            let found = bound.map(|bound| (bound.is_met, bound.reason.to_owned(), bound.message.clone()));
-            let is_ours = |condition: &&PolicyCondition| condition.kind == WAYPOINT_BOUND;
+            let is_ours =
+                |condition: &&PolicyCondition| [WAYPOINT_BOUND, ATTACHED].contains(&&*condition.kind);
             let before: Vec<_> = status.conditions.iter().filter(is_ours).cloned().collect();
-            let found = found.map(|found| said(WAYPOINT_BOUND, metadata, &before, found));
-            judgement((key, WAYPOINT_BOUND), found.into_iter().collect(), before)
+            let word = |bound: &Bound| (bound.is_met, bound.reason.to_owned(), bound.message.clone());
+            let found = bound.map(|bound| said(WAYPOINT_BOUND, metadata, &before, word(bound)));
+            let lasting = bound.filter(|bound| bound.lasts);
+            let lasting = lasting.map(|_| said(ATTACHED, metadata, &before, remembered(&metadata.namespace)));
+            judgement((key, WAYPOINT_BOUND), found.into_iter().chain(lasting).collect(), before)
         })
     }
 

@@ -40,7 +40,7 @@ use cluster::{Cluster, Name, key_of};
 use products::{Products, difference};
 
 pub use attachment::Bound;
-pub use automatic::{AUTO, AUTOMATIC, AUTOMATIC_NAME, Wish};
+pub use automatic::{AUTO, AUTOMATIC, AUTOMATIC_NAME, Needing, Wish};
 pub use complaints::Complaint;
 pub use config::Config;
 pub use enrolment::{Enrolment, Verdict};

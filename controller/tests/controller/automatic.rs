@@ -1,9 +1,11 @@
 //! Waypoints that come when something needs them: which services have one, from when to when, and what is said of it.
 
-use controller::index::{AUTOMATIC_NAME, WAYPOINT_BOUND, Wish};
-use controller::source::objects::{Event, Key, Kind};
+use std::sync::Arc;
 
-use crate::support::{Mesh, Silence, pod, upserts};
+use controller::index::{AUTOMATIC_NAME, WAYPOINT_BOUND, Wish};
+use controller::source::objects::{Event, Key, Kind, Object};
+
+use crate::support::{Mesh, Silence, objects, pod, upserts};
 
 const ASKING: &str = "---
 apiVersion: v1
@@ -64,6 +66,20 @@ fn is_guarded(mesh: &Mesh, service: &str) -> bool {
     mesh.service(service).waypoint.is_some()
 }
 
+/// Writes what is to be said of the Service `web` into its status, as an API server would keep it, and returns the word about its
+/// waypoint.
+fn tell(mesh: &mut Mesh) -> (String, String) {
+    let judgements = mesh.index.judgements(&[], &Silence, true);
+    let of = judgements.into_iter().find(|it| it.about == WAYPOINT_BOUND && it.key.name == "web");
+    let conditions = of.map(|it| it.conditions).unwrap_or_default();
+    let mut objects = objects(&service("web", ""));
+    let [Object::Service(web)] = &mut objects[..] else { panic!("{objects:?}") };
+    Arc::make_mut(web).status.conditions.clone_from(&conditions);
+    mesh.apply(objects.into_iter().map(Event::Upsert));
+    let bound = conditions.into_iter().find(|it| it.kind == WAYPOINT_BOUND).unwrap_or_default();
+    (bound.reason, bound.message)
+}
+
 /// What is said of the Gateway's attachment: whether, and why in a word.
 fn attached(mesh: &Mesh) -> (bool, &'static str, String) {
     let wanted = mesh.index.wanted_waypoints();
@@ -112,6 +128,47 @@ fn one_comes_when_it_is_needed_and_goes_when_it_is_not() {
     assert_eq!((attached(&mesh).0, attached(&mesh).1), (false, "Unneeded"));
     mesh.apply(gone(Kind::Gateway, "shop", AUTOMATIC_NAME));
     assert_eq!(wishes(&mesh), []);
+}
+
+#[test]
+fn what_was_guarded_is_refused_while_its_waypoint_is_made_again() {
+    let guarded =
+        [ASKING.to_owned(), service("web", ""), route("shop", "web"), gateway(MARK, "True", ADDRESS)];
+    let mut mesh = Mesh::of(&guarded.concat());
+    assert_eq!(tell(&mut mesh).0, "WaypointAccepted");
+
+    // Somebody deletes it: closed, also for a controller that was not there to see it.
+    let way = mesh.service("web").waypoint.clone();
+    mesh.apply(gone(Kind::Gateway, "shop", AUTOMATIC_NAME));
+    assert_eq!(wishes(&mesh), [Wish::Make("shop".into())]);
+    assert_eq!(mesh.service("web").waypoint, way, "the same, which is not there");
+    let (reason, message) = tell(&mut mesh);
+    assert!(reason == "WaypointIsNotReady" && message.contains("connections are refused"), "{message}");
+    assert!(is_guarded(&mesh, "web"), "what was said of that keeps it so");
+
+    // What comes to need it meanwhile was never guarded.
+    mesh.apply(upserts(&(service("new", "") + &route("shop", "new") + &gateway(MARK, "False", ""))));
+    assert!(is_guarded(&mesh, "web") && !is_guarded(&mesh, "new"));
+    let (is_so, _, message) = attached(&mesh);
+    assert!(
+        !is_so && message.ends_with("without it: new; these are refused, for one guarded them before: web")
+    );
+    mesh.apply(upserts(&gateway(MARK, "True", ADDRESS)));
+    assert_eq!(tell(&mut mesh).0, "WaypointAccepted");
+
+    // Somebody else takes the name: it can't be made, and nothing is reached by theirs.
+    mesh.apply(upserts(&gateway("", "True", ADDRESS)));
+    let at = mesh.service("web").waypoint.as_ref().expect("closed").destination.to_string();
+    assert!(at.contains("invalid"), "{at}");
+    let (reason, message) = tell(&mut mesh);
+    assert!(reason == "AttachmentDenied" && message.ends_with("connections are refused"), "{message}");
+
+    // Nothing needs one any more, and that is remembered too.
+    mesh.apply(gone(Kind::HTTPRoute, "shop", "to-web"));
+    assert!(!is_guarded(&mesh, "web"));
+    assert_eq!(tell(&mut mesh), Default::default());
+    mesh.apply(upserts(&route("shop", "web")));
+    assert!(!is_guarded(&mesh, "web"), "anew: it goes on until there is one");
 }
 
 #[test]

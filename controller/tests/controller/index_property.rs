@@ -102,15 +102,26 @@ fn pod() -> impl Strategy<Value = Object> {
 fn service() -> impl Strategy<Value = Object> {
     let target = prop::option::of(select(vec![PortRef::Number(1), PortRef::Name("web".into())]));
     let kind = prop::option::of(select(vec!["ClusterIP", "ExternalName"]));
-    (metadata(), labels(), target, kind).prop_map(|(metadata, selector, target_port, kind)| {
-        let mut service = Service { metadata, ..Service::default() };
-        service.spec.selector = selector;
-        service.spec.kind = kind.map(Into::into);
-        service.spec.cluster_ip = Some("10.1.0.1".into());
-        service.spec.ports =
-            vec![ServicePort { name: "p".into(), port: 80, target_port, ..ServicePort::default() }];
-        Object::Service(Arc::new(service))
-    })
+    (metadata(), labels(), target, kind, any::<bool>()).prop_map(
+        |(metadata, selector, target_port, kind, attached)| {
+            let mut service = Service { metadata, ..Service::default() };
+            service.status.conditions.push(condition_attached(attached));
+            service.spec.selector = selector;
+            service.spec.kind = kind.map(Into::into);
+            service.spec.cluster_ip = Some("10.1.0.1".into());
+            service.spec.ports =
+                vec![ServicePort { name: "p".into(), port: 80, target_port, ..ServicePort::default() }];
+            Object::Service(Arc::new(service))
+        },
+    )
+}
+
+fn condition_attached(is_so: bool) -> PolicyCondition {
+    PolicyCondition {
+        kind: "airglow.dev/Attached".into(),
+        status: if is_so { "True" } else { "False" }.into(),
+        ..PolicyCondition::default()
+    }
 }
 
 fn slice() -> impl Strategy<Value = Object> {
@@ -202,12 +213,7 @@ fn gateway() -> impl Strategy<Value = Object> {
             if automatic {
                 gateway.metadata.name = "waypoint-auto".into();
             }
-            let condition = PolicyCondition {
-                kind: "airglow.dev/Attached".into(),
-                status: if attached { "True" } else { "False" }.into(),
-                ..PolicyCondition::default()
-            };
-            gateway.status.conditions.push(condition);
+            gateway.status.conditions.push(condition_attached(attached));
             let account =
                 account.map(|account| ("istio.io/for-service-account".to_owned(), account.to_owned()));
             gateway.metadata.annotations.extend(account);

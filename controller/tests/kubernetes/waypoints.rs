@@ -144,3 +144,52 @@ async fn a_gateway_becomes_a_waypoint_and_says_how_it_is() {
     apply(&client, plain).await;
     until(&client, service, |web| condition(web, "istio.io/WaypointBound").0.is_empty()).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_automatic_waypoint_guards_stays_guarded_when_somebody_deletes_it() {
+    let api = ApiServer::start().await;
+    let client = api.client().await;
+    let definitions = [
+        definition("Gateway", "gateways", "Namespaced"),
+        definition("GatewayClass", "gatewayclasses", "Cluster"),
+        definition("HTTPRoute", "httproutes", "Namespaced"),
+    ];
+    let system = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "istio-system"}});
+    let asking = json!({"apiVersion": "v1", "kind": "Namespace",
+        "metadata": {"name": "shop", "labels": {"airglow.dev/waypoint": "auto"}}});
+    let web = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": "shop"},
+        "spec": {"ports": [{"name": "http", "port": 80}]}});
+    let route = json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+        "metadata": {"name": "to-web", "namespace": "shop"}, "spec": {
+            "parentRefs": [{"group": "", "kind": "Service", "name": "web"}],
+            "rules": [{"backendRefs": [{"name": "web", "port": 80}]}]}});
+    for object in shop().into_iter().chain(definitions).chain([system, asking, web, route]) {
+        apply(&client, object).await;
+    }
+    let mut instance = pod("waypoint-auto-1", "10.0.0.8");
+    instance["metadata"]["labels"]["gateway.networking.k8s.io/gateway-name"] = "waypoint-auto".into();
+    apply(&client, instance).await;
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let template = directory.path().join("pod.yaml");
+    std::fs::write(&template, TEMPLATE).expect("writable");
+    let template = template.display().to_string();
+    let _site =
+        Site::start_with(&api, api.kubeconfig(), &[("AIRGLOW_WAYPOINT_TEMPLATE", template.as_str())]).await;
+
+    let attached = |object: &Value| is(object, "airglow.dev/Attached", "True", "Attached");
+    let path = "/apis/gateway.networking.k8s.io/v1/namespaces/shop/gateways/waypoint-auto";
+    let first = until(&client, path, attached).await;
+    let service = "/api/v1/namespaces/shop/services/web";
+    let bound = |web: &Value, status: &str, reason: &str| is(web, "istio.io/WaypointBound", status, reason);
+    until(&client, service, |web| attached(web) && bound(web, "True", "WaypointAccepted")).await;
+
+    // The one who is made in its place has nothing of its own yet: without those who end what it left, its names are taken.
+    let deletion = http::Request::delete(path).body(Vec::new()).expect("a request");
+    client.request::<Value>(deletion).await.expect("deleted");
+    let uid = |gateway: &Value| gateway["metadata"]["uid"].as_str().map(str::to_owned);
+    let second = until(&client, path, |gateway| uid(gateway).is_some() && uid(gateway) != uid(&first)).await;
+    assert_eq!(second["metadata"]["labels"]["airglow.dev/waypoint"], "auto");
+    until(&client, path, |gateway| is(gateway, "airglow.dev/Attached", "False", "Pending")).await;
+    let closed = until(&client, service, |web| bound(web, "False", "WaypointIsNotReady")).await;
+    assert!(attached(&closed), "{closed:#}");
+}

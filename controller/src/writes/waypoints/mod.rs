@@ -32,7 +32,8 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// Changes come in groups, a rollout's for one.
 const GATHER: Duration = Duration::from_millis(200);
 
-/// How often to look whether someone has changed or deleted what we made, and whether the template is another one.
+/// How often to look whether someone has changed or deleted what we made, and whether the template is another one. Where a
+/// waypoint is not ready, that may be the reason, and [`AGAIN`] counts.
 const RECHECK: Duration = Duration::from_secs(60);
 
 /// What is said of a Gateway of which nothing is made.
@@ -84,7 +85,11 @@ pub async fn make_waypoints(client: Client, hub: Handle, template: Option<PathBu
             }
         }
         let wait = match failed {
-            None if done.values().all(|done| done.trouble.is_none()) => RECHECK,
+            None if done.values().all(|done| done.trouble.is_none())
+                && wanted.iter().all(Wanted::is_whole) =>
+            {
+                RECHECK
+            }
             None => AGAIN,
             Some(error) => {
                 tracing::warn!(
@@ -120,7 +125,7 @@ async fn made(
     };
     if let Some(before) = done.get(uid)
         && before.wanted == objects
-        && before.at.elapsed() < if before.trouble.is_some() { AGAIN } else { RECHECK }
+        && before.at.elapsed() < if before.trouble.is_none() && wanted.is_whole() { RECHECK } else { AGAIN }
     {
         return before.trouble.clone();
     }
