@@ -104,7 +104,8 @@ fn control_side(
     );
 
     let (mesh, writer) = MeshState::new(Mesh::new(config.root_namespace.clone()));
-    let kinds = [type_url::ADDRESS, type_url::AUTHORIZATION, type_url::L7_RULE, type_url::L7_POLICY];
+    // Asked for in this order, so that what it guards is not told before the rules about it, after a time without a controller either.
+    let kinds = [type_url::AUTHORIZATION, type_url::L7_POLICY, type_url::L7_RULE, type_url::ADDRESS];
     let latches = kinds.map(|kind| (kind, process.readiness.latch(format!("discovery of {kind}"))));
     let (moved, policies) = watch::channel(0);
     let book = Arc::new(ArcSwap::from_pointee(Book::default()));

@@ -12,25 +12,38 @@ use api::discovery::aggregated_discovery_service_server::{
 };
 use api::type_url;
 use futures_util::StreamExt as _;
+use model::Str;
 use model::policy::PolicyName;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
-use xds::server_core::{Answer, TypeStatus};
+use xds::server_core::{Answer, Part, Step, TypeStatus, View};
 use xds::{Provider, Resource, Resources, Server};
 
 use super::gate::Gate;
-use super::published::{Published, Snapshot};
+use super::published::{Published, Snapshot, Told};
 use super::tokens::{Caller, Role};
 use crate::index::{self, Enrolment};
 
-/// The order in which changes are sent: a policy before the workloads that name it, because a workload that names a policy
-/// which is not known is refused everything.
-const TYPES: [&str; 5] = [
-    type_url::AUTHORIZATION,
-    type_url::L7_POLICY,
-    type_url::L7_RULE,
-    type_url::ADDRESS,
-    type_url::POD_ENROLMENT,
+/// The order in which nodes are told: a policy before the workloads that name it, because a workload that names a policy which is
+/// not known is refused everything.
+const OF_NODES: [Step; 3] = [
+    Step::whole(type_url::AUTHORIZATION),
+    Step::whole(type_url::ADDRESS),
+    Step::whole(type_url::POD_ENROLMENT),
+];
+
+/// The order in which waypoints are told: what rules lead to before the rules, these before the services that are theirs to guard, and
+/// in the same order backwards what is gone. So no request passes without a rule that it should meet, or meets one that leads
+/// nowhere.
+const OF_WAYPOINTS: [Step; 8] = [
+    Step::whole(type_url::AUTHORIZATION),
+    Step { type_url: type_url::ADDRESS, part: Part::Early },
+    Step { type_url: type_url::L7_POLICY, part: Part::Changes },
+    Step { type_url: type_url::L7_RULE, part: Part::Changes },
+    Step { type_url: type_url::ADDRESS, part: Part::Changes },
+    Step { type_url: type_url::L7_RULE, part: Part::Removals },
+    Step { type_url: type_url::L7_POLICY, part: Part::Removals },
+    Step { type_url: type_url::ADDRESS, part: Part::Removals },
 ];
 
 /// The largest request: a node that comes back names everything that it holds, at about 100 bytes each.
@@ -45,6 +58,7 @@ pub struct Nodes(Published);
 impl Provider for Nodes {
     /// Who it is, proven.
     type Session = Caller;
+    type View = Seen;
 
     fn open(&self, node: &xds::Node, call: &xds::server::Caller) -> Result<Caller, Status> {
         let caller =
@@ -59,27 +73,61 @@ impl Provider for Nodes {
         Ok(caller.clone())
     }
 
-    fn snapshot(&self, caller: &Caller, type_url: &str) -> Resources {
-        let now = self.0.now();
-        match type_url {
-            type_url::ADDRESS => now.addresses.clone(),
-            type_url::AUTHORIZATION => now.authorizations.clone(),
-            type_url::L7_POLICY => waypoint(caller, &now).map(|pod| now.traffic_for(pod)).unwrap_or_default(),
-            type_url::L7_RULE => waypoint(caller, &now).map(|pod| now.rules_for(pod)).unwrap_or_default(),
-            type_url::POD_ENROLMENT if caller.role == Role::Node => now.enrolments(&caller.node),
-            _ => Resources::default(),
+    fn steps(&self, caller: &Caller) -> &'static [Step] {
+        match caller.role {
+            Role::Node => &OF_NODES,
+            Role::Waypoint(_) => &OF_WAYPOINTS,
         }
     }
 
-    fn lookup(&self, caller: &Caller, type_url: &str, key: &str) -> Vec<Arc<Resource>> {
-        match type_url {
-            type_url::ADDRESS => self.0.now().find_addresses(key),
-            _ => self.snapshot(caller, type_url).get(key).cloned().into_iter().collect(),
+    fn view(&self, caller: &Caller) -> Seen {
+        let now = self.0.now();
+        match &caller.role {
+            Role::Node => Seen { node: Some(caller.node.clone()), told: Told::default(), now },
+            Role::Waypoint(_) => {
+                let told = waypoint(caller, &now).map(|pod| now.told(pod)).unwrap_or_default();
+                Seen { node: None, told, now }
+            }
         }
     }
 
     fn watch(&self) -> watch::Receiver<u64> {
         self.0.watch()
+    }
+}
+
+/// What a caller may see at one moment.
+pub struct Seen {
+    /// Which node it is; `None`: a waypoint.
+    node: Option<Str>,
+    /// What it is told as a waypoint.
+    told: Told,
+    now: Arc<Snapshot>,
+}
+
+impl View for Seen {
+    fn snapshot(&self, type_url: &str) -> Resources {
+        match type_url {
+            type_url::ADDRESS => self.now.addresses.clone(),
+            type_url::AUTHORIZATION => self.now.authorizations.clone(),
+            type_url::L7_POLICY => self.told.policies.clone(),
+            type_url::L7_RULE => self.told.rules.clone(),
+            type_url::POD_ENROLMENT => {
+                self.node.as_ref().map(|node| self.now.enrolments(node)).unwrap_or_default()
+            }
+            _ => Resources::default(),
+        }
+    }
+
+    fn lookup(&self, type_url: &str, key: &str) -> Vec<Arc<Resource>> {
+        match type_url {
+            type_url::ADDRESS => self.now.find_addresses(key),
+            _ => self.snapshot(type_url).get(key).cloned().into_iter().collect(),
+        }
+    }
+
+    fn waits(&self, type_url: &str, name: &str) -> bool {
+        type_url == type_url::ADDRESS && self.told.guarded.contains(name)
     }
 }
 
@@ -104,7 +152,7 @@ impl Discovery {
     /// Serves `published` to those that `gate` admits.
     #[must_use]
     pub fn new(gate: Gate, published: Published) -> Self {
-        let server = Server::new(Nodes(published.clone()), TYPES.to_vec());
+        let server = Server::new(Nodes(published.clone()));
         Self { gate, published, server }
     }
 

@@ -33,7 +33,8 @@ struct Links {
 
 /// The names of resources that one waypoint is told of.
 #[derive(Debug, Default)]
-pub(super) struct Told {
+pub(super) struct Named {
+    pub(super) guarded: BTreeSet<String>,
     pub(super) rules: BTreeSet<String>,
     pub(super) policies: BTreeSet<String>,
 }
@@ -95,11 +96,12 @@ impl Guarding {
     }
 
     /// What a waypoint is told that services call so, and whose Gateway is `namespace/name`.
-    pub(super) fn told(&self, called: &[Str], (namespace, name): (Str, Str)) -> Told {
-        let mut told = Told::default();
+    pub(super) fn told(&self, called: &[Str], (namespace, name): (Str, Str)) -> Named {
+        let mut told = Named::default();
         let mut targets = vec![PolicyTarget::Waypoint { namespace, name }];
         let mut services: BTreeSet<&ServiceName> =
             called.iter().filter_map(|waypoint| self.guards.get(&**waypoint)).flatten().collect();
+        told.guarded = services.iter().map(ToString::to_string).collect();
         let rules: BTreeSet<&RuleKey> =
             services.iter().filter_map(|service| self.about.get(*service)).flatten().collect();
         for key in rules {

@@ -18,7 +18,7 @@ use model::workload::Workload;
 use tokio::sync::watch;
 use xds::{Resource, Resources};
 
-use super::guarding::{Guarding, Told};
+use super::guarding::Guarding;
 use crate::index::{Change, Enrolment};
 
 /// How long a policy that workloads named stays known after its removal. They are told to name it no more at once; a
@@ -44,6 +44,17 @@ pub struct Snapshot {
     /// Service to the workloads that back it.
     backing: OrdMap<String, OrdSet<String>>,
     guarding: Guarding,
+}
+
+/// What a waypoint is told of.
+#[derive(Clone, Debug, Default)]
+pub struct Told {
+    /// Rules of routes.
+    pub rules: Resources,
+    /// Traffic policies.
+    pub policies: Resources,
+    /// The names of the services that it guards.
+    pub guarded: BTreeSet<String>,
 }
 
 /// What one node is told about its own pods.
@@ -84,21 +95,16 @@ impl Snapshot {
         self.waypoints.values()
     }
 
-    /// The rules that a waypoint's pod is told of.
+    /// What a waypoint's pod is told of.
     #[must_use]
-    pub fn rules_for(&self, pod: &Enrolment) -> Resources {
-        select(&self.rules, self.told(pod).rules)
-    }
-
-    /// The traffic policies that a waypoint's pod is told of.
-    #[must_use]
-    pub fn traffic_for(&self, pod: &Enrolment) -> Resources {
-        select(&self.traffic, self.told(pod).policies)
-    }
-
-    fn told(&self, pod: &Enrolment) -> Told {
+    pub fn told(&self, pod: &Enrolment) -> Told {
         let Identity { namespace, service_account, .. } = &pod.identity;
-        self.guarding.told(&pod.guards_as, (namespace.clone(), service_account.clone()))
+        let named = self.guarding.told(&pod.guards_as, (namespace.clone(), service_account.clone()));
+        Told {
+            rules: select(&self.rules, named.rules),
+            policies: select(&self.traffic, named.policies),
+            guarded: named.guarded,
+        }
     }
 
     /// What is called `key`, by name or alias; with a service, also its workloads.

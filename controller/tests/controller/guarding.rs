@@ -11,9 +11,8 @@ use crate::support::{Mesh, upserts};
 
 /// The rules and policies that a waypoint's pod is told of, by name.
 pub(crate) fn told(mesh: &Mesh, pod: &Enrolment) -> BTreeSet<String> {
-    let now = mesh.published.now();
-    let (rules, traffic) = (now.rules_for(pod), now.traffic_for(pod));
-    rules.iter().chain(traffic.iter()).map(|resource| resource.name.clone()).collect()
+    let told = mesh.published.now().told(pod);
+    told.rules.iter().chain(told.policies.iter()).map(|resource| resource.name.clone()).collect()
 }
 
 /// The same, found by looking at everything.

@@ -11,6 +11,7 @@ pub mod server;
 pub mod server_core;
 
 mod resource;
+mod type_core;
 mod wire;
 
 pub use client::{Client, Connection, Connector, Demand};

@@ -20,8 +20,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Extensions, Request, Response, Status, Streaming};
 use tracing::{info, warn};
 
-use crate::resource::{Resource, Resources};
-use crate::server_core::{Core, Nack, TypeStatus, View};
+use crate::server_core::{Core, Nack, Step, TypeStatus, View};
 use crate::wire::Node;
 
 /// How long a client may take from opening a stream to its first request, which clients send at once.
@@ -42,6 +41,10 @@ pub trait Provider: Send + Sync + 'static {
     /// What the provider needs to know of a client to tell what it may see.
     type Session: Send + Sync + 'static;
 
+    /// What one client may see at one moment: a workload is looked up by uid or `network/ip`, a service by `namespace/hostname` or
+    /// `network/ip`, and with a service come all its workloads.
+    type View: View + Send + Sync + 'static;
+
     /// Admits a client. What is to be trusted is in `caller`; `node` is only what the client says. Must not wait:
     /// authentication that does belongs in a layer before, which leaves its result in the extensions.
     ///
@@ -49,14 +52,14 @@ pub trait Provider: Send + Sync + 'static {
     /// What the client is told when it is turned away.
     fn open(&self, node: &Node, caller: &Caller) -> Result<Self::Session, Status>;
 
-    /// All resources of a type that this client may see. Called at every change: to be kept ready, not made.
-    fn snapshot(&self, session: &Self::Session, type_url: &str) -> Resources;
+    /// In which order this client is told what is different: what is named before what names it, and what acts on both last.
+    /// Types that are in none of the steps are not served.
+    fn steps(&self, session: &Self::Session) -> &'static [Step];
 
-    /// What a client that asks for `key` must get: a workload by uid or `network/ip`, a service by `namespace/hostname` or
-    /// `network/ip`, and with a service all its workloads. Empty when there is none that it may see.
-    fn lookup(&self, session: &Self::Session, type_url: &str, key: &str) -> Vec<Arc<Resource>>;
+    /// What this client may see at present. Called at every change: to be kept ready, not made.
+    fn view(&self, session: &Self::Session) -> Self::View;
 
-    /// Changes after a snapshot or a lookup may have changed.
+    /// Changes after a view may have changed.
     fn watch(&self) -> watch::Receiver<u64>;
 }
 
@@ -103,7 +106,6 @@ impl<P> Clone for Server<P> {
 
 struct Shared<P> {
     provider: P,
-    types: Vec<&'static str>,
     sessions: Mutex<Sessions>,
     /// Counts changes of what clients refuse.
     refusals: watch::Sender<u64>,
@@ -116,12 +118,11 @@ struct Sessions {
 }
 
 impl<P: Provider> Server<P> {
-    /// Serves these types, in this order where several have changes for a client: what is named before what names it, and
-    /// what acts on both last.
+    /// Serves what `provider` has.
     #[must_use]
-    pub fn new(provider: P, types: Vec<&'static str>) -> Self {
+    pub fn new(provider: P) -> Self {
         let (sessions, refusals) = (Mutex::default(), watch::Sender::new(0));
-        Self { shared: Arc::new(Shared { provider, types, sessions, refusals }) }
+        Self { shared: Arc::new(Shared { provider, sessions, refusals }) }
     }
 
     /// The gRPC service, to be added to a tonic router.
@@ -197,6 +198,9 @@ struct Session<P: Provider> {
     shared: Arc<Shared<P>>,
     id: u64,
     access: P::Session,
+    /// What the client may see, as of the last change that was noticed.
+    view: P::View,
+    steps: &'static [Step],
     core: Core,
     changes: watch::Receiver<u64>,
     requests: Streaming<wire::DeltaDiscoveryRequest>,
@@ -211,12 +215,14 @@ impl<P: Provider> Session<P> {
         requests: Streaming<wire::DeltaDiscoveryRequest>,
     ) -> Result<Self, Status> {
         let access = shared.provider.open(&node, caller)?;
-        let changes = shared.provider.watch();
+        let mut changes = shared.provider.watch();
+        changes.mark_unchanged();
+        let (view, steps) = (shared.provider.view(&access), shared.provider.steps(&access));
         let limit = if node.takes_parts() { MAX_RESPONSE_BYTES } else { usize::MAX };
-        let core = Core::new(&shared.types, limit);
+        let core = Core::new(steps, limit);
         let since = Instant::now();
         let id = shared.sessions().open(node, since)?;
-        Ok(Self { shared: Arc::clone(shared), id, access, core, changes, requests, since })
+        Ok(Self { shared: Arc::clone(shared), id, access, view, steps, core, changes, requests, since })
     }
 
     fn request(&mut self, request: wire::DeltaDiscoveryRequest) -> Result<(), Status> {
@@ -228,7 +234,7 @@ impl<P: Provider> Session<P> {
                 "a client refused resources"
             );
         }
-        if !self.shared.types.contains(&request.type_url.as_str()) {
+        if !self.steps.iter().any(|step| step.type_url == request.type_url) {
             warn!(session = self.id, kind = request.type_url, "a client asked for a type that is not served");
         }
         let now = self.since.elapsed();
@@ -238,7 +244,7 @@ impl<P: Provider> Session<P> {
     /// The next response; `None` when the client has left.
     async fn next(&mut self) -> Result<Option<wire::DeltaDiscoveryResponse>, Status> {
         loop {
-            let response = self.core.poll(&Seen { provider: &self.shared.provider, access: &self.access });
+            let response = self.core.poll(&self.view);
             if self.shared.sessions().update(self.id, self.core.status()) {
                 self.shared.refusals.send_modify(|count| *count += 1);
             }
@@ -250,7 +256,11 @@ impl<P: Provider> Session<P> {
                     Some(request) => self.request(request)?,
                     None => return Ok(None),
                 },
-                () = changed(&mut self.changes) => self.core.changed(),
+                // What is seen changes here and nowhere else: all types are of one moment, or one could overtake another.
+                () = changed(&mut self.changes) => {
+                    self.view = self.shared.provider.view(&self.access);
+                    self.core.changed();
+                }
             }
         }
     }
@@ -266,22 +276,6 @@ impl<P: Provider> Drop for Session<P> {
 async fn changed(changes: &mut watch::Receiver<u64>) {
     if changes.changed().await.is_err() {
         pending().await
-    }
-}
-
-/// What one session may see.
-struct Seen<'a, P: Provider> {
-    provider: &'a P,
-    access: &'a P::Session,
-}
-
-impl<P: Provider> View for Seen<'_, P> {
-    fn snapshot(&self, type_url: &str) -> Resources {
-        self.provider.snapshot(self.access, type_url)
-    }
-
-    fn lookup(&self, type_url: &str, key: &str) -> Vec<Arc<Resource>> {
-        self.provider.lookup(self.access, type_url, key)
     }
 }
 

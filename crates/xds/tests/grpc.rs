@@ -18,6 +18,7 @@ use tonic::transport::{Endpoint, server};
 use xds::backoff::Backoff;
 use xds::client::{ClientStatus, Config};
 use xds::server::{Caller, SessionStatus};
+use xds::server_core::{Step, View};
 use xds::{
     Client, Connection, Connector, Demand, DemandError, Mode, Node, Provider, Rejection, Resource, Resources,
     Server, Sink, Subscription,
@@ -27,6 +28,8 @@ use xds::{
 const ALL: &str = "all";
 /// On demand, and only what is of the asking node.
 const NAMED: &str = "named";
+
+const STEPS: [Step; 2] = [Step::whole(ALL), Step::whole(NAMED)];
 
 /// Far longer than anything here takes.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -55,14 +58,11 @@ impl World {
         change(self.resources.lock().expect("no panic").entry(kind.to_owned()).or_default());
         self.changes.send_modify(|change| *change += 1);
     }
-
-    fn of(&self, kind: &str) -> Resources {
-        self.resources.lock().expect("no panic").get(kind).cloned().unwrap_or_default()
-    }
 }
 
 impl Provider for World {
     type Session = String;
+    type View = Seen;
 
     fn open(&self, node: &Node, caller: &Caller) -> Result<String, Status> {
         match caller.metadata.get("authorization").and_then(|value| value.to_str().ok()) {
@@ -71,19 +71,35 @@ impl Provider for World {
         }
     }
 
-    fn snapshot(&self, _: &String, type_url: &str) -> Resources {
-        assert_eq!(type_url, ALL);
-        self.of(type_url)
+    fn steps(&self, _: &String) -> &'static [Step] {
+        &STEPS
     }
 
-    fn lookup(&self, node: &String, type_url: &str, key: &str) -> Vec<Arc<Resource>> {
-        let all = self.of(type_url);
-        let found = all.get(key.strip_prefix("alias/").unwrap_or(key));
-        found.filter(|resource| resource.name.starts_with(node.as_str())).cloned().into_iter().collect()
+    fn view(&self, node: &String) -> Seen {
+        Seen { node: node.clone(), resources: self.resources.lock().expect("no panic").clone() }
     }
 
     fn watch(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
+    }
+}
+
+/// What a node may see at one moment.
+struct Seen {
+    node: String,
+    resources: BTreeMap<String, Resources>,
+}
+
+impl View for Seen {
+    fn snapshot(&self, type_url: &str) -> Resources {
+        assert_eq!(type_url, ALL);
+        self.resources.get(type_url).cloned().unwrap_or_default()
+    }
+
+    fn lookup(&self, type_url: &str, key: &str) -> Vec<Arc<Resource>> {
+        let all = self.resources.get(type_url);
+        let found = all.and_then(|all| all.get(key.strip_prefix("alias/").unwrap_or(key)));
+        found.filter(|resource| resource.name.starts_with(&self.node)).cloned().into_iter().collect()
     }
 }
 
@@ -96,7 +112,7 @@ struct Process {
 
 impl Process {
     async fn start(world: &World, addr: SocketAddr) -> Self {
-        let server = Server::new(world.clone(), vec![ALL, NAMED]);
+        let server = Server::new(world.clone());
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()

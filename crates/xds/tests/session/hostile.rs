@@ -8,7 +8,7 @@ use prost_types::Any;
 use xds::Resource;
 use xds::client_core;
 use xds::message::{Request, Response};
-use xds::server_core::Core;
+use xds::server_core::{Core, Step};
 
 use crate::pair::{ALL, BAD, NAMED, Pair, Store, TYPES};
 
@@ -57,7 +57,7 @@ proptest! {
             pair.world.set(ALL, name, 1);
             pair.world.set(NAMED, name, 1);
         }
-        let mut server = Core::new(&TYPES, limit);
+        let mut server = Core::new(&TYPES.map(Step::whole), limit);
         for request in requests {
             server.request(Duration::ZERO, request).expect("within limits");
             // One response per type may be under way, so this ends.

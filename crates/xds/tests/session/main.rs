@@ -3,5 +3,6 @@
 mod convergence;
 mod demands;
 mod hostile;
+mod order;
 mod pair;
 mod sync;

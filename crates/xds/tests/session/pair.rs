@@ -8,7 +8,7 @@ use std::time::Duration;
 use prost_types::Any;
 use xds::client_core::{self, Action, DemandError, Mode, Sink, Subscription, Waiter};
 use xds::message::{Request, Response};
-use xds::server_core::{self, TypeStatus, View};
+use xds::server_core::{self, Step, TypeStatus, View};
 use xds::{Rejection, Resource, Resources};
 
 /// Wanted as a whole, and first in the server's order.
@@ -136,7 +136,7 @@ impl Pair {
 
     pub(crate) fn connect(&mut self) {
         self.disconnect();
-        self.server = Some(server_core::Core::new(&TYPES, self.max_response_bytes));
+        self.server = Some(server_core::Core::new(&TYPES.map(Step::whole), self.max_response_bytes));
         for request in self.client.connected() {
             self.send(request);
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use xds::message::Request;
-use xds::server_core::{Answer, Core, View as _};
+use xds::server_core::{Answer, Core, Step, View as _};
 
 use crate::pair::{ALL, BAD, NAMED, Pair, RULES, TYPES};
 
@@ -58,7 +58,7 @@ fn addresses_come_before_the_rules_that_name_them() {
     let mut pair = Pair::new(NO_LIMIT);
     pair.world.set(RULES, "r", 1);
     pair.world.set(ALL, "a", 1);
-    let mut server = Core::new(&TYPES, NO_LIMIT);
+    let mut server = Core::new(&TYPES.map(Step::whole), NO_LIMIT);
     for type_url in [RULES, ALL] {
         let request = Request { type_url: type_url.to_owned(), ..Request::default() };
         server.request(Duration::ZERO, request).expect("within limits");
@@ -157,7 +157,7 @@ fn the_last_good_version_stays_until_the_resource_is_gone() {
 fn words_that_name_no_resource_refuse_the_whole_response() {
     let mut pair = Pair::new(NO_LIMIT);
     pair.world.set(ALL, "a", 1);
-    let mut server = Core::new(&TYPES, NO_LIMIT);
+    let mut server = Core::new(&TYPES.map(Step::whole), NO_LIMIT);
     let request = Request { type_url: ALL.to_owned(), ..Request::default() };
     server.request(Duration::ZERO, request.clone()).expect("within limits");
     let nonce = server.poll(&pair.world).expect("the first answer").nonce;
@@ -238,7 +238,7 @@ fn types_that_the_other_end_does_not_know_disturb_nothing() {
 
 #[test]
 fn a_session_has_a_limited_number_of_names() {
-    let mut server = Core::new(&TYPES, NO_LIMIT);
+    let mut server = Core::new(&TYPES.map(Step::whole), NO_LIMIT);
     let subscribe = (0..=xds::server_core::MAX_NAMES).map(|i| i.to_string()).collect();
     let request = Request { type_url: NAMED.to_owned(), subscribe, ..Request::default() };
     let error = server.request(Duration::ZERO, request).expect_err("too many");
