@@ -46,6 +46,9 @@ enum Command {
     /// What `waypoint` starts in pods to answer
     #[command(hide = true)]
     WaypointOrigin(waypoint::load::origin::Args),
+    /// What `waypoint` starts in pods to hurt
+    #[command(hide = true)]
+    WaypointAttacker(waypoint::load::attacker::Args),
     /// What `waypoint` starts in pods to ask
     #[command(hide = true)]
     WaypointClient(waypoint::load::client::Args),
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Some(Command::Waypoint(args)) => waypoint::run(&args),
         Some(Command::PlainWaypoint(args)) => waypoint::plain::run(args),
         Some(Command::WaypointOrigin(args)) => waypoint::load::origin::run(&args),
+        Some(Command::WaypointAttacker(args)) => waypoint::load::attacker::run(&args),
         Some(Command::WaypointClient(args)) => waypoint::load::client::run(&args),
         Some(Command::AppServer) => load::server::run().map_err(anyhow::Error::from),
         Some(Command::AppClient(args)) => load::client::run(&args),

@@ -41,14 +41,27 @@ pub(crate) fn bytes(pids: &[u32]) -> anyhow::Result<u64> {
         .map(|pid| {
             let path = format!("/proc/{pid}/status");
             let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
-            parse(&text).with_context(|| format!("{path} has no VmRSS"))
+            parse(&text, "VmRSS").with_context(|| format!("{path} has no VmRSS"))
         })
         .sum()
 }
 
-/// Bytes of `VmRSS` in /proc/pid/status (proc_pid_status(5)).
-fn parse(text: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+/// The largest resident set of a process since [`forget_peak`].
+pub(crate) fn peak(pid: u32) -> anyhow::Result<u64> {
+    let path = format!("/proc/{pid}/status");
+    let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    parse(&text, "VmHWM").with_context(|| format!("{path} has no VmHWM"))
+}
+
+/// Begins to watch for the peak (proc_pid_clear_refs(5)).
+pub(crate) fn forget_peak(pid: u32) -> anyhow::Result<()> {
+    let path = format!("/proc/{pid}/clear_refs");
+    fs::write(&path, "5").with_context(|| format!("write {path}"))
+}
+
+/// Bytes of such a line in /proc/pid/status (proc_pid_status(5)).
+fn parse(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib * 1024)
 }
@@ -59,7 +72,7 @@ mod tests {
 
     #[test]
     fn resident_memory_is_read_in_bytes() {
-        assert_eq!(parse("VmPeak:\t  10 kB\nVmRSS:\t    2048 kB\n"), Some(2 << 20));
-        assert_eq!(parse("VmPeak:\t  10 kB\n"), None);
+        assert_eq!(parse("VmPeak:\t  10 kB\nVmRSS:\t    2048 kB\n", "VmRSS"), Some(2 << 20));
+        assert_eq!(parse("VmPeak:\t  10 kB\n", "VmRSS"), None);
     }
 }

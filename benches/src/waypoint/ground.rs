@@ -12,6 +12,7 @@ use lab::{Env, Lab, LabConfig, Pod, PodSpec, Process, Program, ServiceSpec, Tuni
 use model::identity::Identity;
 
 use super::certificates::{self, TRUST_DOMAIN};
+use super::load::abuses::{Abuse, Inside};
 use super::load::client::Protocol;
 use super::load::origin::{HBONE_PORT, HTTP1_PORT, HTTP2_PORT};
 use super::manifests::{GATEWAY, HTTP_PORT, HTTP2_SERVICE_PORT, NAMESPACE, Routes, crowd};
@@ -21,9 +22,12 @@ use crate::resident;
 
 /// How long anything may take until it answers, on a machine where much else runs.
 const READY_WITHIN: Duration = Duration::from_secs(60);
-/// The cores of the proxies and of the load.
-const PROXY_CORE: &str = "0";
-const LOAD_CORE: &str = "1";
+/// Where programs run: proxies on one core, the load on another, if need be before all other programs of the machine; and what must
+/// not be in the load's way on what the load leaves.
+const PROXIES: &[&str] = &["taskset", "-c", "0"];
+const LOAD: &[&str] = &["taskset", "-c", "1"];
+const PREFERRED: &[&str] = &["chrt", "--rr", "1", "taskset", "-c", "1"];
+const ASIDE: &[&str] = &["chrt", "--idle", "0", "taskset", "-c", "1"];
 
 /// Lines of what a process complains of that are shown.
 const COMPLAINTS: usize = 3;
@@ -68,13 +72,14 @@ pub(crate) struct Proxy {
 pub(crate) struct Ground {
     pub(crate) proxies: Vec<Proxy>,
     pub(crate) client: Pod,
+    attacker: Pod,
     pub(crate) servers: Vec<Process>,
     pub(crate) lab: Lab,
     certificates: PathBuf,
     envoy: Option<PathBuf>,
     origins: Origins,
-    /// The services' addresses, by [`Mesh`]: plain, tunnelled.
-    services: [IpAddr; 2],
+    /// The services' addresses, by [`Mesh`]: plain, tunnelled. And the one that attackers ask for.
+    services: [IpAddr; 3],
 }
 
 impl Ground {
@@ -85,31 +90,38 @@ impl Ground {
         let lab = Lab::start(LabConfig { nodes: 1, ipv6: false, capture: false, tuning, binaries: None })?;
         let state = lab.dir().join("controller");
         let certificates = lab.dir().join("certificates");
-        certificates::issue(&state, &certificates, NAMESPACE, &["client", "server", "waypoint"])?;
+        certificates::issue(&state, &certificates, NAMESPACE, &["client", "attacker", "server", "waypoint"])?;
         lab.start_controller(Env::new())?;
         lab.apply_yaml("gateway.yaml", GATEWAY)?;
-        let client = lab.node(0).add_pod(PodSpec::new(NAMESPACE, "client").service_account("client"))?;
-        let mut servers = Vec::new();
-        let mut pods = |app: &str, tunnelled: bool| -> anyhow::Result<[IpAddr; 2]> {
+        let asking = |name: &str| lab.node(0).add_pod(PodSpec::new(NAMESPACE, name).service_account(name));
+        let (client, attacker) = (asking("client")?, asking("attacker")?);
+        move_in(&client, attacker.ip())?;
+        let pods = |app: &str, tunnelled: bool, place| -> anyhow::Result<([IpAddr; 2], Vec<Process>)> {
+            let mut servers = Vec::new();
             let mut ips = [IpAddr::V4(Ipv4Addr::UNSPECIFIED); 2];
             for (ip, version) in ips.iter_mut().zip(["one", "two"]) {
                 let pod = lab.node(0).add_pod(server(app, version, tunnelled))?;
                 *ip = pod.ip();
                 move_in(&client, *ip)?;
                 let args = ["waypoint-origin", "--ip", &ip.to_string(), "--certificate"].map(str::to_owned);
-                let program = on_core(LOAD_CORE, own()?, &args).args([certificates.join("server")]);
+                let program = at(place, &own()?, &args).args([certificates.join("server")]);
                 let process = client.spawn(program)?;
                 process.wait_for_line("serving", READY_WITHIN)?;
                 servers.push(process);
             }
-            Ok(ips)
+            Ok((ips, servers))
         };
-        let origins = Origins { plain: pods("plain", false)?, tunnelled: pods("server", true)? };
-        let services = [service(&lab, "plain")?, service(&lab, "server")?];
+        let ((plain, mut servers), (tunnelled, others)) =
+            (pods("plain", false, LOAD)?, pods("server", true, LOAD)?);
+        servers.extend(others);
+        pods("attacked", true, ASIDE)?;
+        let origins = Origins { plain, tunnelled };
+        let services = [service(&lab, "plain")?, service(&lab, "server")?, service(&lab, "attacked")?];
         let own_service = ServiceSpec::new(NAMESPACE, "waypoint").selector(GATEWAY_NAME, "waypoint");
         lab.add_service(own_service.port("mesh", HBONE_PORT, HBONE_PORT))?;
         let (proxies, envoy) = (Vec::new(), envoy.map(Path::to_owned));
-        let mut ground = Self { proxies, client, servers, lab, certificates, envoy, origins, services };
+        let mut ground =
+            Self { proxies, client, attacker, servers, lab, certificates, envoy, origins, services };
         ground.route(&Routes::default())?;
         ground.proxies.push(ground.start_airglow("waypoint-0")?);
         ground.proxies.push(ground.start_plain("waypoint-plain")?);
@@ -122,9 +134,9 @@ impl Ground {
         Ok(ground)
     }
 
-    /// Says what becomes of requests, for both services.
+    /// Says what becomes of requests, for all services.
     pub(crate) fn route(&self, routes: &Routes) -> anyhow::Result<()> {
-        for service in ["plain", "server"] {
+        for service in ["plain", "server", "attacked"] {
             self.lab.apply_yaml(&format!("route-{service}.yaml"), &routes.of(service))?;
         }
         Ok(())
@@ -153,16 +165,40 @@ impl Ground {
     }
 
     /// A program that asks, on the load's core.
-    pub(crate) fn load(&self, args: &[String]) -> anyhow::Result<Process> {
-        let mut all = vec!["waypoint-client".to_owned(), "--certificate".to_owned()];
-        all.push(self.certificates.join("client").display().to_string());
-        all.extend(["--from".to_owned(), self.client.ip().to_string()]);
-        all.extend_from_slice(args);
-        Ok(self.client.spawn(on_core(LOAD_CORE, own()?, &all))?)
+    pub(crate) fn load(&self, shape: &Shape, args: &[String]) -> anyhow::Result<Process> {
+        let place = if shape.preferred { PREFERRED } else { LOAD };
+        let program = at(place, &own()?, &["waypoint-client".to_owned()]);
+        Ok(self.client.spawn(self.who(program, &self.client, "client").args(args))?)
+    }
+
+    /// Gives a proxy and who is behind it precedence over all other programs, as a preferred load has it.
+    pub(crate) fn prefer(&self, proxy: &Proxy) -> anyhow::Result<()> {
+        for process in self.servers.iter().chain([&proxy.process]) {
+            let pid = process.pid().to_string();
+            let output = self.client.run(["chrt", "--all-tasks", "--rr", "--pid", "1", &pid])?;
+            ensure!(output.success(), "can't prefer {pid}: {}", output.stderr.trim());
+        }
+        Ok(())
+    }
+
+    /// A program that does this to a proxy, on what the load leaves of its core.
+    pub(crate) fn attack(&self, proxy: &Proxy, abuse: &Abuse) -> anyhow::Result<Process> {
+        let port = if abuse.inside == Inside::Http2 { HTTP2_SERVICE_PORT } else { HTTP_PORT };
+        let authority = SocketAddr::new(self.services[2], port).to_string();
+        let to = SocketAddr::new(proxy.pod.ip(), HBONE_PORT).to_string();
+        let program = at(ASIDE, &own()?, &["waypoint-attacker".to_owned()]);
+        let program = self.who(program, &self.attacker, "attacker").args(["--proxy", &to]);
+        Ok(self.client.spawn(program.args(["--authority", &authority, "--abuse", abuse.name]))?)
+    }
+
+    /// Who a program asks as.
+    fn who(&self, program: Program, pod: &Pod, account: &str) -> Program {
+        let program = program.args(["--from", &pod.ip().to_string(), "--certificate"]);
+        program.args([self.certificates.join(account)])
     }
 
     /// Waits until a proxy answers in every shape that it can.
-    fn await_answers(&self, proxy: &Proxy) -> anyhow::Result<()> {
+    pub(crate) fn await_answers(&self, proxy: &Proxy) -> anyhow::Result<()> {
         for mesh in proxy.takes {
             let shape = measure::probe(*mesh);
             wait_until(&format!("answers of {:?}", proxy.kind), READY_WITHIN, || {
@@ -234,9 +270,12 @@ impl Ground {
 
     /// Our waypoint.
     fn start_airglow(&self, name: &str) -> anyhow::Result<Proxy> {
-        let program = own()?.with_file_name("waypoint");
-        ensure!(program.is_file(), "{} is not there: build it too", program.display());
-        self.start_waypoint(name, &[Mesh::Hbone], (&program, &[]))
+        self.start_waypoint(name, &[Mesh::Hbone], silent(PROXIES, &product()?, &[]))
+    }
+
+    /// One that is not measured and takes no time from the others.
+    pub(crate) fn start_aside(&self, name: &str) -> anyhow::Result<Proxy> {
+        self.start_waypoint(name, &[Mesh::Hbone], silent(ASIDE, &product()?, &[]))
     }
 
     /// The same without tunnels, at the address of the service whose servers have none.
@@ -247,7 +286,7 @@ impl Ground {
         let client = Identity::new(TRUST_DOMAIN, NAMESPACE, "client")?.to_string();
         let (http1, http2) = (at(HTTP_PORT), at(HTTP2_SERVICE_PORT));
         let args = ["plain-waypoint", "--service", &http1, "--service", &http2, "--client", &client];
-        self.start_waypoint(name, &[Mesh::Plain], (&own()?, &args.map(str::to_owned)))
+        self.start_waypoint(name, &[Mesh::Plain], silent(PROXIES, &own()?, &args.map(str::to_owned)))
     }
 
     /// A process that is set as a waypoint is, with one data thread.
@@ -255,7 +294,7 @@ impl Ground {
         &self,
         name: &str,
         takes: &'static [Mesh],
-        (program, args): (&Path, &[String]),
+        mut program: Program,
     ) -> anyhow::Result<Proxy> {
         let spec = PodSpec::new(NAMESPACE, name).service_account("waypoint");
         let spec = spec.label(GATEWAY_NAME, "waypoint").label("networking.istio.io/tunnel", "http");
@@ -271,7 +310,6 @@ impl Ground {
             ports.map(|(name, port)| (name.to_owned(), SocketAddr::new(pod.ip(), port).to_string()));
         environment.extend(listens);
         environment.insert("AIRGLOW_THREADS".into(), "1".into());
-        let mut program = silent(program, args);
         for (name, value) in environment {
             program = program.env(name, value);
         }
@@ -297,7 +335,7 @@ impl Ground {
             "-l",
             "error",
         ];
-        let process = self.client.spawn(silent(path, &args.map(str::to_owned)))?;
+        let process = self.client.spawn(silent(PROXIES, path, &args.map(str::to_owned)))?;
         Ok(Proxy { kind: Kind::Envoy, takes: &[Mesh::Plain, Mesh::Hbone], pod, process })
     }
 }
@@ -335,12 +373,19 @@ fn own() -> anyhow::Result<PathBuf> {
     std::env::current_exe().context("find this executable")
 }
 
-fn on_core(core: &str, program: PathBuf, args: &[String]) -> Program {
-    Program::new("taskset").args(["-c".to_owned(), core.to_owned(), program.display().to_string()]).args(args)
+/// The product.
+fn product() -> anyhow::Result<PathBuf> {
+    let program = own()?.with_file_name("waypoint");
+    ensure!(program.is_file(), "{} is not there: build it too", program.display());
+    Ok(program)
 }
 
-/// A proxy on its core. What it logs is written and not kept: for both proxies alike.
-fn silent(program: &Path, args: &[String]) -> Program {
-    const SCRIPT: &str = "exec taskset -c \"$0\" \"$@\" > /dev/null";
-    Program::new("sh").args(["-c", SCRIPT, PROXY_CORE]).args([program]).args(args)
+fn at(place: &[&str], program: &Path, args: &[String]) -> Program {
+    Program::new(place[0]).args(&place[1..]).args([program]).args(args)
+}
+
+/// A proxy. What it logs is written and not kept: for both kinds alike.
+fn silent(place: &[&str], program: &Path, args: &[String]) -> Program {
+    const SCRIPT: &str = "exec \"$@\" > /dev/null";
+    Program::new("sh").args(["-c", SCRIPT, "sh"]).args(place).args([program]).args(args)
 }

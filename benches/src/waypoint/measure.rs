@@ -147,5 +147,5 @@ pub(crate) fn start(
     let servers = ground.servers.iter().map(Process::pid).chain([std::process::id()]);
     set("apps", servers.map(|pid| pid.to_string()).collect::<Vec<_>>().join(","));
     more(&mut args);
-    ground.load(&args)
+    ground.load(shape, &args)
 }

@@ -2,6 +2,7 @@
 //!
 //! Owns the order of things. Both proxies stand side by side, follow the same routes, and are idle while the other is measured.
 
+mod abuse;
 mod certificates;
 mod envoy;
 mod ground;
@@ -22,7 +23,7 @@ use anyhow::{Context as _, ensure};
 use crate::machine;
 use ground::Ground;
 use report::Results;
-use shapes::{SHAPES, Shape};
+use shapes::SHAPES;
 
 /// What to measure, and how long.
 #[derive(Clone, Debug, clap::Args)]
@@ -45,6 +46,9 @@ pub(crate) struct Args {
     /// Only the shapes whose names begin so (such as hbone or h2-4x32)
     #[arg(long, value_delimiter = ',')]
     shapes: Vec<String>,
+    /// Only the abuses whose names begin so
+    #[arg(long, value_delimiter = ',')]
+    abuses: Vec<String>,
 }
 
 /// A part of the measurement.
@@ -58,6 +62,8 @@ pub(crate) enum Part {
     Routes,
     /// From a route's change to the first answer that follows it
     Change,
+    /// Latency of an orderly client and memory while others break the rules
+    Abuse,
 }
 
 /// Measures what was asked for and prints it.
@@ -65,7 +71,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     ensure!(args.rounds > 0, "--rounds must be at least 1");
     let window = Duration::try_from_secs_f64(args.seconds).context("--seconds is not a length of time")?;
     ensure!(window >= Duration::from_millis(50), "--seconds must be at least 0.05");
-    let shapes = shapes(&args.shapes)?;
+    let shapes = begins(&SHAPES, |shape| shape.name, &args.shapes)?;
+    let abuses = abuse::named(&args.abuses)?;
     let has = |part| args.only.is_empty() || args.only.contains(&part);
     let mut results = Results::new(args, machine::describe()?);
     let mut ground = Ground::start(args.envoy.as_deref())?;
@@ -78,6 +85,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if has(Part::Change) {
         results.change_us = Some(scale::changes(&ground, &shapes::HBONE)?);
     }
+    if has(Part::Abuse) {
+        results.abused = abuse::rounds(&ground, &abuses, (args.rounds, window))?;
+    }
     if has(Part::Routes) {
         results.crowded = scale::crowded(&mut ground, &shapes::HBONE, (args.rounds, window))?;
     }
@@ -89,16 +99,20 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The shapes whose names begin with one of these; all without any.
-fn shapes(named: &[String]) -> anyhow::Result<Vec<Shape>> {
-    let begins = |shape: &Shape, name: &String| shape.name.starts_with(name.as_str());
-    for name in named {
-        let names: Vec<_> = SHAPES.iter().map(|shape| shape.name).collect();
-        let is_known = SHAPES.iter().any(|shape| begins(shape, name));
-        ensure!(is_known, "there is no shape {name}; there are {}", names.join(", "));
+/// Those whose names begin with one of these; all without any.
+fn begins<T: Clone>(
+    all: &[T],
+    name: impl Fn(&T) -> &'static str,
+    named: &[String],
+) -> anyhow::Result<Vec<T>> {
+    for begin in named {
+        let names: Vec<_> = all.iter().map(&name).collect();
+        let is_known = names.iter().any(|name| name.starts_with(begin.as_str()));
+        ensure!(is_known, "nothing is called {begin}; there are {}", names.join(", "));
     }
-    let is_asked_for = |shape: &Shape| named.is_empty() || named.iter().any(|name| begins(shape, name));
-    Ok(SHAPES.into_iter().filter(is_asked_for).collect())
+    let is_asked_for =
+        |one: &&T| named.is_empty() || named.iter().any(|begin| name(one).starts_with(begin.as_str()));
+    Ok(all.iter().filter(is_asked_for).cloned().collect())
 }
 
 /// Says what is being done, beside the results on stdout.

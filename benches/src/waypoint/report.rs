@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::Args;
+use super::abuse::{self, Abused};
 use super::ground::Kind;
 use super::measure::{Metric, Slot};
 use super::scale::{Crowded, Memory};
@@ -20,6 +21,7 @@ pub(crate) struct Results {
     pub(crate) slots: Vec<Slot>,
     pub(crate) memory: Vec<Memory>,
     pub(crate) crowded: Vec<Crowded>,
+    pub(crate) abused: Vec<Abused>,
     /// From a route's change to the first answer that follows it: median and longest.
     pub(crate) change_us: Option<(u64, u64)>,
 }
@@ -41,6 +43,7 @@ impl Results {
             slots: Vec::new(),
             memory: Vec::new(),
             crowded: Vec::new(),
+            abused: Vec::new(),
             change_us: None,
         }
     }
@@ -66,6 +69,10 @@ impl Results {
         if !self.crowded.is_empty() {
             text +=
                 &format!("\n### Beside other routes of the host\n\n{}", self.crowded_table().to_markdown());
+        }
+        if !self.abused.is_empty() {
+            let table = abuse::table(&self.abused, self.rounds);
+            text += &format!("\n### Beside clients that want to hurt\n\n{}", table.to_markdown());
         }
         if let Some((median, longest)) = self.change_us {
             let [median, longest] = [median, longest].map(|us| number(us as f64 / 1e3));

@@ -22,6 +22,8 @@ pub(crate) struct Shape {
     pub(crate) answer: usize,
     /// Requests per second, if not as many as can be.
     pub(crate) rate: Option<u32>,
+    /// Whether it has precedence over all other programs of the machine.
+    pub(crate) preferred: bool,
     /// The share of the other proxy's processor time that we had set ourselves.
     pub(crate) aim: Option<f64>,
 }
@@ -46,6 +48,7 @@ const PLAIN: Shape = Shape {
     request: None,
     answer: 100,
     rate: None,
+    preferred: false,
     aim: None,
 };
 

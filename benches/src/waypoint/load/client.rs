@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, bail, ensure};
 use hbone::{ClientLimits, ClientTls, Connect, Opener};
+use identity::Certificate;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::{LocalSet, spawn_local};
@@ -151,7 +152,7 @@ async fn until(callers: Vec<Caller>, mark: &str) -> anyhow::Result<()> {
 }
 
 /// Bytes of either kind of connection.
-trait Carrier: AsyncRead + AsyncWrite + Unpin {}
+pub(super) trait Carrier: AsyncRead + AsyncWrite + Unpin {}
 impl<Io: AsyncRead + AsyncWrite + Unpin> Carrier for Io {}
 
 enum Caller {
@@ -188,12 +189,10 @@ async fn callers(args: &Args, carriers: Vec<Box<dyn Carrier>>) -> anyhow::Result
 /// What they ask over, and the tunnels that it is in, which would end without their openers.
 async fn carriers(args: &Args) -> anyhow::Result<(Vec<Box<dyn Carrier>>, Vec<Opener>)> {
     let (mut carriers, mut tunnels): (Vec<Box<dyn Carrier>>, _) = (Vec::new(), Vec::new());
+    let certificate = args.certificate.as_deref().map(certificates::read).transpose()?;
     for _ in 0..args.connections {
-        let socket = TcpSocket::new_v4()?;
-        socket.bind(SocketAddr::new(args.from, 0))?;
-        let tcp = socket.connect(args.proxy).await.context("connect to the proxy")?;
-        tcp.set_nodelay(true)?;
-        let (Some(authority), Some(certificate)) = (&args.authority, &args.certificate) else {
+        let tcp = dial((args.from, args.proxy)).await?;
+        let (Some(authority), Some(certificate)) = (&args.authority, &certificate) else {
             carriers.push(Box::new(tcp));
             continue;
         };
@@ -209,11 +208,20 @@ async fn carriers(args: &Args) -> anyhow::Result<(Vec<Box<dyn Carrier>>, Vec<Ope
     Ok((carriers, tunnels))
 }
 
-async fn tunnel(tcp: TcpStream, certificate: &std::path::Path) -> anyhow::Result<Opener> {
+/// A connection from this address to that.
+pub(super) async fn dial((from, to): (IpAddr, SocketAddr)) -> anyhow::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(SocketAddr::new(from, 0))?;
+    let tcp = socket.connect(to).await.context("connect to the proxy")?;
+    tcp.set_nodelay(true)?;
+    Ok(tcp)
+}
+
+/// An orderly tunnel, as long as it has openers or streams.
+pub(super) async fn tunnel(tcp: TcpStream, certificate: &Certificate) -> anyhow::Result<Opener> {
     hbone::socket::prepare(&tcp)?;
     let server_name = tcp.peer_addr()?.ip().into();
-    let config = certificates::read(certificate)?.client_config();
-    let tls = ClientTls { config, server_name };
+    let tls = ClientTls { config: certificate.client_config(), server_name };
     let (opener, driver, _) =
         hbone::connect(tcp, tls, &ClientLimits::default()).await.context("make a tunnel")?;
     spawn_local(driver);
