@@ -150,12 +150,11 @@ impl Attacker {
         let (mut answers, mut requests) = tokio::io::split(io);
         let read = async {
             let mut unread = vec![0; 16 << 10];
-            while self.abuse.reads {
-                if answers.read(&mut unread).await? == 0 {
-                    return anyhow::Ok(());
-                }
+            if !self.abuse.reads {
+                std::future::pending::<()>().await;
             }
-            std::future::pending().await
+            while answers.read(&mut unread).await? > 0 {}
+            anyhow::Ok(())
         };
         let write = async {
             for round in 0.. {
