@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::exchange::OneRequest;
 use super::kept::{Carrier, Key};
 use super::opaque;
+use super::revoked::Judged;
 use super::upstream::{self, ATTEMPTS};
 use crate::balance::{Lease, Outcome};
 use crate::decide::{AnyRequest, AnyResponse, Failed, Failure, is_grpc};
@@ -26,6 +27,8 @@ pub(super) struct UnderWay {
     pub(super) key: Key,
     pub(super) lease: Option<Lease>,
     pub(super) since: Instant,
+    /// By which policies its client is let through.
+    pub(super) judged: Judged,
 }
 
 impl<U: Carrier> OneRequest<U> {
@@ -79,6 +82,7 @@ impl<U: Carrier> OneRequest<U> {
     /// A connection to an endpoint; one that is kept, unless a fresh one is wanted.
     pub(super) async fn reach(&mut self, fresh: bool) -> Result<U, Refusal> {
         let mut failures = 0;
+        let judged = Judged::begin(&self.context.revocations);
         loop {
             let found = self.endpoint();
             let (target, lease) = match found {
@@ -95,7 +99,7 @@ impl<U: Carrier> OneRequest<U> {
             match U::reach(&self.context, &target, &mut self.facts, fresh).await {
                 Ok(upstream) => {
                     let key = (target.workload.uid.clone(), target.app.0);
-                    self.under_way = Some(UnderWay { key, lease, since: Instant::now() });
+                    self.under_way = Some(UnderWay { key, lease, since: Instant::now(), judged });
                     return Ok(upstream);
                 }
                 Err(refusal) if refusal.is_endpoints_fault() => {

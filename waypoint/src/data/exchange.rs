@@ -4,6 +4,7 @@
 
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::task::{Context as Task, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,6 +20,7 @@ use super::how::{self, How};
 use super::introduction::Introduction;
 use super::kept::Carrier;
 use super::mirror::{self, Copying};
+use super::opaque;
 use super::stream::Asked;
 use super::{Context, requests};
 use crate::decide::{
@@ -263,6 +265,22 @@ impl<U: Carrier> Exchange for OneRequest<U> {
                 Next::Answer(Answer::late())
             }
         }
+    }
+
+    fn poll_revoked(&mut self, cx: &mut Task<'_>) -> Poll<()> {
+        let Some(under_way) = &mut self.under_way else { return Poll::Pending };
+        let (true, Some(workload), Some(app)) =
+            (under_way.judged.is_outdated(cx), &self.facts.destination.workload, self.facts.app)
+        else {
+            return Poll::Pending;
+        };
+        let Some(denial) = opaque::denied_now(&self.context, workload, app, &self.facts) else {
+            return Poll::Pending;
+        };
+        let refusal = Refusal::from(denial);
+        self.note(|| format!("is cut: {refusal}"));
+        self.done.cause = Some(Cause::from(&refusal));
+        Poll::Ready(())
     }
 
     fn body(&mut self, bytes: &[u8]) {

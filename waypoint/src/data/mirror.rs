@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use daemon::metrics::Metrics;
-use model::route::Behind;
+use model::route::{Behind, Target};
 use model::service::ServiceName;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -157,12 +157,27 @@ async fn send(
     copied: Copied,
     coming: Coming,
 ) -> Result<(), Over> {
+    let mut policies = opaque::watched(context);
     let (target, _lease) =
         opaque::endpoint(context, (asked, &facts), how::LEAST_LOAD, &[]).map_err(Over::Lost)?;
     upstream::aim(context, &target, &mut facts).map_err(Over::Lost)?;
+    let client = facts.clone();
+    tokio::select! {
+        biased;
+        denial = opaque::revoked(context, &target, &client, &mut policies) => Err(Over::Lost(denial.into())),
+        ended = send_to(context, (&target, facts), copied, coming) => ended,
+    }
+}
+
+async fn send_to(
+    context: &Arc<Context>,
+    (target, mut facts): (&Target, Facts),
+    copied: Copied,
+    coming: Coming,
+) -> Result<(), Over> {
     match copied {
         Copied::Http1 { head, length } => {
-            let reached = upstream::connect(context, &target, &mut facts).await.map_err(Over::Lost)?;
+            let reached = upstream::connect(context, target, &mut facts).await.map_err(Over::Lost)?;
             let (mut from, mut to) = tokio::io::split(Io::from(reached));
             let answered = both(write(&mut to, (head, length), coming), discard(&mut from)).await;
             // It was answered, or not: how the connection ends is all the same.
@@ -170,7 +185,7 @@ async fn send(
             answered
         }
         Copied::Http2(request) => {
-            let reached = http2::Upstream::reach(context, &target, &mut facts, true).await;
+            let reached = http2::Upstream::reach(context, target, &mut facts, true).await;
             let (body, answer) = reached.map_err(Over::Lost)?.copy(request).map_err(broken)?;
             both(stream(body, coming), async { answer.discard().await.map_err(broken) }).await
         }

@@ -20,6 +20,7 @@ pub(crate) mod mirror;
 pub(crate) mod opaque;
 pub(crate) mod plain;
 pub(crate) mod requests;
+pub(crate) mod revoked;
 pub(crate) mod routed;
 pub(crate) mod stream;
 #[cfg(test)]
@@ -109,6 +110,7 @@ pub(crate) struct Context {
     pub(crate) copies: mirror::Copies,
     pub(crate) links: links::Links,
     pub(crate) stalls: Arc<Stalls>,
+    pub(crate) revocations: Arc<revoked::Revocations>,
 }
 
 impl Context {
@@ -124,6 +126,7 @@ impl Context {
             copies: mirror::Copies::default(),
             links: links::Links::default(),
             stalls: Arc::default(),
+            revocations: Arc::default(),
         }
     }
 }

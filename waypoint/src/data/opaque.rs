@@ -9,10 +9,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hbone::{Incoming, Progress, Reason, RelayError, Stream};
+use model::address::AppAddr;
 use model::l7::{AbortAnswer, Session};
 use model::policy::{Connection, Denial};
 use model::route::{self, Behind, NoRoute, Target};
 use model::service::{Affinity, Service};
+use model::store::Mesh;
 use model::workload::{Workload, WorkloadUid};
 use proxy::headers;
 use proxy::tunnels::Opened;
@@ -107,7 +109,7 @@ pub(crate) async fn run(
     };
     let outcome = tokio::select! {
         biased;
-        denial = revoked(context, &target, &live, &mut policies) => Err(denial.into()),
+        denial = revoked(context, &target, &live.facts, &mut policies) => Err(denial.into()),
         outcome = carried => outcome,
     };
     context.shared.telemetry.closed(&live, outcome);
@@ -213,22 +215,33 @@ pub(crate) fn endpoints(
 /// Whether a policy of the endpoint denies the client. The endpoint's own node sees this waypoint as its peer, so it enforces
 /// what is allowed to waypoints, and a DENY of the client would pass it by: that is kept here. An ALLOW is not asked for here,
 /// because it may name the waypoint alone.
-pub(crate) fn denied(context: &Context, target: &Target, facts: &Facts) -> Option<Denial> {
-    let connection =
-        Connection { peer: facts.source.identity.clone(), client: facts.client, app: target.app };
-    let verdict = context.shared.mesh.snapshot().authorize(&target.workload, connection);
+pub(crate) fn denied(mesh: &Mesh, workload: &Workload, app: AppAddr, facts: &Facts) -> Option<Denial> {
+    let connection = Connection { peer: facts.source.identity.clone(), client: facts.client, app };
+    let verdict = mesh.authorize(workload, connection);
     verdict.enforced.err().filter(|denial| !matches!(denial, Denial::NotAllowed(_)))
 }
 
+/// The same of what was connected to a while ago: which policies are about the endpoint may have changed too.
+pub(crate) fn denied_now(
+    context: &Context,
+    workload: &Workload,
+    app: AppAddr,
+    facts: &Facts,
+) -> Option<Denial> {
+    let mesh = context.shared.mesh.snapshot();
+    let current = mesh.workload(&workload.uid);
+    denied(&mesh, current.as_deref().unwrap_or(workload), app, facts)
+}
+
 /// Resolves when policies have changed so that the client is denied what it has.
-async fn revoked(
+pub(crate) async fn revoked(
     context: &Context,
     target: &Target,
-    live: &Live,
+    facts: &Facts,
     policies: &mut watch::Receiver<u64>,
 ) -> Denial {
     while policies.changed().await.is_ok() {
-        if let Some(denial) = denied(context, target, &live.facts) {
+        if let Some(denial) = denied_now(context, &target.workload, target.app, facts) {
             return denial;
         }
     }

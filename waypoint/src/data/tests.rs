@@ -3,6 +3,7 @@
 mod calls;
 mod connections;
 mod mirrors;
+mod revoked;
 mod routes;
 mod telemetry;
 
@@ -235,6 +236,7 @@ fn tracer(settings: &spans::Settings, own: &Own, metrics: &Metrics) -> Tracer {
 async fn listen(context: Arc<Context>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
+    tokio::spawn(super::revoked::follow(Arc::clone(&context)));
     tokio::spawn(async move {
         loop {
             let (tcp, client) = listener.accept().await.unwrap();

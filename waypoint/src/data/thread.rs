@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::{Context, Shared};
+use super::{Context, Shared, revoked};
 use crate::refusal::Refusal;
 
 /// Connections on their way to a thread: a burst while it is busy. What it can't take the client's node sends elsewhere.
@@ -106,6 +106,7 @@ async fn run(
     (live, door): (Arc<AtomicUsize>, impl Door),
 ) {
     let context = Arc::new(Context::new(shared));
+    tokio::spawn(revoked::follow(Arc::clone(&context)));
     let mut tunnels = JoinSet::new();
     let mut sweeps = tokio::time::interval(SWEEP);
     loop {

@@ -36,7 +36,8 @@ pub(crate) fn aim(context: &Context, target: &Target, facts: &mut Facts) -> Resu
     facts.destination.workload = Some(Arc::clone(&target.workload));
     facts.destination.identity = None;
     facts.app = Some(target.app);
-    opaque::denied(context, target, facts).map_or(Ok(()), |denial| Err(denial.into()))
+    let mesh = context.shared.mesh.snapshot();
+    opaque::denied(&mesh, &target.workload, target.app, facts).map_or(Ok(()), |denial| Err(denial.into()))
 }
 
 /// Connects to `target` on behalf of the client that `facts` are of, and notes who answers.

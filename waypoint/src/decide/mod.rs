@@ -10,6 +10,7 @@ mod parts;
 
 use std::future::Future;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use model::l7::Headers;
 use tokio::time::Instant;
@@ -109,6 +110,12 @@ pub trait Exchange: Send {
         request: &dyn AnyRequest,
         failed: Option<&Failed>,
     ) -> impl Future<Output = Next<Self::Upstream>> + Send;
+
+    /// Resolves when the client is not let through any more: it is answered with 403, or cut if the response has begun. Polled
+    /// by one task while an attempt is under way.
+    fn poll_revoked(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
 
     /// Bytes of the body as they pass for the first time, without what frames them: for mirrors.
     fn body(&mut self, _bytes: &[u8]) {}

@@ -51,6 +51,8 @@ enum Stop {
     Failed(Failure),
     /// The request's body breaks the rules.
     Refused(Refusal),
+    /// The client is not let through any more.
+    Revoked,
 }
 
 impl<Io, To, F, X> Course<'_, '_, Io, F, X>
@@ -93,6 +95,7 @@ where
                     let answer = Answer { close: true, ..Answer::status(refusal.status()) };
                     return Ok(self.answer(answer, Outcome::Refused(refusal.into())).await);
                 }
+                Err(Stop::Revoked) => return Ok(self.answer(Answer::status(403), Outcome::Answered).await),
             };
             if response.status() == 101 && !self.request.upgrades() {
                 return Err(self.failed(Failure::Unasked, &leg));
@@ -179,7 +182,7 @@ where
 
     async fn tunnel(&mut self, leg: Leg<To>) -> (Outcome, After) {
         let mut upstream = leg.upstream;
-        let (outcome, bytes) = tunnel::relay(self.client, &mut upstream.wire).await;
+        let (outcome, bytes) = tunnel::relay(self.client, &mut upstream.wire, &mut self.hooks).await;
         (self.record.request_bytes, self.record.response_bytes) = bytes;
         (outcome, After::Over)
     }
@@ -205,6 +208,9 @@ where
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(Stop::Failed(Failure::Io(error)))),
                 Poll::Pending => break,
             }
+        }
+        if self.hooks.poll_revoked(cx).is_ready() {
+            return Poll::Ready(Err(Stop::Revoked));
         }
         let deadline = [leg.respond_by, leg.complete_by].into_iter().flatten().min();
         ready!(self.poll_idle(cx, moved, deadline));
@@ -232,9 +238,13 @@ where
             Err(Stop::ClientGone) => return Poll::Ready(Outcome::ClientGone),
             Err(Stop::Refused(refusal)) => return Poll::Ready(Outcome::Refused(refusal.into())),
             Err(Stop::Failed(failure)) => return Poll::Ready(Outcome::ResponseLost(failure)),
+            Err(Stop::Revoked) => return Poll::Ready(Outcome::Aborted),
         }
         if download.done && (leg.upload != Upload::Open || download.waits) {
             return Poll::Ready(Outcome::Forwarded);
+        }
+        if self.hooks.poll_revoked(cx).is_ready() {
+            return Poll::Ready(Outcome::Aborted);
         }
         // A client that has its answer may wait for us to close instead of sending the rest.
         let patience = download.done.then(|| self.moved + self.client.timeouts.head);

@@ -10,12 +10,14 @@ use super::client::Client;
 use super::framing::Framing;
 use super::pump::{Broken, Pump, Shape};
 use super::wire::Wire;
-use crate::decide::{Failure, Outcome};
+use crate::decide::{Exchange, Failure, Outcome};
 
-/// Relays; answers the bytes from the client and those to it as well. A side that breaks breaks the other.
+/// Relays; answers the bytes from the client and those to it as well. A side that breaks breaks the other, and both are cut when
+/// `hooks` say that the client is not let through any more.
 pub(super) async fn relay<A, B, F>(
     client: &mut Client<'_, A, F>,
     server: &mut Wire<B>,
+    hooks: &mut impl Exchange,
 ) -> (Outcome, (u64, u64))
 where
     A: AsyncRead + AsyncWrite + Unpin,
@@ -44,6 +46,9 @@ where
         };
         if there && back {
             return Poll::Ready(Outcome::Forwarded);
+        }
+        if hooks.poll_revoked(cx).is_ready() {
+            return Poll::Ready(Outcome::Aborted);
         }
         if moved {
             last = Instant::now();

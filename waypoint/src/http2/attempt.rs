@@ -51,6 +51,8 @@ enum Stop {
     Left,
     /// The request's trailers break the rules.
     Refused(Refusal),
+    /// The client is not let through any more.
+    Revoked,
 }
 
 impl<X: Exchange<Upstream = Upstream>> Course<X> {
@@ -81,6 +83,10 @@ impl<X: Exchange<Upstream = Upstream>> Course<X> {
             Err(Stop::Refused(refusal)) => {
                 let answer = Answer::status(refusal.status());
                 return Ok(self.answer(answer, Outcome::Refused(refusal.into())));
+            }
+            Err(Stop::Revoked) => {
+                leg.send.send_reset(Reason::CANCEL);
+                return Ok(self.answer(Answer::status(403), Outcome::Answered));
             }
         };
         self.record.responded = Some(Instant::now());
@@ -161,6 +167,9 @@ impl<X: Exchange<Upstream = Upstream>> Course<X> {
         if let Poll::Ready(reset) = self.respond.poll_reset(cx) {
             return Poll::Ready(Err(Stop::ClientGone(reset.unwrap_or(Reason::CANCEL))));
         }
+        if self.hooks.poll_revoked(cx).is_ready() {
+            return Poll::Ready(Err(Stop::Revoked));
+        }
         let limits = [leg.respond_by, leg.complete_by, self.stall.deadline(&self.upload)];
         let Some(deadline) = limits.into_iter().flatten().min() else { return Poll::Pending };
         ready!(self.timer.poll(cx, deadline));
@@ -212,6 +221,9 @@ impl<X: Exchange<Upstream = Upstream>> Course<X> {
         }
         if download.done && leg.upload != Upload::Open {
             return Poll::Ready(Ok(()));
+        }
+        if self.hooks.poll_revoked(cx).is_ready() {
+            return Poll::Ready(Err(Stop::Revoked));
         }
         if passed != (download.flow.bytes(), self.upload.bytes()) {
             download.moved = Instant::now();
@@ -282,6 +294,8 @@ fn lost(stop: Stop) -> (Reason, Outcome) {
         Stop::Failed(failure) => (Reason::INTERNAL_ERROR, Outcome::ResponseLost(failure)),
         Stop::Left => (Reason::INTERNAL_ERROR, Outcome::ResponseLost(Failure::Closed)),
         Stop::Refused(refusal) => (Reason::PROTOCOL_ERROR, Outcome::Refused(refusal.into())),
+        // What gRPC reads as PERMISSION_DENIED.
+        Stop::Revoked => (Reason::INADEQUATE_SECURITY, Outcome::Aborted),
     }
 }
 

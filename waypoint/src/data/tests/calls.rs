@@ -30,6 +30,8 @@ pub(super) enum Says {
     Never(&'static str),
     /// With its name, when all of the call has come, which it notes as well.
     Aloud,
+    /// With a beginning at once, and the end when all of the call has come. Not at all to `/silent`.
+    Begins,
     /// With its name.
     Name,
     /// Not at all.
@@ -55,7 +57,7 @@ impl World {
         self.callee_at(name, address, (says, seen)).await
     }
 
-    async fn callee_at(
+    pub(super) async fn callee_at(
         &self,
         name: &'static str,
         address: &str,
@@ -98,6 +100,7 @@ async fn answer(
     seen: Seen,
 ) {
     let (parts, mut body) = request.into_parts();
+    let is_silent = parts.uri.path() == "/silent";
     seen.lock().unwrap().push((name.to_owned(), Request::from_parts(parts, ())));
     let head = Response::builder().header("content-type", "application/grpc").header("x-version", name);
     match says {
@@ -125,14 +128,23 @@ async fn answer(
             trailers.insert("grpc-status", "0".parse().unwrap());
             send.send_trailers(trailers).unwrap();
         }
-        Says::Nothing => {
+        Says::Begins if !is_silent => {
+            let mut send = respond.send_response(head.body(()).unwrap(), false).unwrap();
+            send.send_data(Bytes::from_static(b"begun"), false).unwrap();
+            while let Some(Ok(_)) = body.data().await {}
+            let mut trailers = HeaderMap::new();
+            trailers.insert("grpc-status", "0".parse().unwrap());
+            // Nobody may want it any more.
+            let _ = send.send_trailers(trailers);
+        }
+        Says::Begins | Says::Nothing => {
             let _ = poll_fn(|cx| respond.poll_reset(cx)).await;
         }
     }
 }
 
 pub(super) struct Caller {
-    send: SendRequest<Bytes>,
+    pub(super) send: SendRequest<Bytes>,
     _opener: Opener,
 }
 

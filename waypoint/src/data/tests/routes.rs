@@ -65,7 +65,7 @@ async fn serve(mut stream: Stream, name: String, count: Arc<AtomicU32>, failures
 }
 
 /// The next head, up to and with its empty line.
-async fn head(stream: &mut Stream, unread: &mut String) -> Option<String> {
+pub(super) async fn head(stream: &mut Stream, unread: &mut String) -> Option<String> {
     loop {
         if let Some(end) = unread.find("\r\n\r\n") {
             let rest = unread.split_off(end + 4);

@@ -14,7 +14,7 @@ use crate::rules::Change;
 
 impl World {
     /// The lines about requests so far, of which there are `count`.
-    async fn told(&self, count: usize) -> Vec<Value> {
+    pub(super) async fn told(&self, count: usize) -> Vec<Value> {
         soon("lines about requests", async {
             loop {
                 self.access.flush(IN_VAIN);
