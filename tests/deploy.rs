@@ -131,6 +131,22 @@ fn waypoints_can_be_made_unless_they_are_switched_off() {
 }
 
 #[test]
+fn waypoints_tell_a_collector_in_tls_what_the_chart_says_it_is_verified_with() {
+    let values = "waypoint.tracing.endpoint=https://collector:4317,waypoint.tracing.roots=a PEM\ntext";
+    let rendered = template(&["--set", values, "--show-only", "templates/waypoint.yaml"]);
+    assert!(rendered.status.success(), "{}", text(&rendered.stderr));
+    let rendered = text(&rendered.stdout);
+    for part in [
+        "airglow.dev/tracing-roots: \"a PEM\\ntext\"",
+        "{name: AIRGLOW_TRACING_ROOT_CERT, value: /var/run/tracing/roots.pem}",
+        "{name: tracing, mountPath: /var/run/tracing, readOnly: true}",
+        "fieldPath: \"metadata.annotations['airglow.dev/tracing-roots']\"",
+    ] {
+        assert!(rendered.contains(part), "no {part} in {rendered}");
+    }
+}
+
+#[test]
 fn definitions_are_apart_from_what_is_templated() {
     // So that neither an upgrade nor an uninstallation touches those of another mesh, or takes users' policies away.
     let named =
@@ -148,6 +164,9 @@ fn values_that_the_chart_does_not_know_are_refused() {
         "monitoring.interval=often",
         "ztunnel.controllerAddress=http://x",
         "ztunnel.cni.confDir=relative",
+        "waypoint.tracing.endpoint=collector:4317",
+        "waypoint.tracing.endpoint=https://collector:4317",
+        "waypoint.tracing.roots=PEM",
     ] {
         let refused = template(&["--set", wrong]);
         assert!(!refused.status.success(), "{wrong} is taken");

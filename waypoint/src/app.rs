@@ -119,12 +119,14 @@ fn control_side(
     let (client, _) = xds::Client::new(xds::client::Config::new(node, wanted.to_vec()), control, sink);
     tasks.spawn_infallible("discovery", client.run());
 
-    let tracer = config.spans.as_ref().map(|settings| {
-        let (tracer, exporter) = Tracer::new(settings, &config.own, &process.metrics);
+    let mut tracer = None;
+    if let Some(settings) = &config.spans {
+        let (made, exporter) =
+            Tracer::new(settings, &config.own, &process.metrics).context("AIRGLOW_TRACING_ENDPOINT")?;
         // It ends when nobody makes spans any more, which is when the process does.
         tasks.spawn_infallible("spans", exporter.run());
-        tracer
-    });
+        tracer = Some(made);
+    }
     let (watched, board, told) = Watched::new();
     tasks.spawn_infallible("watched requests", Arc::clone(&board).run(told));
     let shared = Arc::new(Shared {

@@ -63,8 +63,7 @@ pub fn load(vars: &dyn Vars) -> Result<Config, Mistakes> {
     let listen = p.or("AIRGLOW_LISTEN", SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 0], HBONE_PORT)));
     let process = Settings::load(&p);
     let admin_port = p.optional_as::<NonZeroU16>("AIRGLOW_ADMIN_PORT", "a port, from 1 to 65535");
-    let endpoint = p.optional_as::<Endpoint>("AIRGLOW_TRACING_ENDPOINT", "http://host:port of a collector");
-    let sampling = p.or_as("AIRGLOW_TRACING_SAMPLING", "a percentage, from 0 to 100", Percent::DEFAULT);
+    let spans = spans(&p);
     p.finish(|| {
         Some(Config {
             own: own?,
@@ -73,9 +72,23 @@ pub fn load(vars: &dyn Vars) -> Result<Config, Mistakes> {
             listen: listen?,
             process: process?,
             admin_port: admin_port?.map(NonZeroU16::get),
-            spans: endpoint?.zip(sampling).map(|(endpoint, sampling)| spans::Settings { endpoint, sampling }),
+            spans: spans?,
         })
     })
+}
+
+fn spans(p: &Parser<'_>) -> Option<Option<spans::Settings>> {
+    let expected = "http://host:port or https://host:port of a collector";
+    let endpoint = p.optional_as::<Endpoint>("AIRGLOW_TRACING_ENDPOINT", expected);
+    let roots = p.optional("AIRGLOW_TRACING_ROOT_CERT");
+    let sampling = p.or_as("AIRGLOW_TRACING_SAMPLING", "a percentage, from 0 to 100", Percent::DEFAULT);
+    let (endpoint, roots, sampling) = (endpoint?, roots?, sampling?);
+    if endpoint.as_ref().is_some_and(Endpoint::is_tls) != roots.is_some() {
+        let problem = "goes with AIRGLOW_TRACING_ENDPOINT=https://…: set both, or neither";
+        p.conflict("AIRGLOW_TRACING_ROOT_CERT", problem);
+        return None;
+    }
+    Some(endpoint.map(|endpoint| spans::Settings { endpoint, roots, sampling }))
 }
 
 fn own(p: &Parser<'_>, cluster: Option<&Str>) -> Option<Own> {
@@ -131,7 +144,7 @@ mod tests {
             ("AIRGLOW_METRICS", "everywhere"),
             ("AIRGLOW_LOG_FORMAT", "xml"),
             ("AIRGLOW_RUNDIR", "/r"),
-            ("AIRGLOW_TRACING_ENDPOINT", "https://collector:4317"),
+            ("AIRGLOW_TRACING_ENDPOINT", "collector:4317"),
             ("AIRGLOW_TRACING_SAMPLING", "101"),
         ])
         .unwrap_err();
@@ -141,10 +154,18 @@ mod tests {
             "AIRGLOW_METRICS",
             "`plain` or `json`",
             "AIRGLOW_RUN_DIR",
-            "http://host:port",
+            "https://host:port",
             "from 0 to 100",
         ] {
             assert!(text.contains(part), "{text} should mention {part}");
+        }
+        for (endpoint, roots) in
+            [("https://collector:4317", None), ("http://collector:4317", Some("/roots.pem"))]
+        {
+            let mut settings = vec![("AIRGLOW_TRACING_ENDPOINT", endpoint)];
+            settings.extend(roots.map(|roots| ("AIRGLOW_TRACING_ROOT_CERT", roots)));
+            let text = load_with(&settings).unwrap_err();
+            assert!(text.contains("set both, or neither"), "{text}");
         }
         let nothing: BTreeMap<&str, &str> = BTreeMap::new();
         let text = load(&nothing).unwrap_err().to_string();

@@ -227,7 +227,7 @@ impl World {
 
 /// One whose spans are sent.
 fn tracer(settings: &spans::Settings, own: &Own, metrics: &Metrics) -> Tracer {
-    let (tracer, exporter) = Tracer::new(settings, own, metrics);
+    let (tracer, exporter) = Tracer::new(settings, own, metrics).unwrap();
     tokio::spawn(exporter.run());
     tracer
 }

@@ -7,11 +7,13 @@ use std::time::Duration;
 use api::otlp::trace_service_client::TraceServiceClient;
 use api::otlp::{ExportTraceServiceRequest, InstrumentationScope, Resource, ResourceSpans, ScopeSpans, Span};
 use http::Uri;
+use identity::SystemClock;
+use identity::control::{self, BadTarget, Roots, Target};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::transport::{Channel, Endpoint};
 
-use super::text;
+use super::{Settings, text};
 use crate::config::Own;
 
 /// Spans of one message: some 512 KiB, an eighth of what collectors take.
@@ -35,12 +37,19 @@ pub(crate) struct Exporter {
 
 impl Exporter {
     pub(super) fn new(
-        to: Uri,
+        settings: &Settings,
         own: &Own,
         queue: mpsc::Receiver<Span>,
         (lost, told): (Arc<AtomicU64>, Arc<AtomicU64>),
-    ) -> Self {
-        let channel = Endpoint::from(to.clone()).connect_timeout(EXPORT_TIMEOUT).connect_lazy();
+    ) -> Result<Self, BadTarget> {
+        let to = settings.endpoint.0.clone();
+        let channel = match settings.roots.clone().map(Roots::File) {
+            Some(roots) => {
+                let target = Target { address: to.clone(), roots, server_name: None };
+                control::channel(target, Arc::new(SystemClock))?
+            }
+            None => Endpoint::from(to.clone()).connect_timeout(EXPORT_TIMEOUT).connect_lazy(),
+        };
         let (namespace, name) = own.gateway();
         let attributes = vec![
             text("service.name", &format_args!("{name}.{namespace}")),
@@ -48,7 +57,7 @@ impl Exporter {
             text("service.instance.id", &own.workload),
         ];
         let resource = Resource { attributes };
-        Self { client: TraceServiceClient::new(channel), to, resource, queue, lost, told }
+        Ok(Self { client: TraceServiceClient::new(channel), to, resource, queue, lost, told })
     }
 
     /// Sends until nobody makes spans any more.

@@ -7,6 +7,7 @@ mod context;
 mod export;
 
 use std::fmt::Display;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -17,6 +18,7 @@ use api::otlp::status::StatusCode;
 use api::otlp::{AnyValue, KeyValue, Span, Status, any_value};
 use daemon::metrics::Metrics;
 use http::Uri;
+use identity::control::BadTarget;
 use model::l7::Headers;
 use proxy::series::Party;
 use tokio::sync::mpsc;
@@ -34,21 +36,30 @@ const QUEUE_SPANS: usize = 4_096;
 pub struct Settings {
     /// Where the collector is.
     pub endpoint: Endpoint,
+    /// The PEM file of the roots that it is verified with, if TLS is spoken with it.
+    pub roots: Option<PathBuf>,
     /// How many of the traces that begin here are sampled.
     pub sampling: Percent,
 }
 
-/// `http://host:port` of a collector that speaks OTLP by gRPC.
+/// `http://host:port` or `https://host:port` of a collector that speaks OTLP by gRPC.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint(Uri);
+
+impl Endpoint {
+    /// Whether TLS is spoken with it.
+    pub(crate) fn is_tls(&self) -> bool {
+        self.0.scheme_str() == Some("https")
+    }
+}
 
 impl FromStr for Endpoint {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
         let uri: Uri = text.parse().map_err(|_| ())?;
-        let is_plain = uri.scheme_str() == Some("http") && uri.host().is_some() && uri.port().is_some();
-        if is_plain { Ok(Self(uri)) } else { Err(()) }
+        let is_known = matches!(uri.scheme_str(), Some("http" | "https"));
+        if is_known && uri.host().is_some() && uri.port().is_some() { Ok(Self(uri)) } else { Err(()) }
     }
 }
 
@@ -79,7 +90,14 @@ pub(crate) struct Tracer {
 
 impl Tracer {
     /// A tracer, and what sends its spans; connects nowhere yet. To be called within a runtime.
-    pub(crate) fn new(settings: &Settings, own: &Own, metrics: &Metrics) -> (Self, Exporter) {
+    ///
+    /// # Errors
+    /// When the collector's name is none that TLS can be spoken with.
+    pub(crate) fn new(
+        settings: &Settings,
+        own: &Own,
+        metrics: &Metrics,
+    ) -> Result<(Self, Exporter), BadTarget> {
         let (spans, queue) = mpsc::channel(QUEUE_SPANS);
         let (lost, told) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
         let (of_lost, of_told) = (Arc::clone(&lost), Arc::clone(&told));
@@ -89,8 +107,8 @@ impl Tracer {
         metrics.register_counter_fn("airglow_spans_sent", "Spans that a collector took", move || {
             of_told.load(Relaxed)
         });
-        let exporter = Exporter::new(settings.endpoint.0.clone(), own, queue, (Arc::clone(&lost), told));
-        (Self { sampling: settings.sampling.0 / 100.0, spans, lost }, exporter)
+        let exporter = Exporter::new(settings, own, queue, (Arc::clone(&lost), told))?;
+        Ok((Self { sampling: settings.sampling.0 / 100.0, spans, lost }, exporter))
     }
 
     /// The trace that a request belongs to.

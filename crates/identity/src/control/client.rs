@@ -23,8 +23,8 @@ use tonic::transport::{Channel, Endpoint};
 use crate::clock::{Clock, TlsTime};
 use crate::tls::{ALPN, provider, sealed_client};
 
-/// TCP and TLS together. A control plane further away than this is as good as down, and the next attempt may meet
-/// another replica.
+/// TCP and TLS together. A server further away than this is as good as down, and the next attempt may meet another
+/// replica.
 pub(super) const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 
 /// A silent connection is asked for a sign of life this often, so that a vanished peer is noticed within 40 s.
@@ -36,7 +36,7 @@ const PING_DEADLINE: Duration = Duration::from_secs(10);
 /// The largest root file that is read; a bundle of a public web's roots has about 200 KiB.
 const MAX_ROOTS: u64 = 4 << 20;
 
-/// Where the roots that the control plane is verified with come from.
+/// Where the roots that a server is verified with come from.
 #[derive(Clone, Debug)]
 pub enum Roots {
     /// A PEM file, read for each new connection: it changes when the root is rotated.
@@ -56,7 +56,7 @@ impl Roots {
     }
 }
 
-/// Which control plane to talk to.
+/// Which server to talk to: the control plane, or what a program reports to.
 #[derive(Clone, Debug)]
 pub struct Target {
     /// `https://host:port`.
@@ -71,7 +71,7 @@ pub struct Target {
 #[derive(Debug, thiserror::Error)]
 pub enum BadTarget {
     /// Only TLS is spoken.
-    #[error("{0} must be of the form https://host:port; there is no plaintext control channel")]
+    #[error("{0} must be of the form https://host:port; there is no plaintext form of this channel")]
     NotHttps(Uri),
     /// No port.
     #[error("{0} lacks a port, as in https://host:15012")]
@@ -144,7 +144,7 @@ impl Dial {
         let tls = TlsConnector::from(Arc::new(config)).connect(self.name.clone(), tcp).await?;
         match tls.get_ref().1.alpn_protocol() {
             Some(ALPN) => Ok(tls),
-            Some(_) | None => Err(io::Error::other("the control plane does not speak HTTP/2")),
+            Some(_) | None => Err(io::Error::other("the server does not speak HTTP/2")),
         }
     }
 

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use api::otlp::trace_service_server::{TraceService, TraceServiceServer};
 use api::otlp::{ExportTraceServiceRequest, ExportTraceServiceResponse, KeyValue};
+use identity::control::ServerTls;
+use identity::signer::ServingName;
 use model::l7::{AbortAnswer, Filter, Fraction, Retry};
 use serde_json::Value;
 
@@ -29,6 +31,16 @@ impl World {
             }
         })
         .await
+    }
+
+    /// Waits until a counter without labels says so.
+    async fn counts(&self, line: &str) {
+        soon(line, async {
+            while !self.metrics.encode().lines().any(|said| said == line) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await;
     }
 
     /// The value of the one series of `metric` that has all these labels.
@@ -231,7 +243,7 @@ async fn collector() -> (spans::Settings, mpsc::Receiver<ExportTraceServiceReque
     let service = TraceServiceServer::new(Collector(tell));
     let incoming = tonic::transport::server::TcpIncoming::from(listener);
     tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
-    (spans::Settings { endpoint, sampling: "0".parse().unwrap() }, told)
+    (spans::Settings { endpoint, roots: None, sampling: "0".parse().unwrap() }, told)
 }
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
@@ -304,7 +316,7 @@ async fn spans_that_nobody_takes_are_lost_and_counted_and_requests_go_on() {
     let gone = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", gone.local_addr().unwrap()).parse().unwrap();
     drop(gone);
-    let settings = spans::Settings { endpoint, sampling: "100".parse().unwrap() };
+    let settings = spans::Settings { endpoint, roots: None, sampling: "100".parse().unwrap() };
     let mut world = World::traced(Some(settings)).await;
     world.version("v1", "127.7.65.1").await;
     world.rule(made::rule(0, "/", &[("v1", 1)]));
@@ -312,12 +324,43 @@ async fn spans_that_nobody_takes_are_lost_and_counted_and_requests_go_on() {
     for _ in 0..3 {
         assert_eq!(http.get("/").await.status, 200);
     }
-    soon("three lost spans", async {
-        while !world.metrics.encode().contains("airglow_spans_lost_total 3\n") {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    })
-    .await;
+    world.counts("airglow_spans_lost_total 3").await;
+}
+
+#[tokio::test]
+async fn a_collector_is_told_in_tls_if_the_roots_say_that_it_is_the_one() {
+    let state = tempfile::tempdir().unwrap();
+    let config = AuthorityConfig::new("collectors.example");
+    let authority = Authority::open_or_create(state.path(), config, Arc::new(SystemClock)).unwrap();
+    let (roots, others) = (state.path().join("roots.pem"), state.path().join("others.pem"));
+    std::fs::write(&roots, authority.roots_pem()).unwrap();
+    let names = vec![ServingName::Ip("127.0.0.1".parse().unwrap())];
+    let tls = ServerTls::new(Arc::new(authority), names, Arc::new(SystemClock)).await.unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint: spans::Endpoint = format!("https://{}", listener.local_addr().unwrap()).parse().unwrap();
+    let (tell, mut told) = mpsc::channel(64);
+    let service = TraceServiceServer::new(Collector(tell));
+    let incoming = identity::control::incoming(listener, tls);
+    tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
+
+    // The file is read for each connection, and holds what is somebody else's to begin with.
+    let stranger = tempfile::tempdir().unwrap();
+    let config = AuthorityConfig::new("others.example");
+    let stranger = Authority::open_or_create(stranger.path(), config, Arc::new(SystemClock)).unwrap();
+    std::fs::write(&others, stranger.roots_pem()).unwrap();
+    let settings =
+        spans::Settings { endpoint, roots: Some(others.clone()), sampling: "100".parse().unwrap() };
+    let mut world = World::traced(Some(settings)).await;
+    world.version("v1", "127.7.69.1").await;
+    world.rule(made::rule(0, "/", &[("v1", 1)]));
+    let mut http = world.http("client").await;
+    assert_eq!(http.get("/untold").await.status, 200);
+    world.counts("airglow_spans_lost_total 1").await;
+    std::fs::rename(&roots, &others).unwrap();
+    assert_eq!(http.get("/told").await.status, 200);
+    let batch = soon("a batch", told.recv()).await.unwrap();
+    assert!(format!("{batch:?}").contains("http://web.shop/told"), "{batch:?}");
+    world.counts("airglow_spans_sent_total 1").await;
 }
 
 #[tokio::test]
