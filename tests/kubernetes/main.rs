@@ -15,6 +15,7 @@ mod mesh;
 mod outages;
 mod probes;
 mod removal;
+mod scaling;
 mod services;
 mod system;
 mod traces;

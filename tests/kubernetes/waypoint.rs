@@ -11,13 +11,13 @@ use crate::traffic::{Client, Traffic};
 use crate::{Namespace, PATIENCE, eventually};
 
 /// Whose address the server saw.
-fn client(answer: &Value) -> String {
+pub(crate) fn client(answer: &Value) -> String {
     let client = answer["client"].as_str().unwrap_or_default();
     client.rsplit_once(':').map_or(client, |(ip, _)| ip).to_owned()
 }
 
 /// Images and kinds of objects that waypoints need, on the cluster with the mesh.
-fn with_waypoints() -> &'static Cluster {
+pub(crate) fn with_waypoints() -> &'static Cluster {
     static PREPARED: LazyLock<()> = LazyLock::new(|| {
         let cluster = meshed();
         cluster.load_waypoint_image().expect("an image of what was built: cargo build -p waypoint");

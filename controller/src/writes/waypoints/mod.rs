@@ -158,9 +158,10 @@ async fn make(client: &Client, made: &Made, gateway: &str) -> Result<(), String>
     match (&made.part, there) {
         (Part::Unwanted, None) => Ok(()),
         (Part::Unwanted, Some(_)) => call(client, Method::DELETE, &path, None).await.map(drop).map_err(said),
-        (Part::Wanted(object), _) => {
+        (Part::Wanted(object), there) => {
+            let object = made.over(object, there.as_ref(), FIELD_MANAGER);
             let path = format!("{path}?fieldManager={FIELD_MANAGER}&force=true");
-            call(client, Method::PATCH, &path, Some(object)).await.map(drop).map_err(said)
+            call(client, Method::PATCH, &path, Some(&object)).await.map(drop).map_err(said)
         }
     }
 }

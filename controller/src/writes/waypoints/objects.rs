@@ -32,6 +32,8 @@ pub(super) struct Made {
     namespace: String,
     name: String,
     pub(super) part: Part,
+    /// Between which numbers of pods an autoscaler chooses.
+    scale: Option<(u32, u32)>,
 }
 
 /// Whether it is to be there.
@@ -49,6 +51,28 @@ impl Made {
         let Self { root, plural, namespace, name, .. } = self;
         format!("/{root}/namespaces/{namespace}/{plural}/{name}")
     }
+
+    /// `object` as it is to be applied to what is there, as `manager`. How many pods there are is the autoscaler's to say once it has
+    /// said so. Until then we go on saying it: left out, what was ours would fall back to one.
+    pub(super) fn over(&self, object: &Value, there: Option<&Value>, manager: &str) -> Value {
+        let mut object = object.clone();
+        if let Some((least, most)) = self.scale
+            && there.is_none_or(|there| says_replicas(there, manager))
+        {
+            let are = there.and_then(|there| there["spec"]["replicas"].as_u64()).unwrap_or(0);
+            object["spec"]["replicas"] = json!(are.clamp(least.into(), most.into()));
+        }
+        object
+    }
+}
+
+/// Whether `manager` has said last how many pods there are to be.
+fn says_replicas(there: &Value, manager: &str) -> bool {
+    let fields = there["metadata"]["managedFields"].as_array();
+    fields.into_iter().flatten().any(|said| {
+        said["manager"] == manager
+            && said.pointer("/fieldsV1/f:spec/f:replicas").is_some_and(Value::is_object)
+    })
 }
 
 /// Everything that is made for a Gateway, from the template of its pods.
@@ -65,7 +89,8 @@ pub(super) fn of(gateway: &Gateway, template: &Value) -> Result<Vec<Made>, Strin
         "strategy": { "rollingUpdate": { "maxSurge": 1, "maxUnavailable": 0 } },
         "template": pods(gateway, template)?,
     });
-    if most.is_none() {
+    let scale = most.map(|most| (replicas, most));
+    if scale.is_none() {
         deployment["replicas"] = json!(replicas);
     }
     let port = |name: &str, port: u16| json!({ "name": name, "port": port, "protocol": "TCP" });
@@ -89,7 +114,7 @@ pub(super) fn of(gateway: &Gateway, template: &Value) -> Result<Vec<Made>, Strin
     Ok(vec![
         made(gateway, ("v1", "ServiceAccount", "serviceaccounts"), Some(json!({}))),
         made(gateway, ("v1", "Service", "services"), Some(spec(service))),
-        made(gateway, ("apps/v1", "Deployment", "deployments"), Some(spec(deployment))),
+        Made { scale, ..made(gateway, ("apps/v1", "Deployment", "deployments"), Some(spec(deployment))) },
         made(
             gateway,
             ("autoscaling/v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers"),
@@ -131,7 +156,14 @@ fn made(
         });
         Part::Wanted(object)
     });
-    Made { root, plural, namespace: metadata.namespace.clone(), name: metadata.name.clone(), part }
+    Made {
+        root,
+        plural,
+        namespace: metadata.namespace.clone(),
+        name: metadata.name.clone(),
+        part,
+        scale: None,
+    }
 }
 
 /// The pods: the template's, with what makes them this Gateway's. The template can't take that away.
@@ -252,10 +284,23 @@ mod tests {
         let annotated =
             |replicas: &str, most: &str| json!({"annotations": {REPLICAS: replicas, MAX_REPLICAS: most}});
         let made = all(annotated("2", "5"));
-        assert!(wanted(&made, "deployments").expect("there is one")["spec"].get("replicas").is_none());
         let scaling = &wanted(&made, "horizontalpodautoscalers").expect("asked for")["spec"];
         assert_eq!((&scaling["minReplicas"], &scaling["maxReplicas"]), (&json!(2), &json!(5)));
         assert!(wanted(&made, "poddisruptionbudgets").is_some(), "one of two may go");
+        let deployment = made.iter().find(|made| made.plural == "deployments").expect("there is one");
+        let Part::Wanted(object) = &deployment.part else { panic!("it is wanted") };
+        let over = |there: Option<&Value>| deployment.over(object, there, "us")["spec"]["replicas"].clone();
+        let there = |replicas: u32, manager: &str| {
+            let fields = json!({"f:spec": {"f:replicas": {}, "f:template": {}}});
+            let managed = json!([{"manager": manager, "fieldsV1": fields},
+                {"manager": "us", "fieldsV1": {"f:spec": {"f:template": {}}}}]);
+            json!({"metadata": {"managedFields": managed}, "spec": {"replicas": replicas}})
+        };
+        assert_eq!(over(None), 2, "as many as there are at least");
+        for (are, stay) in [(1, 2), (3, 3), (9, 5)] {
+            assert_eq!(over(Some(&there(are, "us"))), stay, "nobody else has said how many of {are}");
+        }
+        assert_eq!(over(Some(&there(4, "autoscaler"))), Value::Null, "whoever scales says it");
         for (replicas, most) in [("0", "1"), ("many", "1"), ("1", "101")] {
             assert!(of(&gateway(annotated(replicas, most)), &template()).is_err(), "{replicas} {most}");
         }

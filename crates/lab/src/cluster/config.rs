@@ -119,6 +119,8 @@ pub(crate) fn controller_manager(dir: &Path, kubeconfig: &Path) -> Vec<String> {
         // Each node's CNI configuration has its range already.
         flag("allocate-node-cidrs", false),
         flag("leader-elect", false),
+        // Each change of an autoscaler waits for so long; 15 s as a rule.
+        flag("horizontal-pod-autoscaler-sync-period", "1s"),
         flag("kube-api-qps", REQUESTS),
         flag("kube-api-burst", 2 * REQUESTS),
     ]
