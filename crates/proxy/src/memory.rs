@@ -11,10 +11,23 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// dashboard or an eviction looks twice.
 const GIVE_BACK_EVERY: Duration = Duration::from_secs(10);
 
-/// To be called before there are threads: with huge pages a few used bytes hold two MiB each, a third more in all on an idle
-/// node.
-pub(crate) fn refuse_huge_pages() -> nix::Result<()> {
-    nix::sys::prctl::set_thp_disable(true)
+/// Runs before the allocator's own beginning (its constructor has no priority), which takes two huge pages otherwise: with them
+/// a few used bytes hold two MiB each, a third more in all on an idle node.
+#[used]
+#[expect(unsafe_code, reason = "nothing of ours runs early enough otherwise")]
+// SAFETY: the section holds pointers to functions of this type, which the C library calls once before `main`; this one makes a
+// system call and touches nothing else.
+#[unsafe(link_section = ".init_array.00101")]
+static BEFORE_ALL: extern "C" fn() = refuse_huge_pages;
+
+extern "C" fn refuse_huge_pages() {
+    // Nobody can be told yet: see `refuses_huge_pages`.
+    let _ = nix::sys::prctl::set_thp_disable(true);
+}
+
+/// Whether this process goes without huge pages.
+pub(crate) fn refuses_huge_pages() -> bool {
+    nix::sys::prctl::get_thp_disable() == Ok(true)
 }
 
 /// Gives free memory back, forever. In a node's proxy the kernel's type information alone, which is parsed whenever a program is
@@ -31,4 +44,17 @@ pub(crate) async fn give_back_forever() {
 fn give_back() {
     // SAFETY: may be called at any time from any thread; it touches only memory that nobody holds.
     unsafe { libmimalloc_sys::mi_collect(true) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_are_no_huge_pages_from_the_beginning() {
+        assert!(refuses_huge_pages());
+        let mapped = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap();
+        let huge = mapped.lines().find(|line| line.starts_with("AnonHugePages:")).unwrap();
+        assert_eq!(huge.split_whitespace().nth(1), Some("0"), "{huge}");
+    }
 }

@@ -113,10 +113,9 @@ impl Process {
     /// What the operating system refuses.
     pub fn start(settings: &Settings) -> Result<Self, StartError> {
         let (format, filter) = &settings.log;
-        let huge_pages = memory::refuse_huge_pages();
         let logs = logs::init(*format, filter, io::stdout())?;
-        if let Err(error) = huge_pages {
-            tracing::warn!(%error, "can't turn huge pages off; this process will hold more memory than it uses");
+        if !memory::refuses_huge_pages() {
+            tracing::warn!("can't turn huge pages off; this process will hold more memory than it uses");
         }
         std::fs::create_dir_all(&settings.run_dir)
             .map_err(|error| StartError::RunDir { at: settings.run_dir.clone(), error })?;
