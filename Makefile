@@ -49,8 +49,8 @@ lint: setup ## format, lints, architecture rules, and cargo-deny if it is instal
 	else echo "cargo-deny is not installed: licences and advisories were not checked"; fi
 
 bench: setup ## what Airglow costs, as ratios (root). ARGS="node --peer PATH", ARGS="waypoint --envoy PATH", ARGS="kubernetes"
-	@$(PART) build $(CARGO) build --locked --release $(RUN_BINARIES) -p bench
-	@target/release/bench $(ARGS)
+	@$(PART) build $(CARGO) build --locked --profile dist $(RUN_BINARIES) -p bench
+	@target/dist/bench $(ARGS)
 
 soak: setup ## many more cases of the property tests, the whole-system tests again and again (root). SOAK_RUNS=20
 	@$(PART) build $(CARGO) build --locked --workspace --all-targets

@@ -23,11 +23,15 @@ impl Binaries {
         if path.is_file() {
             return Ok(path);
         }
-        let release = if self.0.ends_with("release") { " --release" } else { "" };
+        let profile = match self.0.file_name().and_then(|name| name.to_str()) {
+            Some("release") => " --release",
+            Some("dist") => " --profile dist",
+            _ => "",
+        };
         Err(LabError::MissingBinary {
             name: name.into(),
             dir: self.0.clone(),
-            build: format!("cargo build -p {package} --bins{release}"),
+            build: format!("cargo build -p {package} --bins{profile}"),
         })
     }
 }
@@ -52,9 +56,14 @@ mod tests {
 
     #[test]
     fn a_missing_executable_names_the_command_that_builds_it() {
-        let error = Binaries(PathBuf::from("/none/release")).path("ztunnel", "ztunnel").expect_err("absent");
-        let expected = "the executable `ztunnel` is not in /none/release; \
-                        build it with `cargo build -p ztunnel --bins --release`";
-        assert_eq!(error.to_string(), expected);
+        for (profile, flag) in [("debug", ""), ("release", " --release"), ("dist", " --profile dist")] {
+            let dir = Path::new("/none").join(profile);
+            let error = Binaries(dir).path("ztunnel", "ztunnel").expect_err("absent");
+            let expected = format!(
+                "the executable `ztunnel` is not in /none/{profile}; \
+                 build it with `cargo build -p ztunnel --bins{flag}`"
+            );
+            assert_eq!(error.to_string(), expected);
+        }
     }
 }
