@@ -136,6 +136,7 @@ pub(crate) fn start(
     }
     if let Some(rate) = shape.rate {
         set("rate", rate.to_string());
+        set("burst", shape.burst.to_string());
     }
     let protocol = match shape.protocol {
         Protocol::Grpc => "grpc",

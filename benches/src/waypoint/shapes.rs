@@ -24,6 +24,8 @@ pub(crate) struct Shape {
     pub(crate) rate: Option<u32>,
     /// Whether it has precedence over all other programs of the machine.
     pub(crate) preferred: bool,
+    /// Of those, how many are due at the same moment.
+    pub(crate) burst: u32,
     /// The share of the other proxy's processor time that we had set ourselves.
     pub(crate) aim: Option<f64>,
 }
@@ -49,6 +51,7 @@ const PLAIN: Shape = Shape {
     answer: 100,
     rate: None,
     preferred: false,
+    burst: 1,
     aim: None,
 };
 
@@ -63,7 +66,7 @@ pub(crate) const HBONE: Shape = Shape {
 };
 
 /// Every shape, in the order of the tables.
-pub(crate) const SHAPES: [Shape; 17] = [
+pub(crate) const SHAPES: [Shape; 18] = [
     Shape { aim: Some(0.4), ..PLAIN },
     Shape {
         name: "http1-32-post",
@@ -135,6 +138,14 @@ pub(crate) const SHAPES: [Shape; 17] = [
         name: "hbone-rate",
         title: "HBONE, 2 tunnels of 16 streams, 4,000 requests/s",
         rate: Some(4000),
+        aim: Some(0.3),
+        ..HBONE
+    },
+    Shape {
+        name: "hbone-bursts",
+        title: "HBONE, 2 tunnels of 16 streams, 4 requests at each millisecond",
+        rate: Some(4000),
+        burst: 4,
         aim: Some(0.3),
         ..HBONE
     },

@@ -59,6 +59,9 @@ pub(crate) struct Args {
     /// Requests per second on a fixed schedule; as many as there are answers for when left out
     #[arg(long)]
     rate: Option<u32>,
+    /// Requests of the schedule that are due at the same moment
+    #[arg(long, default_value_t = 1)]
+    burst: u32,
     /// Uses each connection once and holds it until this process is killed
     #[arg(long)]
     hold: bool,
@@ -101,7 +104,7 @@ async fn load(args: &Args) -> anyhow::Result<()> {
     if let Some(mark) = &args.until {
         return until(callers, mark).await;
     }
-    let pace = args.rate.map(Pace::start).transpose()?;
+    let pace = args.rate.map(|rate| Pace::start(rate, args.burst)).transpose()?;
     let work = Rc::new(Work { pace, numbers: Cell::new(0), tally: RefCell::default() });
     for caller in callers {
         spawn_local(Rc::clone(&work).keep_up(caller));

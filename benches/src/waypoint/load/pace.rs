@@ -28,9 +28,9 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
-    /// So many requests per second, evenly, from now on.
-    pub(crate) fn start(per_second: u32) -> anyhow::Result<Rc<Self>> {
-        let interval = Duration::from_secs(1) / per_second.max(1);
+    /// So many requests per second from now on, evenly, in bursts of so many at once.
+    pub(crate) fn start(per_second: u32, burst: u32) -> anyhow::Result<Rc<Self>> {
+        let interval = Duration::from_secs(1) * burst / per_second.max(1);
         // The runtime's own timers are too coarse: a thread waits for one of the kernel's, and wakes us.
         let timer =
             TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC).context("make a timer")?;
@@ -42,7 +42,7 @@ impl Pace {
         let there = tokio::net::UnixStream::from_std(there)?;
         thread::spawn(move || while timer.wait().is_ok() && here.write_all(&[0]).is_ok() {});
         let pace = Rc::new(Self { due: RefCell::default(), more: Notify::new() });
-        tokio::task::spawn_local(Rc::clone(&pace).tick(there, next, interval));
+        tokio::task::spawn_local(Rc::clone(&pace).tick(there, next, (interval, burst)));
         Ok(pace)
     }
 
@@ -62,13 +62,20 @@ impl Pace {
         self.due.borrow().len()
     }
 
-    async fn tick(self: Rc<Self>, mut ticks: tokio::net::UnixStream, mut next: Instant, interval: Duration) {
+    async fn tick(
+        self: Rc<Self>,
+        mut ticks: tokio::net::UnixStream,
+        mut next: Instant,
+        (interval, burst): (Duration, u32),
+    ) {
         // How many there were is told by the clock, which misses none.
         while ticks.read(&mut [0; 64]).await.is_ok_and(|read| read > 0) {
             let now = Instant::now();
             while next <= now && self.behind() < BEHIND_MAX {
-                self.due.borrow_mut().push_back(next);
-                self.more.notify_one();
+                for _ in 0..burst {
+                    self.due.borrow_mut().push_back(next);
+                    self.more.notify_one();
+                }
                 next += interval;
             }
         }
@@ -83,7 +90,7 @@ mod tests {
     async fn a_schedule_waits_for_nobody() {
         let local = tokio::task::LocalSet::new();
         let rest = local.run_until(async {
-            let pace = Pace::start(1000).expect("a timer");
+            let pace = Pace::start(1000, 1).expect("a timer");
             let first = pace.next().await;
             while pace.behind() < 10 {
                 tokio::task::yield_now().await;
