@@ -89,7 +89,7 @@ fn spawn_ztunnel(node: &Node) -> Process {
 }
 
 /// One request to the controller's admin socket.
-fn controller(lab: &Lab, method: &str, path: &str) -> Value {
+pub(crate) fn controller(lab: &Lab, method: &str, path: &str) -> Value {
     let socket = lab.dir().join("controller").join("admin.sock").display().to_string();
     let url = format!("http://controller{path}");
     let args = ["-sS", "-m", "10", "-X", method, "--unix-socket", &socket, &url];

@@ -20,3 +20,4 @@ mod uninstall;
 mod waypoint;
 mod waypoint_h2;
 mod waypoint_tcp;
+mod waypoint_tls;

@@ -72,7 +72,7 @@ fn behind(config: &Config, door: (&[SocketAddr], impl Door)) -> anyhow::Result<(
 async fn serve(config: &Config, process: &Process, door: (&[SocketAddr], impl Door)) -> anyhow::Result<()> {
     let mut tasks = TaskGroup::new();
     let (shared, board) = control_side(config, process, &mut tasks)?;
-    data_side(config, &shared, door, &mut tasks).await?;
+    data_side(config, process, &shared, door, &mut tasks).await?;
     outside(config, process, admin::routes(process, &shared, board), &mut tasks).await?;
     tracing::info!(identity = %config.own.identity, threads = config.process.threads, "waypoint has started");
     tokio::select! {
@@ -104,8 +104,14 @@ fn control_side(
     );
 
     let (mesh, writer) = MeshState::new(Mesh::new(config.root_namespace.clone()));
-    // Asked for in this order, so that what it guards is not told before the rules about it, after a time without a controller either.
-    let kinds = [type_url::AUTHORIZATION, type_url::L7_POLICY, type_url::L7_RULE, type_url::ADDRESS];
+    // Asked for in this order, so that what it guards is not told before what holds for it, after a time without a controller either.
+    let kinds = [
+        type_url::AUTHORIZATION,
+        type_url::L7_BACKEND_TLS,
+        type_url::L7_POLICY,
+        type_url::L7_RULE,
+        type_url::ADDRESS,
+    ];
     let latches = kinds.map(|kind| (kind, process.readiness.latch(format!("discovery of {kind}"))));
     let (moved, policies) = watch::channel(0);
     let book = Arc::new(ArcSwap::from_pointee(Book::default()));
@@ -160,6 +166,7 @@ async fn first(certificates: Certificates, identity: Identity, latch: Latch) {
 /// The data threads, and who hands them connections.
 async fn data_side(
     config: &Config,
+    process: &Process,
     shared: &Arc<Shared>,
     (addresses, door): (&[SocketAddr], impl Door),
     tasks: &mut TaskGroup,
@@ -169,7 +176,13 @@ async fn data_side(
     let threads = threads.collect::<io::Result<Vec<_>>>().context("can't start the data threads")?;
     for address in addresses {
         let listener = listen(*address).await?;
-        tasks.spawn_infallible("connections", thread::accept(listener, threads.clone(), Arc::clone(shared)));
+        let (threads, shared) = (threads.clone(), Arc::clone(shared));
+        let readiness = process.readiness.clone();
+        tasks.spawn_infallible("connections", async move {
+            // Who knows a service and not yet its rules, or the TLS that is wanted, would pass them by.
+            readiness.ready().await;
+            thread::accept(listener, threads, shared).await;
+        });
     }
     Ok(())
 }

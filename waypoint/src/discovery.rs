@@ -59,6 +59,7 @@ impl Sink for Discovery {
         match kind {
             type_url::ADDRESS => self.take(feed::addresses(added, &removed)),
             type_url::AUTHORIZATION => self.take(feed::policies(added, &removed)),
+            type_url::L7_BACKEND_TLS => self.follow(backend_tls(added, &removed)),
             type_url::L7_RULE => self.follow(rules(added, &removed)),
             type_url::L7_POLICY => self.follow(policies(added, removed)),
             other => feed::unasked(other),
@@ -85,6 +86,27 @@ fn rules(added: Vec<Resource>, removed: &[String]) -> (Vec<Change>, Vec<Rejectio
             Err(error) => {
                 let why = error.to_string();
                 changes.extend(error.key.clone().map(|key| Change::Refused(key, why.into())));
+                rejections.push(feed::rejection(resource.name, &error));
+            }
+        }
+    }
+    (changes, rejections)
+}
+
+/// TLS towards endpoints. Where it is not understood, nothing is sent: plaintext was not meant.
+fn backend_tls(added: Vec<Resource>, removed: &[String]) -> (Vec<Change>, Vec<Rejection>) {
+    let mut changes: Vec<_> = removed
+        .iter()
+        .filter_map(|name| decode::service_named(name))
+        .map(Change::BackendTlsRemoved)
+        .collect();
+    let mut rejections = Vec::new();
+    for resource in added {
+        match decode::backend_tls(&resource.name, &resource.body) {
+            Ok(tls) => changes.push(Change::BackendTls(tls)),
+            Err(error) => {
+                let service = decode::service_named(&resource.name);
+                changes.extend(service.map(|it| Change::BackendTlsRefused(it, error.to_string().into())));
                 rejections.push(feed::rejection(resource.name, &error));
             }
         }

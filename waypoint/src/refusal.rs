@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use hbone::StreamError;
 use http::StatusCode;
 use identity::BadPeer;
+use model::Str;
 use model::authority::InvalidAuthority;
 use model::l7::RuleKey;
 use model::policy::Denial;
@@ -22,6 +23,24 @@ pub(crate) enum Refusal {
     /// The tunnel names nothing that is an authority.
     #[error("the CONNECT authority can't be read: {0}")]
     Authority(#[from] InvalidAuthority),
+    /// The endpoint proved something else in TLS than a policy wants, or nothing.
+    #[error("no TLS with {to}: {error}; check its certificate and the BackendTLSPolicy")]
+    BackendTls {
+        /// With whom.
+        to: SocketAddr,
+        /// What happened.
+        error: io::Error,
+    },
+    /// A policy wants TLS that can't be begun.
+    #[error("port {port} of {service} wants TLS that can't be begun: {why}")]
+    BackendTlsInvalid {
+        /// Which service.
+        service: ServiceName,
+        /// Which port.
+        port: u16,
+        /// Why.
+        why: Str,
+    },
     /// The connection broke while bytes were copied.
     #[error("the connection broke: {0}")]
     Broken(#[source] io::Error),
@@ -109,6 +128,8 @@ impl Refusal {
     pub(crate) fn code(&self) -> &'static str {
         match self {
             Self::Authority(_) => "authority-refused",
+            Self::BackendTls { .. } => "backend-tls-failed",
+            Self::BackendTlsInvalid { .. } => "backend-tls-invalid",
             Self::Broken(_) => "connection-broken",
             Self::Certificate(_) => "no-certificate",
             Self::Connect { .. } => "connect-failed",
@@ -135,9 +156,10 @@ impl Refusal {
             Self::RefusedByPeer(refused) if refused.is_denial() => "DENY",
             Self::Connect { .. } | Self::RefusedByPeer(_) | Self::Tunnel { .. } => "CONNECT",
             Self::Fault => "FI",
-            Self::Peer(_) => "TLS_FAILURE",
+            Self::BackendTls { .. } | Self::Peer(_) => "TLS_FAILURE",
             Self::Certificate(_) => "IDENTITY_ERROR",
             Self::Authority(_)
+            | Self::BackendTlsInvalid { .. }
             | Self::Handshakes { .. }
             | Self::Hoarded
             | Self::NoRoute(_)
@@ -158,7 +180,9 @@ impl Refusal {
             Self::Denied(_) => StatusCode::UNAUTHORIZED,
             // The client's node is to know that another instance would not help.
             Self::RefusedByPeer(refused) if refused.is_denial() => StatusCode::UNAUTHORIZED,
-            Self::Broken(_)
+            Self::BackendTls { .. }
+            | Self::BackendTlsInvalid { .. }
+            | Self::Broken(_)
             | Self::Certificate(_)
             | Self::Connect { .. }
             | Self::Fault
@@ -179,9 +203,10 @@ impl Refusal {
     /// Whether another endpoint may be tried: nothing was sent yet, and the fault is that endpoint's.
     pub(crate) fn is_endpoints_fault(&self) -> bool {
         match self {
-            Self::Connect { .. } | Self::Tunnel { .. } => true,
+            Self::BackendTls { .. } | Self::Connect { .. } | Self::Tunnel { .. } => true,
             Self::RefusedByPeer(refused) => refused.is_endpoints_fault(),
             Self::Authority(_)
+            | Self::BackendTlsInvalid { .. }
             | Self::Broken(_)
             | Self::Certificate(_)
             | Self::Denied(_)

@@ -65,7 +65,7 @@ pub(crate) struct Live {
 }
 
 impl Live {
-    fn forth(&self, bytes: u64) {
+    pub(crate) fn forth(&self, bytes: u64) {
         self.to_server.fetch_add(bytes, Relaxed);
         self.series.received.inc_by(bytes);
     }

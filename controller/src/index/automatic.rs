@@ -75,7 +75,7 @@ pub(super) fn is_needed(cluster: &Cluster, service: &Service) -> bool {
     let mut named = references.of(&key);
     can_be_parent(service)
         && (ROUTES.into_iter().any(|kind| references.attached(&name, kind).next().is_some())
-            || named.any(|key| key.kind == Kind::TrafficPolicy))
+            || named.any(|key| matches!(key.kind, Kind::BackendTLSPolicy | Kind::TrafficPolicy)))
 }
 
 /// What becomes of a service that is to have one.

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use super::references::References;
 use super::waypoint;
 use crate::source::objects::{
-    AuthorizationPolicy, EndpointSlice, Event, Gateway, GatewayClass, Key, Kind, Labels, Metadata, Namespace,
-    Node, Object, PeerAuthentication, Pod, ReferenceGrant, Service, ServiceEntry, TrafficPolicy,
-    WorkloadEntry,
+    AuthorizationPolicy, BackendTLSPolicy, ConfigMap, EndpointSlice, Event, Gateway, GatewayClass, Key, Kind,
+    Labels, Metadata, Namespace, Node, Object, PeerAuthentication, Pod, ReferenceGrant, Service,
+    ServiceEntry, TrafficPolicy, WorkloadEntry,
 };
 
 /// The label by which a slice names its service.
@@ -52,6 +52,9 @@ pub(crate) fn pods_of(slice: &EndpointSlice) -> impl Iterator<Item = Name> + '_ 
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Cluster {
     pub(crate) authorizations: BTreeMap<Name, Arc<AuthorizationPolicy>>,
+    pub(crate) backend_tls: BTreeMap<Name, Arc<BackendTLSPolicy>>,
+    /// Certificates that policies may name.
+    pub(crate) bundles: BTreeMap<Name, Arc<ConfigMap>>,
     pub(crate) entries: BTreeMap<Name, Arc<ServiceEntry>>,
     pub(crate) machines: BTreeMap<Name, Arc<WorkloadEntry>>,
     pub(crate) grants: BTreeMap<Name, Arc<ReferenceGrant>>,
@@ -95,6 +98,12 @@ impl Cluster {
         let name = (key.namespace.clone(), key.name.clone());
         match key.kind {
             Kind::AuthorizationPolicy => self.authorizations.remove(&name).map(Object::AuthorizationPolicy),
+            Kind::BackendTLSPolicy => {
+                let policy = Object::BackendTLSPolicy(self.backend_tls.remove(&name)?);
+                self.references.remove(&policy);
+                Some(policy)
+            }
+            Kind::ConfigMap => self.bundles.remove(&name).map(Object::ConfigMap),
             Kind::EndpointSlice => {
                 let slice = self.slices.remove(&name)?;
                 if let Some(service) = service_of(&slice) {
@@ -161,6 +170,8 @@ impl Cluster {
         self.references.insert(&object);
         match object {
             Object::AuthorizationPolicy(policy) => drop(self.authorizations.insert(name, policy)),
+            Object::BackendTLSPolicy(policy) => drop(self.backend_tls.insert(name, policy)),
+            Object::ConfigMap(map) => drop(self.bundles.insert(name, map)),
             Object::EndpointSlice(slice) => {
                 if let Some(service) = service_of(&slice) {
                     self.slices_for.insert((service, name.clone()));
@@ -203,6 +214,7 @@ impl Cluster {
     pub(crate) fn keys(&self) -> Vec<Key> {
         let mut keys = Vec::new();
         keys.extend(self.authorizations.keys().map(|name| key_of(Kind::AuthorizationPolicy, name)));
+        keys.extend(self.backend_tls.keys().map(|name| key_of(Kind::BackendTLSPolicy, name)));
         keys.extend(self.slices.keys().map(|name| key_of(Kind::EndpointSlice, name)));
         keys.extend(self.gateways.keys().map(|name| key_of(Kind::Gateway, name)));
         keys.extend(self.peers.keys().map(|name| key_of(Kind::PeerAuthentication, name)));
@@ -220,6 +232,7 @@ impl Cluster {
         let mut keys = self.keys();
         let of_cluster = |kind, name: &String| Key { kind, namespace: String::new(), name: name.clone() };
         keys.extend(self.classes.keys().map(|name| of_cluster(Kind::GatewayClass, name)));
+        keys.extend(self.bundles.keys().map(|name| key_of(Kind::ConfigMap, name)));
         keys.extend(self.namespaces.keys().map(|name| of_cluster(Kind::Namespace, name)));
         keys.extend(self.nodes.keys().map(|name| of_cluster(Kind::Node, name)));
         keys.extend(self.grants.keys().map(|name| key_of(Kind::ReferenceGrant, name)));
@@ -233,6 +246,8 @@ impl Cluster {
         let routes = |kind| self.routes.keys().filter(|key| key.kind == kind).count();
         BTreeMap::from([
             (Kind::AuthorizationPolicy, self.authorizations.len()),
+            (Kind::BackendTLSPolicy, self.backend_tls.len()),
+            (Kind::ConfigMap, self.bundles.len()),
             (Kind::EndpointSlice, self.slices.len()),
             (Kind::Gateway, self.gateways.len()),
             (Kind::GatewayClass, self.classes.len()),

@@ -7,6 +7,7 @@
 mod attachment;
 mod authorization;
 mod automatic;
+mod backend_tls;
 mod cluster;
 mod complaints;
 mod config;
@@ -286,6 +287,11 @@ impl Index {
                     (products.policy, products.findings) = authorization::convert(object, root);
                 }
             }
+            Kind::BackendTLSPolicy => {
+                if let Some(object) = cluster.backend_tls.get(&name) {
+                    products.attachments = backend_tls::attachments(config, cluster, object);
+                }
+            }
             Kind::EndpointSlice => {
                 if let Some(object) = cluster.slices.get(&name) {
                     (products.workloads, products.findings) = endpoints::convert(config, cluster, object);
@@ -304,15 +310,7 @@ impl Index {
                 }
             }
             Kind::Pod => self.products_of_pod(&name, &mut products),
-            Kind::Service => {
-                if let Some(object) = cluster.services.get(&name) {
-                    let service::Converted { service, findings, bound } =
-                        service::convert(config, cluster, object);
-                    products.services = service.into_iter().collect();
-                    products.findings = findings;
-                    products.bound = bound;
-                }
-            }
+            Kind::Service => self.products_of_service(&name, &mut products),
             Kind::ServiceEntry => {
                 if let Some(object) = cluster.entries.get(&name) {
                     let service_entry::Converted { services, workloads, findings, bound } =
@@ -337,7 +335,8 @@ impl Index {
                     products.bound = bound;
                 }
             }
-            Kind::Gateway
+            Kind::ConfigMap
+            | Kind::Gateway
             | Kind::GatewayClass
             | Kind::Namespace
             | Kind::Node
@@ -346,6 +345,16 @@ impl Index {
         }
         products.findings.extend(statements::findings(&products.attachments));
         products
+    }
+
+    fn products_of_service(&self, name: &Name, products: &mut Products) {
+        let Self { config, cluster, .. } = self;
+        let Some(object) = cluster.services.get(name) else { return };
+        let service::Converted { service, findings, bound } = service::convert(config, cluster, object);
+        products.services = service.into_iter().collect();
+        products.findings = findings;
+        products.bound = bound;
+        products.backend_tls = backend_tls::of_service(config, cluster, object);
     }
 
     fn products_of_pod(&self, name: &Name, products: &mut Products) {

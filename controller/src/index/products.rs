@@ -3,7 +3,7 @@
 use model::Str;
 use model::l7;
 use model::policy::Policy;
-use model::service::Service;
+use model::service::{Service, ServiceName};
 use model::store::Update;
 use model::workload::Workload;
 
@@ -26,6 +26,10 @@ pub enum Change {
         /// The pod's Kubernetes uid.
         uid: Str,
     },
+    /// Waypoints are told with what TLS the endpoints of a service are reached.
+    BackendTls(Box<l7::BackendTls>),
+    /// Waypoints forget it.
+    BackendTlsRemoved(ServiceName),
     /// Waypoints are told a rule of a route.
     Rule(Box<l7::Rule>),
     /// Waypoints forget it.
@@ -42,7 +46,9 @@ impl Change {
         match self {
             Self::Mesh(update) => matches!(**update, Update::ServiceRemoved(_)),
             Self::EnrolmentRemoved { .. } => true,
-            Self::Enrolment(_)
+            Self::BackendTls(_)
+            | Self::BackendTlsRemoved(_)
+            | Self::Enrolment(_)
             | Self::Rule(_)
             | Self::RuleRemoved(_)
             | Self::Traffic(_)
@@ -60,6 +66,7 @@ pub(super) struct Products {
     pub(super) enrolment: Option<Enrolment>,
     pub(super) rules: Vec<l7::Rule>,
     pub(super) traffic: Vec<l7::Policy>,
+    pub(super) backend_tls: Option<l7::BackendTls>,
     pub(super) attachments: Vec<Attachment>,
     pub(super) findings: Vec<Finding>,
     /// What became of the wish for a waypoint, where an object's status says so.
@@ -123,4 +130,11 @@ fn routing(before: &Products, after: &Products, changes: &mut Vec<Change>) {
     }
     let new = after.traffic.iter().filter(|new| !before.traffic.contains(new));
     changes.extend(new.map(|policy| Change::Traffic(Box::new(policy.clone()))));
+    match (&before.backend_tls, &after.backend_tls) {
+        (Some(old), None) => changes.push(Change::BackendTlsRemoved(old.service.clone())),
+        (old, Some(new)) if old.as_ref() != Some(new) => {
+            changes.push(Change::BackendTls(Box::new(new.clone())));
+        }
+        _ => {}
+    }
 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::cluster::Name;
 use super::routes::Described;
-use super::traffic;
+use super::{backend_tls, traffic};
 use crate::source::objects::{Key, Kind, Object};
 
 /// Who names whom.
@@ -80,6 +80,9 @@ fn take<K: Ord>(map: &mut BTreeMap<K, BTreeSet<Key>>, of: &K, key: &Key) {
 fn named(object: &Object) -> Vec<Key> {
     if let Object::TrafficPolicy(policy) = object {
         return traffic::targets(policy).collect();
+    }
+    if let Object::BackendTLSPolicy(policy) = object {
+        return backend_tls::services(policy).chain(backend_tls::bundles(policy)).collect();
     }
     let of = |route: Described<'_>| route.services().chain(route.gateways()).collect();
     Described::of(object).map(of).unwrap_or_default()

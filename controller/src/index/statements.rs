@@ -6,7 +6,7 @@
 use super::routes::Described;
 use super::{Finding, Index, Reason, key_of};
 use crate::source::Misunderstood;
-use crate::source::objects::{Generation, Key, Kind, Metadata, ParentRef, PolicyCondition};
+use crate::source::objects::{AncestorsStatus, Generation, Key, Kind, Metadata, ParentRef, PolicyCondition};
 
 /// Our name where several controllers have a say.
 pub const SPEAKER: &str = "airglow.dev/controller";
@@ -70,7 +70,7 @@ struct Entry<'a> {
 }
 
 impl Index {
-    /// What is to be said about routes and traffic policies and was not said yet.
+    /// What is to be said about routes and policies and was not said yet.
     #[must_use]
     pub fn statements(&self, misunderstood: &[Misunderstood]) -> Vec<Statement> {
         let statements = self.attached().filter_map(|(key, metadata, entries)| {
@@ -98,16 +98,20 @@ impl Index {
             });
             Some((key.clone(), route.metadata, said.collect::<Vec<_>>()))
         });
-        let policies = self.cluster.traffic.iter().map(|(name, policy)| {
-            let said = policy.status.ancestors.iter().map(|it| Entry {
-                to: &it.ancestor_ref,
-                by: &it.controller_name,
-                conditions: &it.conditions,
-            });
-            (key_of(Kind::TrafficPolicy, name), &policy.metadata, said.collect())
+        let traffic = self.cluster.traffic.iter().map(|(name, policy)| {
+            (key_of(Kind::TrafficPolicy, name), &policy.metadata, said_of(&policy.status))
         });
-        routes.chain(policies)
+        let backend_tls = self.cluster.backend_tls.iter().map(|(name, policy)| {
+            (key_of(Kind::BackendTLSPolicy, name), &policy.metadata, said_of(&policy.status))
+        });
+        routes.chain(traffic).chain(backend_tls)
     }
+}
+
+fn said_of(status: &AncestorsStatus) -> Vec<Entry<'_>> {
+    let said = status.ancestors.iter();
+    said.map(|it| Entry { to: &it.ancestor_ref, by: &it.controller_name, conditions: &it.conditions })
+        .collect()
 }
 
 /// Says what it is that can't be understood, instead of what became of the stand-in.
@@ -158,9 +162,12 @@ pub(super) fn findings(attachments: &[Attachment]) -> Vec<Finding> {
     let mut findings: Vec<Finding> = Vec::new();
     for condition in attachments.iter().flat_map(|attachment| &attachment.conditions) {
         let reason = match condition.reason {
-            "BackendNotFound" | "NoMatchingParent" | "RefNotPermitted" | "TargetNotFound" => {
-                Reason::Incomplete
-            }
+            "BackendNotFound"
+            | "InvalidCACertificateRef"
+            | "NoMatchingParent"
+            | "NoValidCACertificate"
+            | "RefNotPermitted"
+            | "TargetNotFound" => Reason::Incomplete,
             _ => Reason::UnsupportedValue,
         };
         let message = condition.message.clone();
@@ -192,5 +199,5 @@ pub(super) fn reference(group: &str, kind: &str, name: &str, section: Option<&st
 /// Whether objects of a kind carry what is said in entries under `parents`; the others have `ancestors`.
 #[must_use]
 pub fn has_parents(kind: Kind) -> bool {
-    kind != Kind::TrafficPolicy
+    !matches!(kind, Kind::BackendTLSPolicy | Kind::TrafficPolicy)
 }

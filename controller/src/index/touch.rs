@@ -2,12 +2,14 @@
 //!
 //! Says too much rather than too little; derives nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::attachment::names_waypoint_in;
 use super::cluster::{Name, cluster_ips, key_of, name_of, pods_of, selects, service_of, within};
-use super::{Index, authorization, references, routes, service, service_entry, traffic, workload_entry};
+use super::{
+    Index, authorization, backend_tls, references, routes, service, service_entry, traffic, workload_entry,
+};
 use crate::source::objects::{Key, Kind, Labels, Metadata, Object, Service, ServiceEntry};
 
 impl Index {
@@ -22,6 +24,12 @@ impl Index {
                     touched.extend(self.selected(&key.namespace, selector).map(pod));
                 }
             }
+            Object::BackendTLSPolicy(policy) => {
+                touched.extend(backend_tls::services(policy));
+                // Of several for one target, one counts.
+                Self::touch_beside(&cluster.backend_tls, &key, touched);
+            }
+            Object::ConfigMap(_) => self.touch_secured(&key, touched),
             Object::EndpointSlice(slice) => {
                 touched.extend(pods_of(slice).map(|name| pod(&name)));
                 // Whose account matters to it.
@@ -66,8 +74,7 @@ impl Index {
             Object::TrafficPolicy(policy) => {
                 touched.extend(traffic::targets(policy).filter(|target| target.kind == Kind::Service));
                 // Where several set the same, it is taken from one.
-                let others = within(&cluster.traffic, &key.namespace);
-                touched.extend(others.map(|(name, _)| key_of(Kind::TrafficPolicy, name)));
+                Self::touch_beside(&cluster.traffic, &key, touched);
             }
             Object::ServiceAccount(_) => {}
             Object::ServiceEntry(entry) => {
@@ -83,6 +90,19 @@ impl Index {
         }
         touched.extend(cluster.references().of(&key).cloned());
         touched.insert(key);
+    }
+
+    /// The policies of the same kind and namespace.
+    fn touch_beside<T>(all: &BTreeMap<Name, T>, key: &Key, touched: &mut BTreeSet<Key>) {
+        touched.extend(within(all, &key.namespace).map(|(name, _)| key_of(key.kind, name)));
+    }
+
+    /// The services that policies are about which name a ConfigMap.
+    fn touch_secured(&self, bundle: &Key, touched: &mut BTreeSet<Key>) {
+        let named_by = self.cluster.references().of(bundle);
+        let policies = named_by
+            .filter_map(|key| self.cluster.backend_tls.get(&(key.namespace.clone(), key.name.clone())));
+        touched.extend(policies.flat_map(|policy| backend_tls::services(policy)));
     }
 
     /// What a waypoint of a namespace may guard: everything there, and elsewhere what names one of there.

@@ -32,11 +32,12 @@ const OF_NODES: [Step; 3] = [
     Step::whole(type_url::POD_ENROLMENT),
 ];
 
-/// The order in which waypoints are told: what rules lead to before the rules, these before the services that are theirs to guard, and
-/// in the same order backwards what is gone. So no request passes without a rule that it should meet, or meets one that leads
-/// nowhere.
-const OF_WAYPOINTS: [Step; 8] = [
+/// The order in which waypoints are told: the TLS towards services before these, what rules lead to before the rules, these before the
+/// services that are theirs to guard, and in the same order backwards what is gone. So no request passes without a rule that it
+/// should meet, meets one that leads nowhere, or goes in plaintext where TLS is wanted.
+const OF_WAYPOINTS: [Step; 10] = [
     Step::whole(type_url::AUTHORIZATION),
+    Step { type_url: type_url::L7_BACKEND_TLS, part: Part::Changes },
     Step { type_url: type_url::ADDRESS, part: Part::Early },
     Step { type_url: type_url::L7_POLICY, part: Part::Changes },
     Step { type_url: type_url::L7_RULE, part: Part::Changes },
@@ -44,6 +45,7 @@ const OF_WAYPOINTS: [Step; 8] = [
     Step { type_url: type_url::L7_RULE, part: Part::Removals },
     Step { type_url: type_url::L7_POLICY, part: Part::Removals },
     Step { type_url: type_url::ADDRESS, part: Part::Removals },
+    Step { type_url: type_url::L7_BACKEND_TLS, part: Part::Removals },
 ];
 
 /// The largest request: a node that comes back names everything that it holds, at about 100 bytes each.
@@ -110,6 +112,8 @@ impl View for Seen {
         match type_url {
             type_url::ADDRESS => self.now.addresses.clone(),
             type_url::AUTHORIZATION => self.now.authorizations.clone(),
+            // Nodes begin no TLS of this kind.
+            type_url::L7_BACKEND_TLS if self.node.is_none() => self.now.backend_tls.clone(),
             type_url::L7_POLICY => self.told.policies.clone(),
             type_url::L7_RULE => self.told.rules.clone(),
             type_url::POD_ENROLMENT => {

@@ -13,6 +13,7 @@ use model::Str;
 use model::identity::Identity;
 use model::l7;
 use model::policy::{PolicyName, PolicyScope};
+use model::service::ServiceName;
 use model::store::Update;
 use model::workload::Workload;
 use tokio::sync::watch;
@@ -22,7 +23,8 @@ use super::guarding::Guarding;
 use crate::index::{Change, Enrolment};
 
 /// How long a policy that workloads named stays known after its removal. They are told to name it no more at once; a
-/// workload that names a policy which is not known is refused everything, so the policy goes when all have heard.
+/// workload that names a policy which is not known is refused everything, so the policy goes when all have heard. Likewise the TLS towards
+/// a service that is gone: who has not heard of that yet would send plaintext.
 const RETIREMENT: Duration = Duration::from_secs(30);
 
 /// Everything at one moment. Cloning is O(1).
@@ -36,6 +38,9 @@ pub struct Snapshot {
     pub rules: Resources,
     /// Traffic policies, each for one target.
     pub traffic: Resources,
+    /// The TLS towards services' endpoints. Every waypoint is told of all: one that forgot it a moment before it forgets the rule that
+    /// leads there, or whom it guards, would send plaintext meanwhile.
+    pub backend_tls: Resources,
     nodes: OrdMap<Str, Node>,
     /// Pods of waypoints, by their uids.
     waypoints: OrdMap<Str, Arc<Enrolment>>,
@@ -219,6 +224,8 @@ pub struct Publisher {
     backed: BTreeMap<String, Vec<String>>,
     /// Removed policies that may still be named, and when they go.
     retiring: BTreeMap<PolicyName, Duration>,
+    /// Likewise of services that are gone, with the TLS towards their endpoints.
+    retiring_tls: BTreeMap<ServiceName, Duration>,
 }
 
 impl Publisher {
@@ -234,6 +241,7 @@ impl Publisher {
             scopes: BTreeMap::new(),
             backed: BTreeMap::new(),
             retiring: BTreeMap::new(),
+            retiring_tls: BTreeMap::new(),
         };
         (publisher, Published { snapshot, changed: watched })
     }
@@ -248,6 +256,13 @@ impl Publisher {
                 Change::Mesh(update) => self.update(*update, now),
                 Change::Enrolment(enrolment) => self.next.enrol(&enrolment),
                 Change::EnrolmentRemoved { node, uid } => self.next.forget(&node, &uid),
+                Change::BackendTls(tls) => {
+                    self.retiring_tls.remove(&tls.service);
+                    self.next.backend_tls.insert(Resource::from(encode::backend_tls(&tls)));
+                }
+                Change::BackendTlsRemoved(service) => {
+                    self.retiring_tls.insert(service, now + RETIREMENT);
+                }
                 Change::Rule(rule) => {
                     self.next.guarding.rule(&rule);
                     self.next.rules.insert(Resource::from(encode::rule(&rule)));
@@ -264,21 +279,38 @@ impl Publisher {
                 }
             }
         }
+        self.let_go();
         self.flush();
+    }
+
+    /// Takes out at once the TLS that nobody wants any more of services that are there: they are to be reached without. What is gone
+    /// as well may be known to waypoints for a moment longer.
+    fn let_go(&mut self) {
+        let Self { next, retiring_tls, .. } = self;
+        let is_over = |service: &ServiceName| next.addresses.get(&service.to_string()).is_some();
+        let over: Vec<_> = retiring_tls.extract_if(.., |service, _| is_over(service)).collect();
+        for (service, _) in over {
+            next.backend_tls.remove(&service.to_string());
+        }
     }
 
     /// When there is something to do even if nothing changes.
     #[must_use]
     pub fn next_retirement(&self) -> Option<Duration> {
-        self.retiring.values().min().copied()
+        self.retiring.values().chain(self.retiring_tls.values()).min().copied()
     }
 
     /// Takes out the policies whose time has come.
     pub fn retire(&mut self, now: Duration) {
         let due: Vec<_> = self.retiring.extract_if(.., |_, at| *at <= now).map(|(name, _)| name).collect();
-        if !due.is_empty() {
+        let tls = self.retiring_tls.extract_if(.., |_, at| *at <= now);
+        let tls: Vec<_> = tls.map(|(service, _)| service).collect();
+        if !(due.is_empty() && tls.is_empty()) {
             for name in due {
                 self.next.authorizations.remove(&name.to_string());
+            }
+            for service in tls {
+                self.next.backend_tls.remove(&service.to_string());
             }
             self.flush();
         }
@@ -468,6 +500,30 @@ metadata: {namespace: shop, name: all}
         mesh.publisher.retire(RETIREMENT);
         assert!(mesh.policies().is_empty());
         assert_eq!(mesh.publisher.next_retirement(), None);
+    }
+
+    #[test]
+    fn tls_outlives_its_service_and_no_wish_to_be_without() {
+        const TLS: &str = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: BackendTLSPolicy
+metadata: {namespace: shop, name: tls}
+spec: {targetRefs: [{group: '', kind: Service, name: cart}], validation: {hostname: cart.test}}
+";
+        let text = format!("{}---{TLS}", SHOP.replace("selector:", "ports: [{port: 80}], selector:"));
+        let count = |mesh: &Mesh| mesh.published.now().backend_tls.len();
+        let mut mesh = Mesh::of(&text);
+        assert_eq!(count(&mesh), 1);
+        mesh.apply(gone(Kind::BackendTLSPolicy, "tls"), 1);
+        assert_eq!((count(&mesh), mesh.publisher.next_retirement()), (0, None), "it is to be without");
+        let mut mesh = Mesh::of(&text);
+        mesh.apply(gone(Kind::Service, "cart"), 1);
+        mesh.apply(gone(Kind::BackendTLSPolicy, "tls"), 2);
+        assert_eq!(count(&mesh), 1, "a waypoint may know the service a moment longer");
+        let at = Duration::from_secs(1) + RETIREMENT;
+        assert_eq!(mesh.publisher.next_retirement(), Some(at));
+        mesh.publisher.retire(at);
+        assert_eq!((count(&mesh), mesh.publisher.next_retirement()), (0, None));
     }
 
     #[test]

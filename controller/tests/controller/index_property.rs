@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use controller::index::{Finding, Progress};
 use controller::source::objects::{
-    Abort, AllowedRoutes, AuthorizationPolicy, BackendRef, Balancing, ConnectionRule, Container,
+    Abort, AllowedRoutes, AuthorizationPolicy, BackendRef, BackendTLSPolicy, BackendTlsTarget,
+    BackendTlsValidation, Balancing, CaBundle, CertificateRef, ConfigMap, ConnectionRule, Container,
     ContainerPort, Endpoint, EndpointPort, EndpointSlice, EntryPort, EntrySelector, Event, Fault, GRPCRoute,
     Gateway, GatewayClass, GrantFrom, GrantTo, GrpcRule, HTTPRoute, HttpRule, Key, LabelSelector, Labels,
     Listener, Metadata, MutualTls, MutualTlsMode, Namespace, Node, Object, ObjectRef, ParentRef,
@@ -32,6 +33,18 @@ const NAMES: &[&str] = &["a", "b", "c"];
 const NODES: &[&str] = &["", "n1", "n2"];
 const UIDS: &[&str] = &["", "u1", "u2", "u3", "u4"];
 const CREATED: &[&str] = &["1970-01-01T00:00:01Z", "1970-01-01T00:00:02Z"];
+/// A certificate that may sign others.
+const CA: &str = "-----BEGIN CERTIFICATE-----
+MIIBdTCCARugAwIBAgIUdL1HSROtJGb8FbXJCTB6dDfvEcswCgYIKoZIzj0EAwIw
+DzENMAsGA1UEAwwEdGVzdDAgFw0yNjExMjExNTA2MDdaGA8yMTI2MTAyODE1MDYw
+N1owDzENMAsGA1UEAwwEdGVzdDBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABCZl
+aNhMw8nLiKALIUjrpc9EXFbM0Wq4uWGS0NUCqF6ij/AESLdAMk/QL9+MFBWI2taE
+NORqLTaLHfHxx9/z47ajUzBRMB0GA1UdDgQWBBTHzBLwqMCsN2ExwatTuevILo2s
+tzAfBgNVHSMEGDAWgBTHzBLwqMCsN2ExwatTuevILo2stzAPBgNVHRMBAf8EBTAD
+AQH/MAoGCCqGSM49BAMCA0gAMEUCIQDsKK1ZkF7f3AdJTt1wjQg0iyjDtndln9vs
+TQNVcUOydgIgCOi0fiVtiOS2i1a/zQfwfN+7cvF4zI8B/LSc7+psWoo=
+-----END CERTIFICATE-----
+";
 const ADDRESSES: &[&str] = &["", "10.0.0.1", "10.0.0.2", "fd00::1", "nonsense"];
 
 fn labels() -> impl Strategy<Value = Labels> {
@@ -337,6 +350,36 @@ fn traffic_policy() -> impl Strategy<Value = Object> {
     })
 }
 
+fn backend_tls_policy() -> impl Strategy<Value = Object> {
+    let target = (select(NAMES), prop::option::of(select(vec!["", "http"])));
+    let targets = prop::collection::vec(target, 0..3);
+    (metadata(), targets, select(NAMES)).prop_map(|(metadata, targets, roots)| {
+        let mut policy = BackendTLSPolicy { metadata, ..BackendTLSPolicy::default() };
+        let target = |(name, section): (&str, Option<&str>)| BackendTlsTarget {
+            group: String::new(),
+            kind: "Service".into(),
+            name: name.into(),
+            section_name: section.map(Into::into),
+        };
+        policy.spec.target_refs = targets.into_iter().map(target).collect();
+        let found = CertificateRef { group: String::new(), kind: "ConfigMap".into(), name: roots.into() };
+        policy.spec.validation = Some(BackendTlsValidation {
+            ca_certificate_refs: vec![found],
+            hostname: "web.test".into(),
+            ..BackendTlsValidation::default()
+        });
+        Object::BackendTLSPolicy(Arc::new(policy))
+    })
+}
+
+fn bundle() -> impl Strategy<Value = Object> {
+    let pem = prop::option::of(select(vec!["", CA]));
+    (metadata(), pem).prop_map(|(metadata, pem)| {
+        let data = CaBundle { ca_crt: pem.map(Into::into) };
+        Object::ConfigMap(Arc::new(ConfigMap { metadata, data }))
+    })
+}
+
 fn object() -> impl Strategy<Value = Object> {
     let namespace = (metadata(), select(NAMESPACES)).prop_map(|(metadata, name)| {
         Object::Namespace(Arc::new(Namespace { metadata: of_cluster(metadata, name) }))
@@ -345,7 +388,7 @@ fn object() -> impl Strategy<Value = Object> {
         .prop_map(|(metadata, name)| Object::Node(Arc::new(Node { metadata: of_cluster(metadata, name) })));
     prop_oneof![4 => pod(), 2 => service(), 2 => slice(), 1 => namespace, 1 => node, 1 => authorization(), 1 => peer(),
         2 => service_entry(), 1 => workload_entry(), 2 => gateway(), 1 => class(), 3 => route(), 1 => grant(),
-        2 => traffic_policy()]
+        2 => traffic_policy(), 2 => backend_tls_policy(), 1 => bundle()]
 }
 
 fn step() -> impl Strategy<Value = Step> {

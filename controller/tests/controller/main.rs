@@ -1,6 +1,7 @@
 //! The controller from outside: manifests in, mesh out; and its servers with real clients.
 
 mod automatic;
+mod backend_tls;
 mod definitions;
 mod directory;
 mod enrolment;

@@ -48,6 +48,7 @@ pub(crate) struct Seen {
     pub(crate) policies: BTreeMap<PolicyName, Policy>,
     pub(crate) enrolments: BTreeMap<(Str, Str), Enrolment>,
     pub(crate) rules: BTreeMap<RuleKey, Rule>,
+    pub(crate) backend_tls: BTreeMap<ServiceName, l7::BackendTls>,
     pub(crate) traffic: BTreeMap<(l7::PolicyName, l7::PolicyTarget), l7::Policy>,
 }
 
@@ -61,6 +62,10 @@ impl Seen {
                 }
                 Change::EnrolmentRemoved { node, uid } => {
                     assert!(self.enrolments.remove(&(node, uid)).is_some(), "removed twice");
+                }
+                Change::BackendTls(new) => drop(self.backend_tls.insert(new.service.clone(), *new)),
+                Change::BackendTlsRemoved(service) => {
+                    assert!(self.backend_tls.remove(&service).is_some(), "removed twice: {service}");
                 }
                 Change::Rule(new) => drop(self.rules.insert(new.key.clone(), *new)),
                 Change::RuleRemoved(key) => {

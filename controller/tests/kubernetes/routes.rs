@@ -3,6 +3,7 @@
 
 use controller::definitions;
 use kube::Client;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
@@ -37,6 +38,7 @@ pub(crate) fn gateway_api() -> Vec<Value> {
         definition("GRPCRoute", "grpcroutes", "v1"),
         definition("TLSRoute", "tlsroutes", "v1"),
         definition("TCPRoute", "tcproutes", "v1alpha2"),
+        definition("BackendTLSPolicy", "backendtlspolicies", "v1"),
         definition("ReferenceGrant", "referencegrants", "v1"),
     ]
 }
@@ -110,6 +112,32 @@ async fn with_web() -> (ApiServer, Client) {
     (api, client)
 }
 
+/// Makes a policy that names a CA, and waits until it is judged without and with it.
+async fn backend_tls_is_judged(client: &Client) {
+    let (target, ca) = (parent(), json!({"group": "", "kind": "ConfigMap", "name": "web-ca"}));
+    let policy = json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "BackendTLSPolicy",
+        "metadata": {"namespace": "shop", "name": "tls"}, "spec": {"targetRefs": [target],
+        "validation": {"hostname": "web.example.com", "caCertificateRefs": [ca]}}});
+    apply(client, policy).await;
+    let path = "/apis/gateway.networking.k8s.io/v1/namespaces/shop/backendtlspolicies/tls";
+    let reasons = |accepted: &'static str, resolved: &'static str| {
+        move |entry: &Value| {
+            condition(entry, "Accepted")["reason"] == accepted
+                && condition(entry, "ResolvedRefs")["reason"] == resolved
+        }
+    };
+    let without = reasons("NoValidCACertificate", "InvalidCACertificateRef");
+    told(client, path, "ancestors", without).await;
+    let mut params = CertificateParams::new(Vec::new()).expect("no names");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let pem = params.self_signed(&KeyPair::generate().expect("a key")).expect("a CA").pem();
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"namespace": "shop", "name": "web-ca"}, "data": {"ca.crt": pem}});
+    apply(client, map).await;
+    let judged = told(client, path, "ancestors", reasons("Accepted", "ResolvedRefs")).await;
+    assert_eq!(ours(&judged, "ancestors").expect("ours")["ancestorRef"], parent());
+}
+
 /// Makes a route of another kind in an older version, and a policy of ours, and waits until both are judged.
 async fn others_are_judged(client: &Client) {
     let tcp = route("TCPRoute", "v1alpha2", "tcp", json!({"parentRefs": [parent()], "rules": [{}]}));
@@ -177,6 +205,7 @@ async fn routes_and_traffic_policies_say_what_became_of_them() {
     );
 
     others_are_judged(&client).await;
+    backend_tls_is_judged(&client).await;
     unreadable(&client).await;
     unmade(&client).await;
     let now: Value = client.request(http(&path)).await.expect("an object");

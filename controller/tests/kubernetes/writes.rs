@@ -339,6 +339,9 @@ fn routing() -> Vec<Value> {
         json!({"apiGroups": [api], "resources": ["gateways", "gatewayclasses", "referencegrants"], "verbs": ["list", "watch"]}),
         json!({"apiGroups": [api], "resources": statuses, "verbs": ["patch"]}),
         json!({"apiGroups": [api], "resources": ["gateways/status"], "verbs": ["patch"]}),
+        json!({"apiGroups": [api], "resources": ["backendtlspolicies"], "verbs": read}),
+        json!({"apiGroups": [api], "resources": ["backendtlspolicies/status"], "verbs": ["patch"]}),
+        json!({"apiGroups": [""], "resources": ["configmaps"], "verbs": ["list", "watch"]}),
         json!({"apiGroups": ["airglow.dev"], "resources": ["trafficpolicies"], "verbs": read}),
         json!({"apiGroups": ["airglow.dev"], "resources": ["trafficpolicies/status"], "verbs": ["patch"]}),
     ]
@@ -439,7 +442,7 @@ async fn least(api: &ApiServer, client: &Client) -> std::path::PathBuf {
         rule("", json!(["events"]), all.clone(), json!(["create", "patch"])),
         rule("authentication.k8s.io", json!(["tokenreviews"]), all.clone(), json!(["create"])),
         rule("", json!(["configmaps"]), all.clone(), json!(["create"])),
-        rule("", json!(["configmaps"]), json!(["istio-ca-root-cert"]), json!(["list", "patch"])),
+        rule("", json!(["configmaps"]), json!(["istio-ca-root-cert"]), json!(["patch"])),
     ]);
     everywhere.as_array_mut().expect("a list").extend(routing());
     let at_home = json!([

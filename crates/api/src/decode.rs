@@ -130,6 +130,25 @@ pub fn traffic_policy(name: &str, body: &Any) -> Result<model::l7::Policy, Inval
     if own == name { Ok(policy) } else { Err(Invalid::Name { sent: name.to_owned(), own }) }
 }
 
+/// Reads a resource of type [`type_url::L7_BACKEND_TLS`] that was sent under `name`, a service's.
+///
+/// # Errors
+/// When it can't be carried out as it is meant. The caller rejects this one resource *and* refuses what goes to the endpoints of
+/// [`service_named`], because plaintext was not meant.
+pub fn backend_tls(name: &str, body: &Any) -> Result<model::l7::BackendTls, Invalid> {
+    let wire: l7::BackendTls = message(body, type_url::L7_BACKEND_TLS, "airglow.l7.v1.BackendTls")?;
+    let tls = convert::l7::backend_tls(wire, &body.value)?;
+    let own = tls.service.to_string();
+    if own == name { Ok(tls) } else { Err(Invalid::Name { sent: name.to_owned(), own }) }
+}
+
+/// The service that a resource of type [`type_url::L7_BACKEND_TLS`] is about; `None` for a name that no service has.
+#[must_use]
+pub fn service_named(name: &str) -> Option<ServiceName> {
+    let (namespace, hostname) = halves(name).ok()?;
+    Some(ServiceName { namespace: namespace.into(), hostname: hostname.into() })
+}
+
 fn message<M: Message + Default>(
     body: &Any,
     expected: &'static str,

@@ -83,6 +83,17 @@ pub fn traffic_policy(policy: &model::l7::Policy) -> Encoded {
     Encoded { name: name_of(policy), aliases: Vec::new(), body: any(type_url::L7_POLICY, &message) }
 }
 
+/// The TLS towards a service's endpoints, as [`type_url::L7_BACKEND_TLS`].
+#[must_use]
+pub fn backend_tls(tls: &model::l7::BackendTls) -> Encoded {
+    let message = l7::BackendTls::from(tls);
+    Encoded {
+        name: tls.service.to_string(),
+        aliases: Vec::new(),
+        body: any(type_url::L7_BACKEND_TLS, &message),
+    }
+}
+
 fn address(kind: Type) -> Any {
     any(type_url::ADDRESS, &workload::Address { r#type: Some(kind) })
 }

@@ -8,5 +8,7 @@ pub const AUTHORIZATION: &str = "type.googleapis.com/istio.security.Authorizatio
 pub const L7_RULE: &str = "type.googleapis.com/airglow.l7.v1.Rule";
 /// `airglow.l7.v1.TrafficPolicy`: what a TrafficPolicy says about one of its targets.
 pub const L7_POLICY: &str = "type.googleapis.com/airglow.l7.v1.TrafficPolicy";
+/// `airglow.l7.v1.BackendTls`: the TLS that is begun towards the endpoints of a service.
+pub const L7_BACKEND_TLS: &str = "type.googleapis.com/airglow.l7.v1.BackendTls";
 /// `airglow.node.v1.PodEnrolment`: whether a pod of the asking node is to be captured.
 pub const POD_ENROLMENT: &str = "type.googleapis.com/airglow.node.v1.PodEnrolment";

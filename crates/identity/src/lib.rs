@@ -18,6 +18,7 @@ mod tls;
 
 pub mod authority;
 pub mod control;
+pub mod origination;
 pub mod rotation;
 pub mod signer;
 

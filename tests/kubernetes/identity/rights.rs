@@ -47,12 +47,15 @@ const EVERYWHERE: &[&str] = &[
     "patch httproutes/status.gateway.networking.k8s.io",
     "patch tcproutes/status.gateway.networking.k8s.io",
     "patch tlsroutes/status.gateway.networking.k8s.io",
+    "get,list,watch backendtlspolicies.gateway.networking.k8s.io",
+    "patch backendtlspolicies/status.gateway.networking.k8s.io",
+    "list,watch configmaps",
     "get,list,watch trafficpolicies.airglow.dev",
     "patch trafficpolicies/status.airglow.dev",
     "patch pods/status",
     "create tokenreviews.authentication.k8s.io",
     "create configmaps",
-    "list,patch configmaps istio-ca-root-cert",
+    "patch configmaps istio-ca-root-cert",
     "create,patch events",
 ];
 

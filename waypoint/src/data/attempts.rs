@@ -2,18 +2,16 @@
 //!
 //! Reads and writes nothing of a protocol.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use model::l7::{self, Attempt, Headers, Pushback};
-use model::route::Target;
 use tokio::time::Instant;
 
 use super::exchange::OneRequest;
-use super::kept::{Carrier, Key};
+use super::kept::{Carrier, Key, key};
 use super::opaque;
 use super::revoked::Judged;
-use super::upstream::{self, ATTEMPTS};
+use super::upstream::{self, ATTEMPTS, Aimed};
 use crate::balance::{Lease, Outcome};
 use crate::decide::{AnyRequest, AnyResponse, Failed, Failure, is_grpc};
 use crate::refusal::Refusal;
@@ -50,7 +48,7 @@ impl<U: Carrier> OneRequest<U> {
             self.made -= 1;
             return Some(Duration::ZERO);
         }
-        let (endpoint, _) = under_way.key;
+        let (endpoint, ..) = under_way.key;
         self.tried.push(endpoint);
         let failure = match failed.failure {
             Failure::Status(_) => return self.wait.take(),
@@ -85,7 +83,7 @@ impl<U: Carrier> OneRequest<U> {
         let judged = Judged::begin(&self.context.revocations);
         loop {
             let found = self.endpoint();
-            let (target, lease) = match found {
+            let (aimed, lease) = match found {
                 Err(Refusal::NoRoute(_)) if !self.tried.is_empty() && self.turn() => continue,
                 // Who has only endpoints that failed gets another chance at one of them, when the rule asks for it.
                 Err(Refusal::NoRoute(_)) if failures == 0 && !self.tried.is_empty() => {
@@ -94,11 +92,12 @@ impl<U: Carrier> OneRequest<U> {
                 }
                 found => found?,
             };
+            let target = &aimed.target;
             self.note(|| format!("endpoint {} at {}", target.workload.name, target.app));
-            upstream::aim(&self.context, &target, &mut self.facts)?;
-            match U::reach(&self.context, &target, &mut self.facts, fresh).await {
+            upstream::aim(&self.context, target, &mut self.facts)?;
+            match U::reach(&self.context, &aimed, &mut self.facts, fresh).await {
                 Ok(upstream) => {
-                    let key = (target.workload.uid.clone(), target.app.0);
+                    let key = key(&aimed);
                     self.under_way = Some(UnderWay { key, lease, since: Instant::now(), judged });
                     return Ok(upstream);
                 }
@@ -116,7 +115,7 @@ impl<U: Carrier> OneRequest<U> {
         }
     }
 
-    fn endpoint(&self) -> Result<(Arc<Target>, Option<Lease>), Refusal> {
+    fn endpoint(&self) -> Result<(Aimed, Option<Lease>), Refusal> {
         opaque::endpoint(&self.context, (&self.asked, &self.facts), self.how, &self.tried)
     }
 

@@ -9,6 +9,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use hbone::{FillError, Reason, Received, Stream, StreamError};
+use identity::origination::Secured;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -16,6 +17,8 @@ use super::upstream::Upstream;
 
 /// A connection.
 pub(crate) enum Io {
+    /// TLS that a policy wants.
+    Secured(Box<Secured<Io>>),
     /// Plain TCP.
     Tcp(TcpStream),
     /// A stream of a tunnel.
@@ -25,6 +28,7 @@ pub(crate) enum Io {
 impl From<Upstream> for Io {
     fn from(upstream: Upstream) -> Self {
         match upstream {
+            Upstream::Secured(inside) => Self::Secured(Box::new(inside.io)),
             Upstream::Tcp(tcp) => Self::Tcp(tcp),
             Upstream::Tunnel(opened) => Self::Tunnel(Box::new(TunnelIo::new(opened.stream, Vec::new()))),
         }
@@ -164,6 +168,7 @@ impl AsyncRead for Io {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
+            Self::Secured(io) => Pin::new(&mut **io).poll_read(cx, buffer),
             Self::Tcp(io) => Pin::new(io).poll_read(cx, buffer),
             Self::Tunnel(io) => Pin::new(io).poll_read(cx, buffer),
         }
@@ -173,6 +178,7 @@ impl AsyncRead for Io {
 impl AsyncWrite for Io {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
+            Self::Secured(io) => Pin::new(&mut **io).poll_write(cx, bytes),
             Self::Tcp(io) => Pin::new(io).poll_write(cx, bytes),
             Self::Tunnel(io) => Pin::new(io).poll_write(cx, bytes),
         }
@@ -184,6 +190,7 @@ impl AsyncWrite for Io {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
+            Self::Secured(io) => Pin::new(&mut **io).poll_write_vectored(cx, slices),
             Self::Tcp(io) => Pin::new(io).poll_write_vectored(cx, slices),
             Self::Tunnel(io) => Pin::new(io).poll_write_vectored(cx, slices),
         }
@@ -195,6 +202,7 @@ impl AsyncWrite for Io {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
+            Self::Secured(io) => Pin::new(&mut **io).poll_flush(cx),
             Self::Tcp(io) => Pin::new(io).poll_flush(cx),
             Self::Tunnel(io) => Pin::new(io).poll_flush(cx),
         }
@@ -202,6 +210,7 @@ impl AsyncWrite for Io {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
+            Self::Secured(io) => Pin::new(&mut **io).poll_shutdown(cx),
             Self::Tcp(io) => Pin::new(io).poll_shutdown(cx),
             Self::Tunnel(io) => Pin::new(io).poll_shutdown(cx),
         }

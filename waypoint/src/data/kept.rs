@@ -8,14 +8,14 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use foldhash::HashMap;
+use identity::origination::Speaks;
 use model::identity::Identity;
-use model::route::Target;
 use model::workload::WorkloadUid;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::io::Io;
-use super::upstream;
+use super::upstream::{self, Aimed};
 use crate::http1::Upstream;
 use crate::refusal::Refusal;
 use crate::telemetry::Facts;
@@ -28,12 +28,12 @@ const KEPT_MAX: usize = 64;
 /// connection that is just being closed.
 const IDLE_MAX: Duration = Duration::from_secs(30);
 
-/// Which endpoint: a workload, and where its application listens.
-pub(crate) type Key = (WorkloadUid, SocketAddr);
+/// Which endpoint: a workload, and where its application listens; and the version of the TLS that is begun there, 0 without.
+pub(crate) type Key = (WorkloadUid, SocketAddr, u64);
 
-/// What a target's connections are kept by.
-pub(crate) fn key(target: &Target) -> Key {
-    (target.workload.uid.clone(), target.app.0)
+/// What an endpoint's connections are kept by.
+pub(crate) fn key(Aimed { target, tls }: &Aimed) -> Key {
+    (target.workload.uid.clone(), target.app.0, tls.as_ref().map_or(0, |tls| tls.version))
 }
 
 /// What requests of one protocol are sent over: a connection for each at a time, or one for many.
@@ -41,10 +41,10 @@ pub(crate) trait Carrier: Send + Sized {
     /// What the protocol is called.
     const PROTOCOL: &'static str;
 
-    /// A way to send a request to `target`: one that there is, unless a fresh one is wanted. Notes who answers.
+    /// A way to send a request to an endpoint: one that there is, unless a fresh one is wanted. Notes who answers.
     fn reach(
         context: &Arc<super::Context>,
-        target: &Target,
+        aimed: &Aimed,
         facts: &mut Facts,
         fresh: bool,
     ) -> impl Future<Output = Result<Self, Refusal>> + Send;
@@ -58,17 +58,17 @@ impl Carrier for Upstream<Io> {
 
     async fn reach(
         context: &Arc<super::Context>,
-        target: &Target,
+        aimed: &Aimed,
         facts: &mut Facts,
         fresh: bool,
     ) -> Result<Self, Refusal> {
-        let kept = (!fresh).then(|| context.kept.take(&key(target)));
+        let kept = (!fresh).then(|| context.kept.take(&key(aimed)));
         if let Some((upstream, who)) = kept.flatten() {
             facts.destination.identity = who;
             return Ok(upstream);
         }
         // Apart, because most requests do without and are not to be as large as it is.
-        let reached = Box::pin(upstream::connect(context, target, facts)).await?;
+        let reached = Box::pin(upstream::connect(context, aimed, Speaks::Http1, facts)).await?;
         Ok(Self::new(reached.into()))
     }
 

@@ -6,15 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foldhash::HashMap;
+use identity::origination::Speaks;
 use model::identity::Identity;
-use model::route::Target;
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep_until};
 
 use super::Context;
 use super::io::Io;
 use super::kept::{Carrier, Key, key};
-use super::upstream::{self, Upstream as Reached};
+use super::upstream::{self, Aimed};
 use crate::http2::{self, Link, Upstream};
 use crate::refusal::Refusal;
 use crate::telemetry::Facts;
@@ -59,8 +59,8 @@ impl Open {
 }
 
 impl Links {
-    fn to(&self, target: &Target) -> Arc<Endpoint> {
-        Arc::clone(self.0.lock().entry(key(target)).or_default())
+    fn to(&self, aimed: &Aimed) -> Arc<Endpoint> {
+        Arc::clone(self.0.lock().entry(key(aimed)).or_default())
     }
 
     /// Closes those that were idle for too long. To be called now and then.
@@ -99,14 +99,11 @@ impl Endpoint {
     async fn dial(
         &self,
         context: &Arc<Context>,
-        target: &Target,
+        aimed: &Aimed,
         facts: &mut Facts,
     ) -> Result<Upstream, Refusal> {
-        let reached = upstream::connect(context, target, facts).await?;
-        let proof = match &reached {
-            Reached::Tcp(_) => None,
-            Reached::Tunnel(opened) => Some((opened.identity.clone(), opened.until)),
-        };
+        let reached = upstream::connect(context, aimed, Speaks::Http2, facts).await?;
+        let proof = reached.proof();
         let begun = http2::connect(Io::from(reached)).await;
         let (link, drive) = begun.map_err(|error| Refusal::Broken(std::io::Error::other(error)))?;
         let until = proof.as_ref().map(|(_, until)| *until);
@@ -129,11 +126,11 @@ impl Carrier for Upstream {
     /// There is no need for a fresh one: those that are broken are not lent.
     async fn reach(
         context: &Arc<Context>,
-        target: &Target,
+        aimed: &Aimed,
         facts: &mut Facts,
         _fresh: bool,
     ) -> Result<Self, Refusal> {
-        let endpoint = context.links.to(target);
+        let endpoint = context.links.to(aimed);
         if let Some(lent) = endpoint.lend(facts) {
             return Ok(lent);
         }
@@ -145,10 +142,10 @@ impl Carrier for Upstream {
         // Who waited for an attempt that failed does not wait for the next one as well.
         if failed.is_some_and(|failed| failed >= asked) {
             let error = std::io::Error::other("the connection that was being made failed");
-            return Err(Refusal::Connect { to: target.app.0, error });
+            return Err(Refusal::Connect { to: aimed.target.app.0, error });
         }
         // Apart, because most requests do without and are not to be as large as it is.
-        let dialled = Box::pin(endpoint.dial(context, target, facts)).await;
+        let dialled = Box::pin(endpoint.dial(context, aimed, facts)).await;
         if dialled.is_err() {
             *failed = Some(Instant::now());
         }

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use daemon::metrics::Metrics;
-use model::route::{Behind, Target};
+use identity::origination::Speaks;
+use model::route::Behind;
 use model::service::ServiceName;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -22,6 +23,7 @@ use tokio::time::timeout;
 use super::io::Io;
 use super::kept::Carrier;
 use super::stream::Asked;
+use super::upstream::Aimed;
 use super::{Context, how, opaque, upstream};
 use crate::decide::Copied;
 use crate::http2;
@@ -158,26 +160,27 @@ async fn send(
     coming: Coming,
 ) -> Result<(), Over> {
     let mut policies = opaque::watched(context);
-    let (target, _lease) =
+    let (aimed, _lease) =
         opaque::endpoint(context, (asked, &facts), how::LEAST_LOAD, &[]).map_err(Over::Lost)?;
-    upstream::aim(context, &target, &mut facts).map_err(Over::Lost)?;
+    upstream::aim(context, &aimed.target, &mut facts).map_err(Over::Lost)?;
     let client = facts.clone();
     tokio::select! {
         biased;
-        denial = opaque::revoked(context, &target, &client, &mut policies) => Err(Over::Lost(denial.into())),
-        ended = send_to(context, (&target, facts), copied, coming) => ended,
+        denial = opaque::revoked(context, &aimed.target, &client, &mut policies) => Err(Over::Lost(denial.into())),
+        ended = send_to(context, (&aimed, facts), copied, coming) => ended,
     }
 }
 
 async fn send_to(
     context: &Arc<Context>,
-    (target, mut facts): (&Target, Facts),
+    (aimed, mut facts): (&Aimed, Facts),
     copied: Copied,
     coming: Coming,
 ) -> Result<(), Over> {
     match copied {
         Copied::Http1 { head, length } => {
-            let reached = upstream::connect(context, target, &mut facts).await.map_err(Over::Lost)?;
+            let reached = upstream::connect(context, aimed, Speaks::Http1, &mut facts).await;
+            let reached = reached.map_err(Over::Lost)?;
             let (mut from, mut to) = tokio::io::split(Io::from(reached));
             let answered = both(write(&mut to, (head, length), coming), discard(&mut from)).await;
             // It was answered, or not: how the connection ends is all the same.
@@ -185,7 +188,7 @@ async fn send_to(
             answered
         }
         Copied::Http2(request) => {
-            let reached = http2::Upstream::reach(context, target, &mut facts, true).await;
+            let reached = http2::Upstream::reach(context, aimed, &mut facts, true).await;
             let (body, answer) = reached.map_err(Over::Lost)?.copy(request).map_err(broken)?;
             both(stream(body, coming), async { answer.discard().await.map_err(broken) }).await
         }
@@ -262,10 +265,13 @@ async fn discard(from: &mut (impl AsyncRead + Unpin)) -> Result<(), Over> {
     let mut buffer = vec![0; 4 << 10];
     let mut heard = false;
     loop {
-        match from.read(&mut buffer).await.map_err(broken)? {
-            0 if heard => return Ok(()),
-            0 => return Err(broken(io::ErrorKind::UnexpectedEof.into())),
-            _ => heard = true,
+        match from.read(&mut buffer).await {
+            Ok(0) if heard => return Ok(()),
+            Ok(0) => return Err(broken(io::ErrorKind::UnexpectedEof.into())),
+            Ok(_) => heard = true,
+            // Many a server ends TLS without saying so.
+            Err(error) if heard && error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+            Err(error) => return Err(broken(error)),
         }
     }
 }

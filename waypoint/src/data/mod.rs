@@ -12,6 +12,7 @@ pub(crate) mod endpoints;
 pub(crate) mod exchange;
 pub(crate) mod how;
 pub(crate) mod inbound;
+mod inside;
 pub(crate) mod introduction;
 pub(crate) mod io;
 pub(crate) mod kept;

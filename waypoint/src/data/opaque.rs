@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hbone::{Incoming, Progress, Reason, RelayError, Stream};
+use identity::origination::Speaks;
 use model::address::AppAddr;
 use model::l7::{AbortAnswer, Session};
 use model::policy::{Connection, Denial};
@@ -25,9 +26,10 @@ use tokio::time::{sleep, sleep_until};
 
 use super::Context;
 use super::how::{self, How};
+use super::inside::secured;
 use super::routed::{self, Routed};
 use super::stream::Asked;
-use super::upstream::{self, ATTEMPTS, Upstream};
+use super::upstream::{self, ATTEMPTS, Aimed, Upstream};
 use crate::balance::{Ask, Endpoint, Lease, Outcome, Set};
 use crate::refusal::Refusal;
 use crate::telemetry::{Facts, Live};
@@ -76,19 +78,20 @@ pub(crate) fn watched(context: &Context) -> watch::Receiver<u64> {
 }
 
 /// An endpoint that was connected to.
-pub(crate) type Reached = (Upstream, Arc<Target>, Option<Lease>);
+pub(crate) type Reached = (Upstream, Aimed, Option<Lease>);
 
 /// Carries bytes both ways; what the endpoint has said already is `answered`.
 pub(crate) async fn run(
     context: &Arc<Context>,
     (mut stream, said): (Stream, Vec<Bytes>),
-    ((upstream, target, _lease), answered): (Reached, Vec<Bytes>),
+    ((upstream, aimed, _lease), answered): (Reached, Vec<Bytes>),
     facts: Facts,
     mut policies: watch::Receiver<u64>,
 ) {
     let live = context.shared.telemetry.opened(facts);
     let carried = async {
         match upstream {
+            Upstream::Secured(inside) => secured((stream, said), (*inside, answered), &live).await,
             Upstream::Tunnel(opened) => {
                 let Opened { stream: mut second, until, .. } = *opened;
                 for bytes in answered {
@@ -109,7 +112,7 @@ pub(crate) async fn run(
     };
     let outcome = tokio::select! {
         biased;
-        denial = revoked(context, &target, &live.facts, &mut policies) => Err(denial.into()),
+        denial = revoked(context, &aimed.target, &live.facts, &mut policies) => Err(denial.into()),
         outcome = carried => outcome,
     };
     context.shared.telemetry.closed(&live, outcome);
@@ -142,10 +145,11 @@ pub(crate) async fn reach(
     }
     let mut tried: Vec<WorkloadUid> = Vec::new();
     loop {
-        let (target, lease) = endpoint(context, (&asked, facts), how, &tried)?;
-        upstream::aim(context, &target, facts)?;
-        match upstream::connect(context, &target, facts).await {
-            Ok(upstream) => return Ok((upstream, target, lease)),
+        let (aimed, lease) = endpoint(context, (&asked, facts), how, &tried)?;
+        let target = &aimed.target;
+        upstream::aim(context, target, facts)?;
+        match upstream::connect(context, &aimed, Speaks::Bytes, facts).await {
+            Ok(upstream) => return Ok((upstream, aimed, lease)),
             Err(refusal) if refusal.is_endpoints_fault() => {
                 if let Some(lease) = lease {
                     lease.ended(Outcome::Unreachable, context.shared.now());
@@ -167,10 +171,10 @@ pub(crate) fn endpoint(
     (asked, facts): (&Asked, &Facts),
     how: How,
     tried: &[WorkloadUid],
-) -> Result<(Arc<Target>, Option<Lease>), Refusal> {
+) -> Result<(Aimed, Option<Lease>), Refusal> {
     let (service, port, dialled) = match &asked.behind {
         Behind::Workload(workload, app) => {
-            return Ok((Arc::new(route::direct(workload, *app)), None));
+            return Ok((Aimed { target: Arc::new(route::direct(workload, *app)), tls: None }, None));
         }
         Behind::Service(service, port, dialled) => (service, *port, *dialled),
     };
@@ -179,6 +183,12 @@ pub(crate) fn endpoint(
         Affinity::Client | Affinity::None => how,
     };
     let shared = &context.shared;
+    let book = shared.book.load();
+    let tls = book.secured(&service.id, port).map_err(|why| Refusal::BackendTlsInvalid {
+        service: service.id.clone(),
+        port,
+        why: why.clone(),
+    })?;
     let set = endpoints(context, &asked.local, service, (port, dialled))?;
     let random = &mut |below| fastrand::usize(..below);
     let is_kept = |one: &Endpoint, session: Session| {
@@ -198,7 +208,7 @@ pub(crate) fn endpoint(
             Arc::new(Target { alternatives, ..(*chosen.target).clone() })
         }
     };
-    Ok((target, Some(chosen.state.begin())))
+    Ok((Aimed { target, tls: tls.cloned() }, Some(chosen.state.begin())))
 }
 
 /// The endpoints of a port of a service.

@@ -1,5 +1,6 @@
 //! Whole streams between real tunnels on loopback addresses: a client's node, this waypoint, and endpoints' nodes that echo.
 
+mod backend_tls;
 mod calls;
 mod connections;
 mod mirrors;

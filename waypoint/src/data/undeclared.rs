@@ -8,10 +8,11 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use hbone::{Incoming, Reason, Received, Stream, StreamError};
 use model::route::Behind;
 use proxy::headers;
+use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
 use super::classify::{self, First};
@@ -28,6 +29,9 @@ use crate::telemetry::Facts;
 /// How long a client may yet turn out to speak HTTP, and be told in it, when no endpoint can be connected to. A request comes
 /// right after its connection.
 const LAST_WORD: Duration = Duration::from_secs(1);
+
+/// Bytes of what a server says first that are read at once, where they can't be left unread.
+const SPOKEN: usize = 4 << 10;
 
 /// What a stream turned out to be.
 enum Heard {
@@ -68,9 +72,9 @@ pub(crate) async fn serve(context: &Arc<Context>, incoming: Incoming, asked: Ask
             opaque::run(context, (stream, said), (reached, answered), found, policies).await;
         }
         Ok(Heard::Requests(unused)) => {
-            if let Some((upstream, target, _)) = unused {
+            if let Some((upstream, aimed, _)) = unused {
                 let who = found.destination.identity.as_ref();
-                http1::Upstream::new(Io::from(upstream)).keep(context, kept::key(&target), who);
+                http1::Upstream::new(Io::from(upstream)).keep(context, kept::key(&aimed), who);
             }
             requests::carry(context, (stream, said), asked, facts).await;
         }
@@ -145,9 +149,15 @@ async fn listen(stream: &mut Stream, said: &mut Vec<Bytes>) -> Result<First, Str
     }
 }
 
-/// Resolves when the server has said something, or ended. What a tunnel hands out of it is put into `answered`.
+/// Resolves when the server has said something, or ended. What a tunnel or TLS hands out of it is put into `answered`.
 async fn speaks(upstream: &mut Upstream, answered: &mut Vec<Bytes>) -> Result<(), Refusal> {
     match upstream {
+        Upstream::Secured(inside) => {
+            let mut said = BytesMut::with_capacity(SPOKEN);
+            inside.io.read_buf(&mut said).await.map_err(Refusal::Broken)?;
+            answered.extend((!said.is_empty()).then(|| said.freeze()));
+            Ok(())
+        }
         Upstream::Tcp(tcp) => tcp.peek(&mut [0]).await.map(drop).map_err(Refusal::Broken),
         Upstream::Tunnel(opened) => {
             poll_fn(|cx| opened.stream.poll_recv(cx, answered)).await?;

@@ -3,9 +3,11 @@
 //! Cores: time and randomness are arguments. Chooses no endpoint and sends nothing.
 
 mod plan;
+mod secured;
 mod store;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use plan::{Of, Plan, Then, Way, plan};
+pub(crate) use secured::Secure;
 pub(crate) use store::{Book, Change, Rules};

@@ -9,14 +9,22 @@ use foldhash::HashMap;
 use model::Str;
 use model::identity::Identity;
 use model::l7::{
-    Balancing, Fault, Place, Policy, PolicyTarget, RetryBudget, RetryLedger, RouteKind, Routes, Rule,
-    RuleKey, Settings,
+    BackendTls, Balancing, Fault, Place, Policy, PolicyTarget, RetryBudget, RetryLedger, RouteKind, Routes,
+    Rule, RuleKey, Settings,
 };
 use model::service::ServiceName;
+
+use super::secured::{Secure, Secured};
 
 /// Something that discovery has said.
 #[derive(Debug)]
 pub(crate) enum Change {
+    /// The TLS towards a service's endpoints.
+    BackendTls(BackendTls),
+    /// The TLS towards a service's endpoints can't be understood, for this reason: nothing is to be sent in plaintext instead.
+    BackendTlsRefused(ServiceName, Str),
+    /// No TLS is wanted any more.
+    BackendTlsRemoved(ServiceName),
     /// A policy, by the name of its resource.
     Policy(String, Box<Policy>),
     /// The policy of this name is gone.
@@ -46,6 +54,7 @@ pub(crate) struct Rules {
 pub(crate) struct Book {
     services: HashMap<ServiceName, Arc<OfService>>,
     others: Arc<OfService>,
+    secured: Secured,
 }
 
 /// The rules of one service, and the settings of each.
@@ -98,6 +107,14 @@ impl Book {
         self.services.get(service).unwrap_or(&self.others)
     }
 
+    /// The TLS that is begun with endpoints of a port of a service; `None` where none is wanted.
+    ///
+    /// # Errors
+    /// When it is wanted and can't be begun, for that reason.
+    pub(crate) fn secured(&self, service: &ServiceName, port: u16) -> Result<Option<&Arc<Secure>>, &Str> {
+        self.secured.of(service, port)
+    }
+
     /// The services that a rule or a policy speaks of.
     #[cfg(test)]
     pub(crate) fn services(&self) -> Vec<&ServiceName> {
@@ -146,6 +163,9 @@ impl Rules {
         let mut touched = Touched::default();
         for change in changes {
             match change {
+                Change::BackendTls(tls) => self.book.secured.put(tls),
+                Change::BackendTlsRefused(service, why) => self.book.secured.refuse(service, why),
+                Change::BackendTlsRemoved(service) => self.book.secured.remove(&service),
                 Change::Policy(name, policy) => {
                     self.touch(&policy.target, &mut touched);
                     if let Some(old) = self.policies.insert(name, *policy) {

@@ -1,6 +1,7 @@
 //! What an API server said so far: lists and events of each kind in, differences out.
 //!
-//! Pure: no clock, no connection. Silent until every kind was listed once.
+//! Pure: no clock, no connection. Silent until every kind that is watched was listed once. Says which are to be watched:
+//! docs/design/0014-tls-with-backends.md.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -56,7 +57,7 @@ impl Held {
         if self.complete {
             return events;
         }
-        self.complete = Kind::ALL.iter().all(|kind| self.kinds.contains_key(kind));
+        self.complete = !Kind::ALL.into_iter().any(|kind| self.awaits(kind));
         if !self.complete {
             return Vec::new();
         }
@@ -64,8 +65,18 @@ impl Held {
         objects.cloned().map(Event::Upsert).collect()
     }
 
-    /// Whether all objects of `kind` are known.
-    pub(super) fn is_listed(&self, kind: Kind) -> bool {
+    /// Whether `kind` is to be watched. A cluster may have very many ConfigMaps: nobody needs them where no policy may name one.
+    pub(super) fn wants(&self, kind: Kind) -> bool {
+        let policies = || self.kinds.get(&Kind::BackendTLSPolicy);
+        kind != Kind::ConfigMap || policies().is_some_and(|of| !of.objects.is_empty())
+    }
+
+    /// Whether all objects of `kind` have to be known, as far as can be told, and are not.
+    pub(super) fn awaits(&self, kind: Kind) -> bool {
+        !self.is_listed(kind) && (self.wants(kind) || !self.is_listed(Kind::BackendTLSPolicy))
+    }
+
+    fn is_listed(&self, kind: Kind) -> bool {
         self.kinds.contains_key(&kind)
     }
 
@@ -92,8 +103,10 @@ impl OfKind {
                 self.problems.remove(&name);
                 self.objects.remove(&name).map(|_| Event::Delete(key(kind, &name))).into_iter().collect()
             }
+            Said::Told(told) if !told.is_of_use() => self.take(kind, Said::Gone(told.name)),
             Said::Told(told) => self.told(told).into_iter().collect(),
-            Said::Listed(all) => {
+            Said::Listed(mut all) => {
+                all.retain(Told::is_of_use);
                 self.problems.clear();
                 let there: BTreeSet<&Name> = all.iter().map(|told| &told.name).collect();
                 let gone = self.objects.extract_if(.., |name, _| !there.contains(name));
@@ -113,6 +126,13 @@ impl OfKind {
         let object = object.filter(|object| self.objects.get(&name) != Some(object))?;
         self.objects.insert(name, object.clone());
         Some(Event::Upsert(object))
+    }
+}
+
+impl Told {
+    /// A ConfigMap without certificates may as well not be there.
+    fn is_of_use(&self) -> bool {
+        !matches!(&self.object, Some(Object::ConfigMap(map)) if map.data.ca_crt.is_none())
     }
 }
 
@@ -162,7 +182,12 @@ mod tests {
             assert!(!held.is_complete() && !held.is_listed(kind), "{kind}");
             let events = held.take(kind, Said::Listed(vec![plain(kind, "one")]));
             if Kind::ALL.last() == Some(&kind) {
-                assert_eq!(events.len(), Kind::ALL.len(), "all at once, when the last kind is listed");
+                let of_use = Kind::ALL.len() - 1;
+                assert_eq!(
+                    events.len(),
+                    of_use,
+                    "all but the ConfigMap at once, when the last kind is listed"
+                );
             } else {
                 assert_eq!(events, [], "{kind}");
                 held.take(kind, Said::Gone(plain(kind, "one").name));
@@ -170,6 +195,40 @@ mod tests {
             }
         }
         assert!(held.is_complete());
+    }
+
+    #[test]
+    fn config_maps_are_wanted_as_soon_as_a_policy_may_name_one() {
+        let bundle = |name: &str, data: serde_json::Value| {
+            let metadata = json!({"name": name, "namespace": "shop", "labels": {"a": "b"}});
+            let object = from_json(Kind::ConfigMap, json!({"metadata": metadata, "data": data}));
+            let name = ("shop".to_owned(), name.to_owned());
+            Told { name, object: Some(object.expect("valid")), problem: None }
+        };
+        let others = || Kind::ALL.into_iter().filter(|kind| *kind != Kind::ConfigMap);
+        let mut held = Held::default();
+        for kind in others() {
+            assert!(held.awaits(Kind::ConfigMap) != held.is_listed(Kind::BackendTLSPolicy), "{kind}");
+            held.take(kind, Said::Listed(Vec::new()));
+        }
+        assert!(held.is_complete() && !held.wants(Kind::ConfigMap) && !held.awaits(Kind::ConfigMap));
+        let policy = plain(Kind::BackendTLSPolicy, "tls");
+        assert_eq!(words(held.take(Kind::BackendTLSPolicy, Said::Told(policy.clone()))), ["+tls"]);
+        assert!(held.wants(Kind::ConfigMap) && held.awaits(Kind::ConfigMap));
+        let (ca, other) = (json!({"ca.crt": "pem", "more": "text"}), json!({"more": "text"}));
+        let listed = vec![bundle("ca", ca.clone()), bundle("other", other.clone())];
+        assert_eq!(words(held.take(Kind::ConfigMap, Said::Listed(listed))), ["+ca"]);
+        assert_eq!(words(held.take(Kind::ConfigMap, Said::Told(bundle("other", ca)))), ["+other"]);
+        assert_eq!(words(held.take(Kind::ConfigMap, Said::Told(bundle("other", other)))), ["-other"]);
+
+        // At start they are waited for.
+        let mut held = Held::default();
+        for kind in others() {
+            let of = if kind == Kind::BackendTLSPolicy { vec![policy.clone()] } else { Vec::new() };
+            held.take(kind, Said::Listed(of));
+        }
+        assert!(!held.is_complete() && held.wants(Kind::ConfigMap));
+        assert_eq!(words(held.take(Kind::ConfigMap, Said::Listed(Vec::new()))), ["+tls"]);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Watches a Kubernetes API server and says what is different.
 //!
 //! Nothing is said before every kind was listed once: nodes would take "not listed yet" for "gone". When the API server is
-//! away, what was known stays. Owns no meaning of an object and writes nothing.
+//! away, what was known stays. ConfigMaps are watched from the first BackendTLSPolicy on. Owns no meaning of an object and
+//! writes nothing.
 
 mod closed;
 mod failing;
@@ -9,7 +10,7 @@ mod held;
 mod stand_in;
 mod watch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use daemon::readiness::{Latch, Readiness};
 use kube::Client;
@@ -55,23 +56,21 @@ impl Kube {
         let (said, mut heard) = mpsc::channel(WAITING);
         // Ended with us.
         let mut watches = JoinSet::new();
-        for kind in Kind::ALL {
-            watches.spawn(Watch::new(self.client.clone(), kind, said.clone(), self.failing.clone()).run());
-        }
-        drop(said);
+        let mut watched = BTreeSet::new();
         let mut held = Held::default();
         let (mut complete, mut told) = (false, Vec::<Misunderstood>::new());
         loop {
+            for kind in Kind::ALL.into_iter().filter(|kind| held.wants(*kind) && watched.insert(*kind)) {
+                let watch = Watch::new(self.client.clone(), kind, said.clone(), self.failing.clone());
+                watches.spawn(watch.run());
+            }
             let mut news: Vec<(Kind, Said)> = Vec::new();
-            let count = tokio::select! {
-                count = heard.recv_many(&mut news, TOGETHER) => count,
+            tokio::select! {
+                _ = heard.recv_many(&mut news, TOGETHER) => {}
                 () = out.closed() => return,
-            };
-            if count == 0 {
-                return;
             }
             let events: Vec<_> = news.into_iter().flat_map(|(kind, said)| held.take(kind, said)).collect();
-            self.latches.retain(|kind, _| !held.is_listed(*kind));
+            self.latches.retain(|kind, _| held.awaits(*kind));
             let misunderstood = held.misunderstood();
             let first = !complete && held.is_complete();
             if first || complete && (!events.is_empty() || misunderstood != told) {

@@ -51,7 +51,11 @@ fn meanwhile(kind: Kind) -> Option<(StandIn, &'static str)> {
             Some((closed::route, meanwhile))
         }
         Kind::TrafficPolicy => Some((closed::policy, "until it is mended, it has no effect")),
-        Kind::EndpointSlice
+        Kind::BackendTLSPolicy => {
+            Some((closed::policy, "until it is mended, what goes to its targets is refused"))
+        }
+        Kind::ConfigMap
+        | Kind::EndpointSlice
         | Kind::Gateway
         | Kind::GatewayClass
         | Kind::Namespace

@@ -32,6 +32,9 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 /// Objects per page, where lists are not streamed: some hundred kilobytes.
 const PAGE: u32 = 500;
 
+/// The same of ConfigMaps, which may have a megabyte each.
+const PAGE_OF_CONFIG_MAPS: u32 = 50;
+
 /// The first pause after a failure.
 const PAUSE_MIN: Duration = Duration::from_millis(250);
 
@@ -177,8 +180,9 @@ impl Watch {
     /// Lists page by page.
     async fn pages(&mut self) -> Result<(), Broken> {
         let (mut listed, mut next) = (Vec::new(), None);
+        let limit = if self.kind == Kind::ConfigMap { PAGE_OF_CONFIG_MAPS } else { PAGE };
         loop {
-            let params = ListParams { limit: Some(PAGE), continue_token: next, ..ListParams::default() };
+            let params = ListParams { limit: Some(limit), continue_token: next, ..ListParams::default() };
             let request = Request::new(self.path()).list(&params).map_err(other)?;
             let page = timeout(ANSWER_WITHIN, self.client.request::<ObjectList<Value>>(request)).await;
             let page = page.map_err(|_| unanswered())?;

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use super::read::Form;
 use super::{
-    AuthorizationPolicy, EndpointSlice, GRPCRoute, Gateway, GatewayClass, HTTPRoute, Metadata, Namespace,
-    Node, PeerAuthentication, Pod, ReferenceGrant, Service, ServiceAccount, ServiceEntry, TCPRoute, TLSRoute,
-    TrafficPolicy, WorkloadEntry,
+    AuthorizationPolicy, BackendTLSPolicy, ConfigMap, EndpointSlice, GRPCRoute, Gateway, GatewayClass,
+    HTTPRoute, Metadata, Namespace, Node, PeerAuthentication, Pod, ReferenceGrant, Service, ServiceAccount,
+    ServiceEntry, TCPRoute, TLSRoute, TrafficPolicy, WorkloadEntry,
 };
 
 /// Versions are listed newest first, and differ in nothing that is read.
@@ -82,6 +82,9 @@ macro_rules! kinds {
 
 kinds! {
     AuthorizationPolicy "authorizationpolicies" Namespaced Defined ["security.istio.io/v1", "security.istio.io/v1beta1"];
+    BackendTLSPolicy "backendtlspolicies" Namespaced Defined
+        ["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1alpha3"];
+    ConfigMap "configmaps" Namespaced BuiltIn ["v1"];
     EndpointSlice "endpointslices" Namespaced BuiltIn ["discovery.k8s.io/v1"];
     Gateway "gateways" Namespaced Defined ["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"];
     GatewayClass "gatewayclasses" OfCluster Defined

@@ -4,6 +4,7 @@
 //! the specs of policies: a misspelt condition there would widen access, so it is an error that names the field.
 //! Owns no rules: what an object means is decided in `index`.
 
+mod backend_tls;
 mod entries;
 mod filters;
 mod gateways;
@@ -21,6 +22,10 @@ use std::collections::BTreeMap;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 
+pub use backend_tls::{
+    BackendTLSPolicy, BackendTlsSpec, BackendTlsTarget, BackendTlsValidation, CaBundle, CertificateRef,
+    ConfigMap, SubjectAltName,
+};
 pub use entries::{
     EntryPort, EntrySelector, Location, Resolution, ServiceEntry, ServiceEntrySpec, WorkloadEntry,
     WorkloadEntrySpec,

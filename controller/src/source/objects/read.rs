@@ -29,6 +29,11 @@ pub(crate) trait Form {
 pub(crate) fn read<F: Form>(kind: Kind, form: F) -> Result<Object, F::Error> {
     let mut object = Object::of(kind, form)?;
     let metadata = object.metadata_mut();
+    if kind == Kind::ConfigMap {
+        // There may be very many, and nobody asks for more.
+        let Metadata { name, namespace, .. } = std::mem::take(metadata);
+        *metadata = Metadata { name, namespace, ..Metadata::default() };
+    }
     metadata.annotations.remove(LAST_APPLIED);
     place_in_namespace(kind, metadata);
     Ok(object)

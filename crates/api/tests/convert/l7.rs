@@ -9,7 +9,7 @@ use prost_types::Any;
 
 use proptest::prelude::*;
 
-use crate::l7_strategies::{policy, rule};
+use crate::l7_strategies::{backend_tls, policy, rule};
 
 proptest! {
     #[test]
@@ -31,10 +31,18 @@ proptest! {
     }
 
     #[test]
+    fn tls_towards_backends_comes_back(tls in backend_tls()) {
+        let sent = encode::backend_tls(&tls);
+        prop_assert_eq!(decode::service_named(&sent.name), Some(tls.service.clone()));
+        prop_assert_eq!(decode::backend_tls(&sent.name, &sent.body), Ok(tls));
+    }
+
+    #[test]
     fn no_bytes_panic(body in proptest::collection::vec(any::<u8>(), 0..64), cut in any::<prop::sample::Index>(), rule in rule()) {
         let any = |type_url: &str, value: Vec<u8>| Any { type_url: type_url.to_owned(), value };
         let _ = decode::rule("HTTPRoute/a/b/0", &any(type_url::L7_RULE, body.clone()));
-        let _ = decode::traffic_policy("a/b", &any(type_url::L7_POLICY, body));
+        let _ = decode::traffic_policy("a/b", &any(type_url::L7_POLICY, body.clone()));
+        let _ = decode::backend_tls("a/b", &any(type_url::L7_BACKEND_TLS, body));
         let sent = encode::rule(&rule);
         let mut half = sent.body.value;
         half.truncate(cut.index(half.len()));
@@ -218,4 +226,48 @@ fn a_traffic_policy_that_is_not_understood_does_nothing() {
     }
     let elsewhere = Any { type_url: type_url::L7_POLICY.to_owned(), value: policy.encode_to_vec() };
     assert!(matches!(decode::traffic_policy("shop/slow", &elsewhere), Err(Invalid::Name { .. })));
+}
+
+#[test]
+fn tls_that_is_not_understood_is_refused_whole() {
+    let service = wire::Service { namespace: "shop".to_owned(), hostname: "cart".to_owned() };
+    let kind = wire::port_tls::Kind::Tls(wire::ServerTls {
+        hostname: "cart".to_owned(),
+        names: Vec::new(),
+        roots: Some(wire::server_tls::Roots::Pem("pem".to_owned())),
+    });
+    let fine = wire::BackendTls {
+        service: Some(service),
+        ports: vec![wire::PortTls { ports: vec![443], kind: Some(kind) }],
+    };
+    let decoded = |body: Vec<u8>| {
+        let body = Any { type_url: type_url::L7_BACKEND_TLS.to_owned(), value: body };
+        decode::backend_tls("shop/cart", &body)
+    };
+    assert!(decoded(fine.encode_to_vec()).is_ok());
+    let newer = [fine.encode_to_vec(), NEWER.to_vec()].concat();
+    assert!(matches!(decoded(newer), Err(Invalid::NotUnderstood { .. })));
+    let with = |change: &dyn Fn(&mut wire::PortTls)| {
+        let mut other = fine.clone();
+        change(&mut other.ports[0]);
+        decoded(other.encode_to_vec())
+    };
+    let tls = |hostname: &str, roots: &str, names: Vec<wire::SubjectName>| {
+        let roots = wire::server_tls::Roots::Pem(roots.to_owned());
+        let hostname = hostname.to_owned();
+        Some(wire::port_tls::Kind::Tls(wire::ServerTls { hostname, names, roots: Some(roots) }))
+    };
+    for refused in [
+        with(&|port| port.kind = None),
+        with(&|port| port.ports.push(0)),
+        with(&|port| match &mut port.kind {
+            Some(wire::port_tls::Kind::Tls(tls)) => tls.roots = None,
+            other => panic!("{other:?}"),
+        }),
+        with(&|port| port.kind = tls("", "pem", Vec::new())),
+        with(&|port| port.kind = tls("cart", "", Vec::new())),
+        with(&|port| port.kind = tls("cart", "pem", vec![wire::SubjectName { kind: None }])),
+    ] {
+        assert!(matches!(refused, Err(Invalid::Field(_))), "{refused:?}");
+    }
 }

@@ -1,15 +1,16 @@
-//! Arbitrary rules and traffic policies, such as a control plane could hold them.
+//! Arbitrary rules, traffic policies and TLS towards backends, such as a control plane could hold them.
 
 use std::time::Duration;
 
 use model::Str;
 use model::identity::Identity;
 use model::l7::{
-    Abort, AbortAnswer, Backend, BackendTarget, Balancing, Client, CookieName, Cors, Delay, Fault, Filter,
-    Fraction, HashKey, HeaderEdits, HeaderMatch, HeaderName, HeaderValue, Host, Lifetime, List, Match,
-    Mirror, Moment, Parent, PathMatch, PathModifier, PathText, Pattern, Policy, PolicyName, PolicyTarget,
-    QueryMatch, Redirect, Retry, RouteKind, Rule, RuleKey, Scheme, Scope, SessionCarrier, SessionPersistence,
-    SniMatch, TextMatch, Timeouts, Trigger, UrlRewrite,
+    Abort, AbortAnswer, Backend, BackendTarget, BackendTls, Balancing, Client, CookieName, Cors, Delay,
+    Fault, Filter, Fraction, HashKey, HeaderEdits, HeaderMatch, HeaderName, HeaderValue, Host, Lifetime,
+    List, Match, Mirror, Moment, Parent, PathMatch, PathModifier, PathText, Pattern, Policy, PolicyName,
+    PolicyTarget, PortTls, QueryMatch, Redirect, Retry, Roots, RouteKind, Rule, RuleKey, Scheme, Scope,
+    ServerTls, SessionCarrier, SessionPersistence, SniMatch, SubjectName, TextMatch, Timeouts, Trigger,
+    UrlRewrite,
 };
 use model::service::ServiceName;
 use proptest::collection::{btree_set, vec};
@@ -275,4 +276,21 @@ pub(crate) fn policy() -> impl Strategy<Value = Policy> {
             balancing,
         },
     )
+}
+
+fn port_tls() -> impl Strategy<Value = PortTls> {
+    let some = "[a-z]{1,6}".prop_map(Str::from);
+    let name = (any::<bool>(), some.clone()).prop_map(|(is_uri, text)| match is_uri {
+        true => SubjectName::Uri(text),
+        false => SubjectName::Hostname(text),
+    });
+    let roots = prop_oneof![some.clone().prop_map(Roots::Pem), Just(Roots::System)];
+    let tls = (some, vec(name, 0..3), roots)
+        .prop_map(|(hostname, names, roots)| PortTls::Tls(ServerTls { hostname, names, roots }));
+    prop_oneof![text().prop_map(PortTls::Invalid), tls]
+}
+
+pub(crate) fn backend_tls() -> impl Strategy<Value = BackendTls> {
+    let ports = proptest::collection::btree_map(1..=u16::MAX, port_tls(), 0..3);
+    (service(), ports).prop_map(|(service, ports)| BackendTls { service, ports })
 }

@@ -8,6 +8,7 @@ mod ca_client;
 mod certificates;
 mod control;
 mod handshake;
+mod origination;
 mod peer;
 mod plugged;
 mod resumption;

@@ -6,6 +6,7 @@
 //! one is ours. Owns no connection, no endpoint choice and no wire form.
 
 mod backend;
+mod backend_tls;
 mod balancing;
 mod cors;
 mod duration;
@@ -22,6 +23,7 @@ mod text;
 use std::fmt;
 
 pub use backend::{Backend, BackendTarget, Fraction, drawn};
+pub use backend_tls::{BackendTls, PortTls, Roots, ServerTls, SubjectName};
 pub use balancing::{Balancing, HashKey};
 pub use cors::{Cors, CorsAnswer, List, Origin, OriginHost};
 pub use duration::{InvalidDuration, duration, duration_text};

@@ -13,6 +13,7 @@ use model::l7::{
     Abort, AbortAnswer, BackendTarget, Fault, Filter, Fraction, HeaderEdits, HeaderMatch, HeaderName,
     HeaderValue, Moment, PathMatch, PathText, PolicyTarget, Retry, RouteKind, Rule as Route, TextMatch,
 };
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::super::io::{Io, TunnelIo};
 use super::*;
@@ -86,7 +87,13 @@ impl World {
     }
 }
 
-async fn serve(io: Io, name: &'static str, says: Says, seen: Seen) {
+/// Serves the calls of one connection.
+pub(super) async fn serve(
+    io: impl AsyncRead + AsyncWrite + Unpin,
+    name: &'static str,
+    says: Says,
+    seen: Seen,
+) {
     let mut connection = h2::server::handshake(io).await.unwrap();
     while let Some(Ok((request, respond))) = connection.accept().await {
         tokio::spawn(answer((request, respond), name, says, Arc::clone(&seen)));
@@ -152,7 +159,7 @@ pub(super) struct Caller {
 #[derive(Debug, PartialEq)]
 pub(super) struct Ended {
     pub(super) code: String,
-    said: String,
+    pub(super) said: String,
     /// By a head that was all.
     at_once: bool,
 }

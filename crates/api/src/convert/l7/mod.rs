@@ -1,14 +1,16 @@
-//! `airglow.l7.v1` to and from `model::l7`: rules and traffic policies.
+//! `airglow.l7.v1` to and from `model::l7`: rules, traffic policies and the TLS towards backends.
 //!
 //! A rule of which something can't be understood is kept with what it matches and a refusal, so that its traffic is
 //! answered with 500 and by no other rule. Only what says neither which rule it is nor whom it is about is refused whole.
 
+mod backend_tls;
 mod balancing;
 mod filter;
 mod matching;
 mod policy;
 mod settings;
 
+pub(crate) use backend_tls::backend_tls;
 pub(crate) use policy::{name_of, policy};
 
 use model::Str;
