@@ -84,8 +84,7 @@ impl Answer {
     }
 
     fn count_cancelled(&mut self) {
-        let mut cx = Context::from_waker(Waker::noop());
-        if self.poll_cancelled(&mut cx).is_ready() {
+        if self.poll_cancelled(&mut Context::from_waker(Waker::noop())).is_ready() {
             self.in_hand.cancelled.fetch_add(1, Ordering::AcqRel);
             self.in_hand.waker.wake();
         }
@@ -137,6 +136,11 @@ impl Incoming {
         self.answer.count_cancelled();
         self.answer.answered = true;
         answer(&mut self.answer.respond, status);
+    }
+
+    /// The peer has given up already.
+    pub(crate) fn is_cancelled(&mut self) -> bool {
+        self.answer.poll_cancelled(&mut Context::from_waker(Waker::noop())).is_ready()
     }
 
     /// Resolves when the peer gives up waiting for the answer.

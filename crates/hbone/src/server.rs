@@ -238,7 +238,9 @@ where
         };
         self.pulse.touch();
         let said = (authority, head.headers);
-        Some(Incoming::new(said, (recv, respond), self.windows.share().credit(), &self.in_hand))
+        let mut incoming = Incoming::new(said, (recv, respond), self.windows.share().credit(), &self.in_hand);
+        // Nobody waits for an answer, so nobody should work for one. Dropped, it counts as cancelled.
+        if incoming.is_cancelled() { None } else { Some(incoming) }
     }
 
     fn poll_health(&mut self, cx: &mut Context<'_>) -> Poll<Health> {

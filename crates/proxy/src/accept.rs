@@ -10,10 +10,14 @@ use hbone::{AcceptError, Incoming, ServerConnection, ServerLimits};
 use identity::{BadPeer, Certificate, peer_expiry, peer_identity};
 use model::identity::Identity;
 use tokio::net::TcpStream;
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::{JoinError, JoinSet, yield_now};
 use tokio::time::{Instant, sleep_until};
 
 use crate::expiry::{GRACE, first_of};
+
+/// Streams of one tunnel that are begun before others of the thread get their turn: a packet may open a hundred, which take a
+/// millisecond.
+const STREAMS_AT_ONCE: usize = 16;
 
 /// A tunnel whose peer has proven who it is.
 pub struct Accepted {
@@ -66,10 +70,17 @@ pub async fn serve<F>(
     let mut over = pin!(sleep_until(expires));
     let mut leave = pin!(leave);
     let mut leaving = false;
+    let mut begun = 0_usize;
     loop {
         tokio::select! {
             incoming = connection.next() => match incoming {
-                Some(Ok(incoming)) => drop(streams.spawn(handle(incoming))),
+                Some(Ok(incoming)) => {
+                    drop(streams.spawn(handle(incoming)));
+                    begun += 1;
+                    if begun.is_multiple_of(STREAMS_AT_ONCE) {
+                        yield_now().await;
+                    }
+                }
                 Some(Err(error)) => {
                     tracing::debug!(%client, %peer, %error, "a tunnel ended");
                     break;

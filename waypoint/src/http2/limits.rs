@@ -53,6 +53,10 @@ pub const INTERIMS_MAX: u32 = 16;
 /// Streams that a peer may have reset before we came to look at them. More are a rapid reset, and end the connection.
 pub const PENDING_RESETS: usize = 100;
 
+/// Requests of one connection that are begun before others of the thread get their turn. A packet may hold a hundred, which take
+/// two milliseconds; as many as a busy connection has at once are begun together, so that what they say leaves together.
+pub const REQUESTS_AT_ONCE: usize = 32;
+
 /// Streams that we reset and still remember, so that what the peer sent before it knew is ignored, not punished.
 pub const REMEMBERED_RESETS: usize = 1000;
 

@@ -3,11 +3,11 @@
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use h2::Reason;
-use h2::server::{Builder, Connection};
+use h2::server::{Builder, Connection, SendResponse};
 use hbone::{Allowance, Guard};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
@@ -17,7 +17,8 @@ use super::exchange::{self, Over};
 use super::io::{self, Control, Gathered};
 use super::limits::{
     CANCELLED_BURST, CANCELLED_PER_SECOND, CLIENT_STREAMS_MAX, CLIENT_WINDOW, DRAINING_IDLE, FRAME, GOODBYE,
-    HEAD_BYTES_MAX, HEAD_TIME, IDLE, PENDING_RESETS, REMEMBERED_RESETS, SEND_BUFFER, STREAM_WINDOW,
+    HEAD_BYTES_MAX, HEAD_TIME, IDLE, PENDING_RESETS, REMEMBERED_RESETS, REQUESTS_AT_ONCE, SEND_BUFFER,
+    STREAM_WINDOW,
 };
 use super::link::Upstream;
 use super::stalls::Stalls;
@@ -44,13 +45,13 @@ where
         polled
     });
     let Ok(Ok(connection)) = timeout(HEAD_TIME, begun).await else { return };
-    let cancelled = Allowance::new(CANCELLED_BURST, CANCELLED_PER_SECOND, Instant::now());
+    let allowance = Allowance::new(CANCELLED_BURST, CANCELLED_PER_SECOND, Instant::now());
     let mut served = Served {
         connection,
         control,
         requests: JoinSet::new(),
         stalls,
-        cancelled,
+        allowance,
         phase: Phase::Open,
         rested: Instant::now(),
         timer: Timer::default(),
@@ -79,6 +80,11 @@ fn builder() -> Builder {
     builder
 }
 
+/// Whether the client has reset a request already.
+fn is_reset(respond: &mut SendResponse<Bytes>) -> bool {
+    respond.poll_reset(&mut Context::from_waker(Waker::noop())).is_ready()
+}
+
 enum Phase {
     Open,
     /// The client was told that no more requests are taken.
@@ -92,7 +98,8 @@ struct Served<Io> {
     control: Control<Io>,
     requests: JoinSet<Over>,
     stalls: Arc<Stalls>,
-    cancelled: Allowance,
+    /// Of requests that are cancelled before they are answered.
+    allowance: Allowance,
     phase: Phase,
     /// When the last request was over.
     rested: Instant,
@@ -128,9 +135,14 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Served<Io> {
         D: Decide<Upstream = Upstream> + Send + 'static,
         D::Exchange: 'static,
     {
-        loop {
+        for _ in 0..REQUESTS_AT_ONCE {
             match self.connection.poll_accept(cx) {
-                Poll::Ready(Some(Ok((request, respond)))) => {
+                Poll::Ready(Some(Ok((request, mut respond)))) => {
+                    if is_reset(&mut respond) {
+                        // It came with its own end: nobody should work for it.
+                        self.cancelled(cx);
+                        continue;
+                    }
                     // Boxed before it is a task's: it is large, and a task is moved several times.
                     self.requests.spawn(Box::pin(exchange::run(
                         Arc::clone(decide),
@@ -146,6 +158,16 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Served<Io> {
                 Poll::Pending => return Poll::Pending,
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// The client had no more use for a request before it was answered.
+    fn cancelled(&mut self, cx: &mut Context<'_>) {
+        self.rested = Instant::now();
+        if !self.allowance.spend(1.0, self.rested) {
+            self.throw_out(cx);
+        }
     }
 
     /// Takes leave of requests that are over.
@@ -154,11 +176,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Served<Io> {
             self.rested = Instant::now();
             match over {
                 Ok(Over::Answered) => {}
-                Ok(Over::Cancelled) => {
-                    if !self.cancelled.spend(1.0, self.rested) {
-                        self.throw_out(cx);
-                    }
-                }
+                Ok(Over::Cancelled) => self.cancelled(cx),
                 Err(error) => tracing::error!(%error, "a request ended by a fault of ours; please report it"),
             }
         }
