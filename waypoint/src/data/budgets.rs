@@ -87,6 +87,11 @@ fn sharing(budget: &Budget) -> TunnelLimits {
 
 #[cfg(test)]
 impl Budgets {
+    /// What streams towards endpoints hold now.
+    pub(super) fn held_of_endpoints(&self) -> usize {
+        self.endpoints.held()
+    }
+
     /// What a client's streams hold now.
     pub(super) fn held(&self, client: IpAddr) -> usize {
         self.clients.lock().get(&client).map_or(0, |(budget, _)| budget.held())

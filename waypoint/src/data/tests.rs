@@ -450,6 +450,45 @@ async fn what_one_client_may_hold_is_bounded_and_not_the_others_trouble() {
 }
 
 #[tokio::test]
+async fn answers_that_nobody_reads_are_counted_where_they_are_held() {
+    let mut world = World::new().await;
+    world.endpoint("talker", "127.7.8.4");
+    let talk = |incoming: Incoming| {
+        tokio::spawn(async move {
+            let mut stream = incoming.accept(HeaderMap::new()).unwrap();
+            let head = "HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n";
+            let mut sent = stream.send(Bytes::from_static(head.as_bytes()));
+            let piece = Bytes::from(vec![b'x'; 64 << 10]);
+            while sent.is_ok() {
+                let room = std::future::poll_fn(|cx| stream.poll_capacity(cx, piece.len())).await;
+                sent = room.and_then(|room| stream.send(piece.slice(..room)));
+            }
+        });
+    };
+    world.takes("127.7.8.4", talk).await;
+    let client = world.client("client").await;
+    let mut streams = Vec::new();
+    for _ in 0..32 {
+        let mut stream = open(&client, "web.shop.svc.cluster.local:80").await.unwrap();
+        stream.send(Bytes::from_static(b"GET / HTTP/1.1\r\nhost: web\r\n\r\n")).unwrap();
+        streams.push(stream);
+    }
+    soon("a hoard", async {
+        while world.budgets.held_of_endpoints() < 4 << 20 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await;
+    drop(streams);
+    soon("its end", async {
+        while world.budgets.held_of_endpoints() > 0 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_drain_lets_streams_end_and_takes_no_new_ones() {
     let mut world = World::new().await;
     world.endpoint("one", "127.7.6.1");

@@ -109,7 +109,10 @@ impl Pump {
             self.plan(from, to, tap)?;
             while self.ready > 0 || to.has_output() {
                 let body = &from.input.filled()[..self.ready];
-                let count = ready!(to.poll_write(cx, body)).map_err(Broken::Sink)?;
+                let Poll::Ready(written) = to.poll_write(cx, body) else {
+                    return from.poll_held_up(cx).map(|error| Err(Broken::Source(error)));
+                };
+                let count = written.map_err(Broken::Sink)?;
                 from.input.consume(count);
                 self.ready -= count;
                 *moved = true;

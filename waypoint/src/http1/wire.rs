@@ -55,6 +55,18 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Wire<Io> {
         Poll::Ready(Ok(count))
     }
 
+    /// Says that nobody can take what comes, so that it is counted where it is held. Resolves when the stream is broken, or is
+    /// ended because all together hold too much.
+    pub(super) fn poll_held_up(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        if self.ended {
+            return Poll::Pending;
+        }
+        match Pin::new(&mut self.io).poll_read(cx, &mut ReadBuf::new(&mut [])) {
+            Poll::Ready(Err(error)) => Poll::Ready(error),
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+        }
+    }
+
     /// Reads ahead while there is room, so that a peer that has gone is noticed. Resolves when it has.
     pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         while !self.ended && self.input.has_room() {
