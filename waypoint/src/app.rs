@@ -24,12 +24,14 @@ use proxy::process::Process;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
+use xds::{Demand, Mode, Subscription};
 
 use crate::admin;
 use crate::balance::Registry;
 use crate::config::Config;
 use crate::data::Shared;
 use crate::data::abreast::Past;
+use crate::data::clients::Clients;
 use crate::data::inbound::Tunnels;
 use crate::data::mirror::Counts;
 use crate::data::plain::Plain;
@@ -39,6 +41,15 @@ use crate::rules::{Book, Rules};
 use crate::spans::Tracer;
 use crate::telemetry::Telemetry;
 use crate::watched::{Board, Watched};
+
+/// What is asked for, in this order: what is to be guarded is not told before what holds for it, when a session begins either.
+const KINDS: [&str; 5] = [
+    type_url::AUTHORIZATION,
+    type_url::L7_BACKEND_TLS,
+    type_url::L7_POLICY,
+    type_url::L7_RULE,
+    type_url::ADDRESS,
+];
 
 /// Runs the waypoint until it is told to stop.
 ///
@@ -104,25 +115,13 @@ fn control_side(
     );
 
     let (mesh, writer) = MeshState::new(Mesh::new(config.root_namespace.clone()));
-    // Asked for in this order, so that what it guards is not told before what holds for it, after a time without a controller either.
-    let kinds = [
-        type_url::AUTHORIZATION,
-        type_url::L7_BACKEND_TLS,
-        type_url::L7_POLICY,
-        type_url::L7_RULE,
-        type_url::ADDRESS,
-    ];
-    let latches = kinds.map(|kind| (kind, process.readiness.latch(format!("discovery of {kind}"))));
+    let latches = KINDS.map(|kind| (kind, process.readiness.latch(format!("discovery of {kind}"))));
     let (moved, policies) = watch::channel(0);
     let book = Arc::new(ArcSwap::from_pointee(Book::default()));
     let rules = Rules::new(config.own.gateway());
-    let sink = Discovery::new(writer, (rules, Arc::clone(&book)), moved, BTreeMap::from(latches));
-    let node = xds::Node {
-        id: format!("waypoint~127.0.0.1~{}~cluster.local", config.own.workload),
-        metadata: BTreeMap::new(),
-    };
-    let wanted = kinds.map(|type_url| xds::Subscription { type_url, mode: xds::Mode::Wildcard });
-    let (client, _) = xds::Client::new(xds::client::Config::new(node, wanted.to_vec()), control, sink);
+    let (known, clients) = MeshState::new(Mesh::new(config.root_namespace.clone()));
+    let sink = Discovery::new((writer, clients), (rules, Arc::clone(&book)), moved, BTreeMap::from(latches));
+    let (client, demand) = discovery(config, control, sink);
     tasks.spawn_infallible("discovery", client.run());
 
     let mut tracer = None;
@@ -138,6 +137,7 @@ fn control_side(
     let shared = Arc::new(Shared {
         own: config.own.clone(),
         mesh,
+        clients: Clients::new(known, demand),
         past: Past::default(),
         book,
         certificates,
@@ -152,6 +152,22 @@ fn control_side(
     });
     tasks.spawn_infallible("past", Past::follow(Arc::clone(&shared)));
     Ok((shared, board))
+}
+
+/// The discovery client, and the way to ask it who clients are.
+fn discovery(
+    config: &Config,
+    control: Control,
+    sink: Discovery,
+) -> (xds::Client<Control, Discovery>, Demand) {
+    let node = xds::Node {
+        id: format!("waypoint~127.0.0.1~{}~cluster.local", config.own.workload),
+        metadata: BTreeMap::new(),
+    };
+    let wanted = KINDS.map(|type_url| Subscription { type_url, mode: Mode::Wildcard });
+    let clients = Subscription { type_url: type_url::CLIENT, mode: Mode::OnDemand };
+    let wanted = wanted.into_iter().chain([clients]).collect();
+    xds::Client::new(xds::client::Config::new(node, wanted), control, sink)
 }
 
 /// Releases `latch` when there is a certificate. Nobody could be served before.

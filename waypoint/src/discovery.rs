@@ -1,4 +1,5 @@
-//! What the controller tells this waypoint: the mesh, and the routes and traffic policies that it follows.
+//! What the controller tells this waypoint: what of the mesh it may connect to, the routes and traffic policies that it follows, and who
+//! its clients are.
 //!
 //! The sink of the discovery client: applies what is valid, names what is not. Decides nothing.
 
@@ -19,6 +20,8 @@ use crate::rules::{Book, Change, Rules};
 #[derive(Debug)]
 pub(crate) struct Discovery {
     writer: MeshWriter,
+    /// Of workloads that were looked up as clients.
+    clients: MeshWriter,
     rules: Rules,
     /// What requests are held against.
     book: Arc<ArcSwap<Book>>,
@@ -29,14 +32,14 @@ pub(crate) struct Discovery {
 }
 
 impl Discovery {
-    /// Fills a mesh and a book of rules. `latches` has one for each type.
+    /// Fills a mesh, another one of clients, and a book of rules. `latches` has one for each type.
     pub(crate) fn new(
-        writer: MeshWriter,
+        (writer, clients): (MeshWriter, MeshWriter),
         (rules, book): (Rules, Arc<ArcSwap<Book>>),
         policies: watch::Sender<u64>,
         latches: BTreeMap<&'static str, Latch>,
     ) -> Self {
-        Self { writer, rules, book, policies, latches }
+        Self { writer, clients, rules, book, policies, latches }
     }
 
     fn take(&mut self, Batch { updates, rejections }: Batch) -> Vec<Rejection> {
@@ -60,6 +63,11 @@ impl Sink for Discovery {
             type_url::ADDRESS => self.take(feed::addresses(added, &removed)),
             type_url::AUTHORIZATION => self.take(feed::policies(added, &removed)),
             type_url::L7_BACKEND_TLS => self.follow(backend_tls(added, &removed)),
+            type_url::CLIENT => {
+                let Batch { updates, rejections } = feed::addresses(added, &removed);
+                self.clients.apply(updates);
+                rejections
+            }
             type_url::L7_RULE => self.follow(rules(added, &removed)),
             type_url::L7_POLICY => self.follow(policies(added, removed)),
             other => feed::unasked(other),
@@ -149,11 +157,15 @@ mod tests {
 
     #[test]
     fn a_rule_that_is_not_understood_is_rejected_and_closes_what_it_is_about() {
-        let (_, writer) = MeshState::new(Mesh::default());
+        let [(_, writer), (_, clients)] = [(); 2].map(|()| MeshState::new(Mesh::default()));
         let book = Arc::new(ArcSwap::from_pointee(Book::default()));
         let rules = Rules::new(("shop".into(), "waypoint".into()));
-        let mut sink =
-            Discovery::new(writer, (rules, Arc::clone(&book)), watch::channel(0).0, BTreeMap::new());
+        let mut sink = Discovery::new(
+            (writer, clients),
+            (rules, Arc::clone(&book)),
+            watch::channel(0).0,
+            BTreeMap::new(),
+        );
         let sound = encode::rule(&made::rule(0, "/a", &[("one", 1)]));
         let resource = |value: Vec<u8>| {
             let mut body = sound.body.clone();

@@ -1,6 +1,7 @@
 //! Workloads and services for tests. Decides nothing about what is right.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 
 use model::identity::Identity;
 use model::l7::{
@@ -12,6 +13,25 @@ use model::service::{
     ServicePort, Vip,
 };
 use model::workload::{TunnelProtocol, Workload, WorkloadUid};
+use xds::{Connection, Connector, Demand, Rejection, Resource, Sink};
+
+/// A discovery client that reaches nobody, and the way to ask it. Where it is dropped whoever asks hears so at once, else nothing.
+pub(crate) fn nobody() -> (impl Sized, Demand) {
+    struct Nobody;
+    impl Connector for Nobody {
+        async fn connect(&mut self) -> Result<Connection, Box<dyn Error + Send + Sync>> {
+            Err("nobody is there".into())
+        }
+    }
+    impl Sink for Nobody {
+        fn apply(&mut self, _: &str, _: Vec<Resource>, _: Vec<String>) -> Vec<Rejection> {
+            Vec::new()
+        }
+        fn synced(&mut self, _: &str) {}
+    }
+    let node = xds::Node { id: String::new(), metadata: BTreeMap::new() };
+    xds::Client::new(xds::client::Config::new(node, Vec::new()), Nobody, Nobody)
+}
 
 /// `spiffe://cluster.local/ns/shop/sa/<account>`.
 pub(crate) fn identity(account: &str) -> Identity {

@@ -1,5 +1,5 @@
-//! Discovery: which resources a caller may see. Workloads, services and policies are everyone's; enrolments are a node's own, and
-//! rules and traffic policies are those waypoints' that follow them.
+//! Discovery: which resources a caller may see. Policies are everyone's, workloads and services every node's; enrolments are a node's
+//! own, and a waypoint is told of what it guards, with the rules and traffic policies about that and what these lead to.
 //!
 //! Owns no session protocol (`xds`) and no resources (`published`).
 
@@ -22,7 +22,7 @@ use xds::{Provider, Resource, Resources, Server};
 use super::gate::Gate;
 use super::published::{Published, Snapshot, Told};
 use super::tokens::{Caller, Role};
-use crate::index::{self, Enrolment};
+use crate::index;
 
 /// The order in which nodes are told: a policy before the workloads that name it, because a workload that names a policy which is
 /// not known is refused everything.
@@ -35,7 +35,7 @@ const OF_NODES: [Step; 3] = [
 /// The order in which waypoints are told: the TLS towards services before these, what rules lead to before the rules, these before the
 /// services that are theirs to guard, and in the same order backwards what is gone. So no request passes without a rule that it
 /// should meet, meets one that leads nowhere, or goes in plaintext where TLS is wanted.
-const OF_WAYPOINTS: [Step; 10] = [
+const OF_WAYPOINTS: [Step; 11] = [
     Step::whole(type_url::AUTHORIZATION),
     Step { type_url: type_url::L7_BACKEND_TLS, part: Part::Changes },
     Step { type_url: type_url::ADDRESS, part: Part::Early },
@@ -46,6 +46,7 @@ const OF_WAYPOINTS: [Step; 10] = [
     Step { type_url: type_url::L7_POLICY, part: Part::Removals },
     Step { type_url: type_url::ADDRESS, part: Part::Removals },
     Step { type_url: type_url::L7_BACKEND_TLS, part: Part::Removals },
+    Step::whole(type_url::CLIENT),
 ];
 
 /// The largest request: a node that comes back names everything that it holds, at about 100 bytes each.
@@ -86,8 +87,15 @@ impl Provider for Nodes {
         let now = self.0.now();
         match &caller.role {
             Role::Node => Seen { node: Some(caller.node.clone()), told: Told::default(), now },
-            Role::Waypoint(_) => {
-                let told = waypoint(caller, &now).map(|pod| now.told(pod)).unwrap_or_default();
+            Role::Waypoint(identity) => {
+                let pods: Vec<_> = match &caller.pod {
+                    Some(uid) => now.waypoint(uid).into_iter().collect(),
+                    // A proof that is bound to none stands for any of its account: these are alike.
+                    None => now.waypoints().filter(|pod| pod.identity == *identity).collect(),
+                };
+                let mut told = pods.first().map(|pod| now.told(pod)).unwrap_or_default();
+                told.addresses
+                    .extend(pods.iter().filter_map(|pod| now.addresses.get(&pod.workload.0).cloned()));
                 Seen { node: None, told, now }
             }
         }
@@ -110,6 +118,7 @@ pub struct Seen {
 impl View for Seen {
     fn snapshot(&self, type_url: &str) -> Resources {
         match type_url {
+            type_url::ADDRESS if self.node.is_none() => self.told.addresses.clone(),
             type_url::ADDRESS => self.now.addresses.clone(),
             type_url::AUTHORIZATION => self.now.authorizations.clone(),
             // Nodes begin no TLS of this kind.
@@ -126,21 +135,13 @@ impl View for Seen {
     fn lookup(&self, type_url: &str, key: &str) -> Vec<Arc<Resource>> {
         match type_url {
             type_url::ADDRESS => self.now.find_addresses(key),
+            type_url::CLIENT => self.now.find_workloads(key),
             _ => self.snapshot(type_url).get(key).cloned().into_iter().collect(),
         }
     }
 
     fn waits(&self, type_url: &str, name: &str) -> bool {
         type_url == type_url::ADDRESS && self.told.guarded.contains(name)
-    }
-}
-
-/// The waypoint's pod that calls. A proof that is bound to none stands for any of its account: these are alike.
-fn waypoint<'a>(caller: &Caller, now: &'a Snapshot) -> Option<&'a Enrolment> {
-    let Role::Waypoint(identity) = &caller.role else { return None };
-    match &caller.pod {
-        Some(uid) => now.waypoint(uid).map(|pod| &**pod),
-        None => now.waypoints().find(|pod| pod.identity == *identity).map(|pod| &**pod),
     }
 }
 

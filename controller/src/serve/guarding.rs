@@ -11,6 +11,8 @@ use model::Str;
 use model::l7::{BackendTarget, Filter, PolicyName, PolicyTarget, Rule, RuleKey};
 use model::service::{Service, ServiceName};
 
+use super::needs::Stale;
+
 /// Who is told of what.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Guarding {
@@ -19,13 +21,15 @@ pub(super) struct Guarding {
     guarded: OrdMap<ServiceName, Vec<String>>,
     /// A service to the rules about it.
     about: OrdMap<ServiceName, OrdSet<RuleKey>>,
+    /// A service to the rules that lead to it.
+    leading: OrdMap<ServiceName, OrdSet<RuleKey>>,
     rules: OrdMap<RuleKey, Arc<Links>>,
     /// What policies are about, to the policies and their resources' names.
     policies: OrdMap<PolicyTarget, OrdMap<PolicyName, String>>,
 }
 
 /// The services that a rule names.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 struct Links {
     parents: Vec<ServiceName>,
     leads_to: Vec<ServiceName>,
@@ -41,43 +45,72 @@ pub(super) struct Named {
 
 impl Guarding {
     /// A service is there, or another one than before.
-    pub(super) fn service(&mut self, service: &Service) {
-        self.service_removed(&service.id);
+    pub(super) fn service(&mut self, service: &Service, stale: &mut Stale) {
         let weighted = service.weighted_waypoints.iter().map(|waypoint| &waypoint.destination);
         let waypoints = service.waypoint.iter().chain(weighted).map(|at| at.destination.to_string());
-        let waypoints: Vec<String> = waypoints.collect();
-        for waypoint in &waypoints {
-            self.guards.entry(waypoint.clone()).or_default().insert(service.id.clone());
-        }
-        if !waypoints.is_empty() {
-            self.guarded.insert(service.id.clone(), waypoints);
-        }
+        self.guard(&service.id, waypoints.collect(), stale);
     }
 
-    pub(super) fn service_removed(&mut self, service: &ServiceName) {
-        for waypoint in self.guarded.remove(service).unwrap_or_default() {
-            take(&mut self.guards, &waypoint, service);
+    pub(super) fn service_removed(&mut self, service: &ServiceName, stale: &mut Stale) {
+        self.guard(service, Vec::new(), stale);
+    }
+
+    fn guard(&mut self, service: &ServiceName, waypoints: Vec<String>, stale: &mut Stale) {
+        let before = self.guarded.remove(service).unwrap_or_default();
+        if before != waypoints {
+            stale.services.insert(service.clone());
+            let rules = self.about.get(service).into_iter().flatten();
+            let links = rules.filter_map(|key| self.rules.get(key));
+            stale.services.extend(links.flat_map(|links| &links.leads_to).cloned());
+        }
+        for waypoint in &before {
+            take(&mut self.guards, waypoint, service);
+        }
+        for waypoint in &waypoints {
+            self.guards.entry(waypoint.clone()).or_default().insert(service.clone());
+        }
+        if !waypoints.is_empty() {
+            self.guarded.insert(service.clone(), waypoints);
         }
     }
 
     /// A rule is there, or another one than before.
-    pub(super) fn rule(&mut self, rule: &Rule) {
-        self.rule_removed(&rule.key);
+    pub(super) fn rule(&mut self, rule: &Rule, stale: &mut Stale) {
         let links = Links {
             parents: rule.parents.iter().map(|parent| parent.service.clone()).collect(),
             leads_to: leads_to(rule).cloned().collect(),
         };
+        if self.rules.get(&rule.key).is_some_and(|before| **before == links) {
+            return;
+        }
+        self.rule_removed(&rule.key, stale);
         for service in &links.parents {
             self.about.entry(service.clone()).or_default().insert(rule.key.clone());
         }
+        for service in &links.leads_to {
+            self.leading.entry(service.clone()).or_default().insert(rule.key.clone());
+        }
+        stale.services.extend(links.leads_to.iter().cloned());
         self.rules.insert(rule.key.clone(), Arc::new(links));
     }
 
-    pub(super) fn rule_removed(&mut self, key: &RuleKey) {
+    pub(super) fn rule_removed(&mut self, key: &RuleKey, stale: &mut Stale) {
         let Some(links) = self.rules.remove(key) else { return };
         for service in &links.parents {
             take(&mut self.about, service, key);
         }
+        for service in &links.leads_to {
+            take(&mut self.leading, service, key);
+        }
+        stale.services.extend(links.leads_to.iter().cloned());
+    }
+
+    /// What the waypoints are called that guard a service, or are led there by a rule about one that they guard.
+    pub(super) fn interested(&self, service: &ServiceName) -> BTreeSet<String> {
+        let rules = self.leading.get(service).into_iter().flatten();
+        let links = rules.filter_map(|key| self.rules.get(key));
+        let parents = links.flat_map(|links| &links.parents).chain([service]);
+        parents.filter_map(|service| self.guarded.get(service)).flatten().cloned().collect()
     }
 
     /// A policy is there under that name of a resource.

@@ -7,9 +7,11 @@ mod connections;
 mod discovery;
 mod gate;
 mod guarding;
+mod needs;
 mod node;
 pub mod published;
 mod rate;
+mod retiring;
 mod token_review;
 mod tokens;
 

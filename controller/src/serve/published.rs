@@ -3,6 +3,7 @@
 //! One writer ([`Publisher`]); readers take a whole, immutable [`Snapshot`]. Owns no session and no rights.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,19 +14,15 @@ use model::Str;
 use model::identity::Identity;
 use model::l7;
 use model::policy::{PolicyName, PolicyScope};
-use model::service::ServiceName;
 use model::store::Update;
 use model::workload::Workload;
 use tokio::sync::watch;
 use xds::{Resource, Resources};
 
 use super::guarding::Guarding;
+use super::needs::{Needs, Stale};
+use super::retiring::Retiring;
 use crate::index::{Change, Enrolment};
-
-/// How long a policy that workloads named stays known after its removal. They are told to name it no more at once; a
-/// workload that names a policy which is not known is refused everything, so the policy goes when all have heard. Likewise the TLS towards
-/// a service that is gone: who has not heard of that yet would send plaintext.
-const RETIREMENT: Duration = Duration::from_secs(30);
 
 /// Everything at one moment. Cloning is O(1).
 #[derive(Clone, Debug, Default)]
@@ -45,15 +42,18 @@ pub struct Snapshot {
     /// Pods of waypoints, by their uids.
     waypoints: OrdMap<Str, Arc<Enrolment>>,
     /// Alias to the names of what has it.
-    aliases: OrdMap<String, OrdSet<String>>,
+    pub(super) aliases: OrdMap<String, OrdSet<String>>,
     /// Service to the workloads that back it.
-    backing: OrdMap<String, OrdSet<String>>,
-    guarding: Guarding,
+    pub(super) backing: OrdMap<String, OrdSet<String>>,
+    pub(super) guarding: Guarding,
+    needs: Needs,
 }
 
 /// What a waypoint is told of.
 #[derive(Clone, Debug, Default)]
 pub struct Told {
+    /// Workloads and services.
+    pub addresses: Resources,
     /// Rules of routes.
     pub rules: Resources,
     /// Traffic policies.
@@ -106,6 +106,7 @@ impl Snapshot {
         let Identity { namespace, service_account, .. } = &pod.identity;
         let named = self.guarding.told(&pod.guards_as, (namespace.clone(), service_account.clone()));
         Told {
+            addresses: self.needs.told(&pod.guards_as, &pod.workload.0, &self.addresses),
             rules: select(&self.rules, named.rules),
             policies: select(&self.traffic, named.policies),
             guarded: named.guarded,
@@ -121,6 +122,15 @@ impl Snapshot {
         let backing: Vec<_> = names.iter().filter_map(|name| self.backing.get(name)).cloned().collect();
         names.extend(backing.into_iter().flatten());
         names.iter().filter_map(|name| self.addresses.get(name)).cloned().collect()
+    }
+
+    /// The workloads that have the address `key`, or the uid.
+    #[must_use]
+    pub fn find_workloads(&self, key: &str) -> Vec<Arc<Resource>> {
+        let named = self.addresses.get(key).map(|resource| &resource.name);
+        let names = named.into_iter().chain(self.aliases.get(key).into_iter().flatten());
+        let workloads = names.filter(|name| self.needs.is_workload(name));
+        workloads.filter_map(|name| self.addresses.get(name)).cloned().collect()
     }
 
     fn insert_address(&mut self, resource: Resource) {
@@ -169,7 +179,7 @@ fn select(all: &Resources, names: BTreeSet<String>) -> Resources {
     selected
 }
 
-fn remove_from(sets: &mut OrdMap<String, OrdSet<String>>, key: &str, value: &str) {
+pub(super) fn remove_from(sets: &mut OrdMap<String, OrdSet<String>>, key: &str, value: &str) {
     let Some(set) = sets.get_mut(key) else { return };
     set.remove(value);
     if set.is_empty() {
@@ -222,10 +232,9 @@ pub struct Publisher {
     scopes: BTreeMap<PolicyName, PolicyScope>,
     /// Which services each workload backs, as last published.
     backed: BTreeMap<String, Vec<String>>,
-    /// Removed policies that may still be named, and when they go.
-    retiring: BTreeMap<PolicyName, Duration>,
-    /// Likewise of services that are gone, with the TLS towards their endpoints.
-    retiring_tls: BTreeMap<ServiceName, Duration>,
+    retiring: Retiring,
+    /// What waypoints may need otherwise than before.
+    stale: Stale,
 }
 
 impl Publisher {
@@ -240,8 +249,8 @@ impl Publisher {
             changed,
             scopes: BTreeMap::new(),
             backed: BTreeMap::new(),
-            retiring: BTreeMap::new(),
-            retiring_tls: BTreeMap::new(),
+            retiring: Retiring::default(),
+            stale: Stale::default(),
         };
         (publisher, Published { snapshot, changed: watched })
     }
@@ -257,18 +266,16 @@ impl Publisher {
                 Change::Enrolment(enrolment) => self.next.enrol(&enrolment),
                 Change::EnrolmentRemoved { node, uid } => self.next.forget(&node, &uid),
                 Change::BackendTls(tls) => {
-                    self.retiring_tls.remove(&tls.service);
+                    self.retiring.tls_is_back(&tls.service);
                     self.next.backend_tls.insert(Resource::from(encode::backend_tls(&tls)));
                 }
-                Change::BackendTlsRemoved(service) => {
-                    self.retiring_tls.insert(service, now + RETIREMENT);
-                }
+                Change::BackendTlsRemoved(service) => self.retiring.tls(service, now),
                 Change::Rule(rule) => {
-                    self.next.guarding.rule(&rule);
+                    self.next.guarding.rule(&rule, &mut self.stale);
                     self.next.rules.insert(Resource::from(encode::rule(&rule)));
                 }
                 Change::RuleRemoved(key) => {
-                    self.next.guarding.rule_removed(&key);
+                    self.next.guarding.rule_removed(&key, &mut self.stale);
                     self.next.rules.remove(&key.to_string());
                 }
                 Change::Traffic(policy) => self.traffic(&policy),
@@ -279,44 +286,29 @@ impl Publisher {
                 }
             }
         }
-        self.let_go();
-        self.flush();
-    }
-
-    /// Takes out at once the TLS that nobody wants any more of services that are there: they are to be reached without. What is gone
-    /// as well may be known to waypoints for a moment longer.
-    fn let_go(&mut self) {
-        let Self { next, retiring_tls, .. } = self;
-        let is_over = |service: &ServiceName| next.addresses.get(&service.to_string()).is_some();
-        let over: Vec<_> = retiring_tls.extract_if(.., |service, _| is_over(service)).collect();
-        for (service, _) in over {
-            next.backend_tls.remove(&service.to_string());
-        }
+        self.retiring.let_go(&mut self.next);
+        self.flush(now);
     }
 
     /// When there is something to do even if nothing changes.
     #[must_use]
     pub fn next_retirement(&self) -> Option<Duration> {
-        self.retiring.values().chain(self.retiring_tls.values()).min().copied()
+        self.retiring.next().into_iter().chain(self.stale.next()).min()
     }
 
-    /// Takes out the policies whose time has come.
+    /// Takes out the policies whose time has come, and what waypoints are told of for a while yet.
     pub fn retire(&mut self, now: Duration) {
-        let due: Vec<_> = self.retiring.extract_if(.., |_, at| *at <= now).map(|(name, _)| name).collect();
-        let tls = self.retiring_tls.extract_if(.., |_, at| *at <= now);
-        let tls: Vec<_> = tls.map(|(service, _)| service).collect();
-        if !(due.is_empty() && tls.is_empty()) {
-            for name in due {
-                self.next.authorizations.remove(&name.to_string());
-            }
-            for service in tls {
-                self.next.backend_tls.remove(&service.to_string());
-            }
-            self.flush();
+        if self.next_retirement().is_none_or(|at| at > now) {
+            return;
         }
+        self.retiring.take_out(&mut self.next, now);
+        self.flush(now);
     }
 
-    fn flush(&mut self) {
+    fn flush(&mut self, now: Duration) {
+        let mut needs = mem::take(&mut self.next.needs);
+        needs.settle(&mut self.stale, &self.next, now);
+        self.next.needs = needs;
         self.snapshot.store(Arc::new(self.next.clone()));
         self.changed.send_modify(|sequence| *sequence = sequence.wrapping_add(1));
     }
@@ -324,14 +316,12 @@ impl Publisher {
     fn update(&mut self, update: Update, now: Duration) {
         match update {
             Update::Policy(policy) => {
-                self.retiring.remove(&policy.id);
+                self.retiring.policy_is_back(&policy.id);
                 self.next.authorizations.insert(Resource::from(encode::policy(&policy)));
                 self.scopes.insert(policy.id, policy.scope);
             }
             Update::PolicyRemoved(name) => match self.scopes.remove(&name) {
-                Some(PolicyScope::Selector) => {
-                    self.retiring.insert(name, now + RETIREMENT);
-                }
+                Some(PolicyScope::Selector) => self.retiring.policy(name, now),
                 Some(PolicyScope::Global | PolicyScope::Namespace) | None => {
                     self.next.authorizations.remove(&name.to_string());
                 }
@@ -339,19 +329,23 @@ impl Publisher {
             // What can't be enforced is a refused resource on the wire; the index has none of those.
             Update::PolicyUnenforceable(..) => {}
             Update::Service(service) => {
-                self.next.guarding.service(&service);
+                self.next.guarding.service(&service, &mut self.stale);
+                self.stale.add(service.id.to_string());
                 self.next.insert_address(encode::service(&service).into());
             }
             Update::ServiceRemoved(name) => {
-                self.next.guarding.service_removed(&name);
+                self.next.guarding.service_removed(&name, &mut self.stale);
+                self.stale.add(name.to_string());
                 self.next.remove_address(&name.to_string());
             }
             Update::Workload(workload) => {
                 self.back(workload.uid.to_string(), services(&workload));
+                self.next.needs.workload(&workload, &mut self.stale);
                 self.next.insert_address(encode::workload(&workload).into());
             }
             Update::WorkloadRemoved(uid) => {
                 self.back(uid.to_string(), Vec::new());
+                self.next.needs.workload_removed(&uid.0, &mut self.stale);
                 self.next.remove_address(&uid.0);
             }
         }
@@ -385,6 +379,7 @@ fn services(workload: &Workload) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::index::{Config, Index, Proven};
+    use crate::serve::retiring::RETIREMENT;
     use crate::source::objects::{Event, Key, Kind};
     use crate::source::yaml;
 

@@ -395,7 +395,8 @@ async fn a_waypoint_speaks_for_itself_and_for_nobody_else() {
     }
     assert_eq!(site.report(token, "n1", &[]).await, Err(Code::PermissionDenied));
     let mut seen = site.discover(token, "", Mode::Wildcard);
-    seen.until("the mesh", |seen| seen.synced.len() == 2 && seen.tunnel("pay").is_some()).await;
+    seen.until("itself", |seen| seen.synced.len() == 2 && seen.tunnel("wp-1").is_some()).await;
+    assert_eq!(seen.seen.borrow().tunnel("pay"), None, "it guards nothing");
     assert_eq!(seen.seen.borrow().names(POD_ENROLMENT), [""; 0], "those are the node's");
     // Its session ends with its being a waypoint.
     fs::remove_file(site.path("manifests/waypoint.yaml")).expect("removable");

@@ -134,6 +134,11 @@ impl Mesh {
         self.publisher.publish(changes, Duration::ZERO);
     }
 
+    /// Long after the last change: what lingered has gone.
+    pub(crate) fn later(&mut self) {
+        self.publisher.retire(Duration::from_secs(3600));
+    }
+
     pub(crate) fn report(&mut self, node: &str, pods: &[(&str, Progress)]) -> Vec<String> {
         let state = |(uid, progress): &(&str, Progress)| PodState {
             uid: (*uid).to_owned(),

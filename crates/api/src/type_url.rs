@@ -4,6 +4,8 @@
 pub const ADDRESS: &str = "type.googleapis.com/istio.workload.Address";
 /// `istio.security.Authorization`: an L4 policy.
 pub const AUTHORIZATION: &str = "type.googleapis.com/istio.security.Authorization";
+/// Workloads as [`ADDRESS`] has them, which a waypoint asks for one by one by the addresses of its clients: it knows no others.
+pub const CLIENT: &str = "type.googleapis.com/airglow.l7.v1.Client";
 /// `airglow.l7.v1.Rule`: one rule of a route object.
 pub const L7_RULE: &str = "type.googleapis.com/airglow.l7.v1.Rule";
 /// `airglow.l7.v1.TrafficPolicy`: what a TrafficPolicy says about one of its targets.

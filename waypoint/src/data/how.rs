@@ -72,7 +72,7 @@ fn given(name: &CookieName, ttl: Option<Duration>, way: &mut Way) -> How {
     How::by(value.as_bytes())
 }
 
-/// What a client is known by, from whichever port it connects.
+/// What a client is known by, from whichever port it connects. Not its workload, which may be known a moment later only.
 pub(crate) fn client(facts: &Facts) -> String {
-    facts.source.workload.as_ref().map_or_else(|| facts.client.0.ip().to_string(), |w| w.uid.to_string())
+    facts.client.0.ip().to_string()
 }

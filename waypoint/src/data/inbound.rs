@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use model::address::canonical;
+use model::address::{NetworkAddress, canonical};
 use model::identity::Identity;
 use proxy::accept::{self, Accepted, NotAccepted};
 use proxy::handshakes::MAX_HANDSHAKES;
@@ -50,6 +50,10 @@ pub(crate) async fn handle(context: Arc<Context>, tcp: TcpStream, client: Socket
         Ok(tunnel) => tunnel,
         Err(refusal) => return context.shared.telemetry.turned_away(address, &refusal),
     };
+    let mesh = Arc::clone(&context.shared.mesh.snapshot());
+    let place = NetworkAddress { network: context.shared.network(&mesh), ip: address.ip() };
+    context.shared.clients.meet(&mesh, &place).await;
+    drop(mesh);
     let client = Arc::new(Client { identity: tunnel.peer.clone(), address, share });
     let mut drain = context.shared.drain.clone();
     let leave = async move { drain.begun().await };

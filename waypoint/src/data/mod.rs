@@ -7,6 +7,7 @@ pub(crate) mod abreast;
 mod attempts;
 pub(crate) mod budgets;
 pub(crate) mod classify;
+pub(crate) mod clients;
 pub(crate) mod elsewhere;
 pub(crate) mod endpoints;
 pub(crate) mod exchange;
@@ -37,6 +38,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use daemon::drain;
 use identity::{Certificate, Certificates};
+use model::Str;
+use model::store::Mesh;
 use proxy::handshakes::Handshakes;
 use proxy::mesh::MeshState;
 use proxy::tunnels::Tunnels;
@@ -55,6 +58,7 @@ use crate::watched::Watched;
 pub(crate) struct Shared {
     pub(crate) own: Own,
     pub(crate) mesh: Arc<MeshState>,
+    pub(crate) clients: clients::Clients,
     /// The mesh as it was a moment ago.
     pub(crate) past: abreast::Past,
     /// Routes and traffic policies.
@@ -74,6 +78,11 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// The network that this waypoint is in, as far as it is known.
+    pub(crate) fn network(&self, mesh: &Mesh) -> Str {
+        mesh.workload(&self.own.workload).map(|own| own.network.clone()).unwrap_or_default()
+    }
+
     /// The time as balancing counts it.
     pub(crate) fn now(&self) -> u64 {
         self.at(Instant::now())

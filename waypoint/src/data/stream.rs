@@ -80,9 +80,8 @@ fn facts(context: &Context, client: &Client, (authority, said): (&str, Option<Cl
         .map(|ClientAddr(said)| said)
         .filter(|said| said.ip() == client.address.ip())
         .unwrap_or(client.address);
-    let own = mesh.workload(&context.shared.own.workload);
-    let network = own.map(|own| own.network.clone()).unwrap_or_default();
-    let workload = mesh.workload_by_address(&NetworkAddress { network, ip: address.ip() });
+    let place = NetworkAddress { network: context.shared.network(&mesh), ip: address.ip() };
+    let workload = context.shared.clients.find(&mesh, &place);
     // A workload that is not who the peer has proven to be is another one that had the address before or after.
     let workload = workload.filter(|workload| workload.identity == client.identity);
     Facts {

@@ -38,6 +38,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::budgets::Budgets;
+use super::clients::Clients;
 use super::{Context, Shared, abreast, inbound, mirror};
 use crate::balance::Registry;
 use crate::config::Own;
@@ -133,6 +134,7 @@ impl World {
         let shared = Shared {
             own,
             mesh,
+            clients: Clients::new(MeshState::new(Mesh::default()).0, made::nobody().1),
             past: abreast::Past::default(),
             book: Arc::clone(&book),
             certificates: certificates.clone(),
