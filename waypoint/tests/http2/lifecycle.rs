@@ -14,10 +14,12 @@ use crate::support::{Router, call, drained, mirror, sent, soon, to, whole};
 #[tokio::test]
 async fn a_client_that_cancels_takes_its_request_along_with_the_same_reason() {
     let (tell, mut told) = mpsc::channel(1);
+    let (arrive, mut arrived) = mpsc::channel(1);
     let router = Router::default()
         .server(move |request, mut respond| {
-            let tell = tell.clone();
+            let (tell, arrive) = (tell.clone(), arrive.clone());
             async move {
+                arrive.send(()).await.unwrap();
                 let early = request.uri().path() == "/unanswered";
                 let reason = if early {
                     std::future::poll_fn(|cx| respond.poll_reset(cx)).await
@@ -38,6 +40,8 @@ async fn a_client_that_cancels_takes_its_request_along_with_the_same_reason() {
     ] {
         let (response, mut send) = client.open(call(path), false).await;
         send.send_data(Bytes::from_static(b"x"), false).unwrap();
+        // One that is reset as soon as it is sent is never begun.
+        soon("the request's arrival", arrived.recv()).await.unwrap();
         if path == "/answered" {
             soon("a head", response).await.unwrap();
             send.send_reset(reason);
