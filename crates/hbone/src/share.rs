@@ -111,6 +111,8 @@ pub(crate) struct Credit {
     beside: Beside,
     /// Taken by the application, and not reported to the peer.
     kept: usize,
+    /// Taken since the engine was told anything.
+    unseen: u32,
 }
 
 impl Share {
@@ -150,7 +152,16 @@ impl Share {
 
     pub(crate) fn credit(&self) -> Credit {
         let (share, window) = (self.clone(), self.window());
-        Credit { share, window, received_in: 0, bulk_in: 0, light_in: 0, beside: Beside::Nothing, kept: 0 }
+        Credit {
+            share,
+            window,
+            received_in: 0,
+            bulk_in: 0,
+            light_in: 0,
+            beside: Beside::Nothing,
+            kept: 0,
+            unseen: 0,
+        }
     }
 
     /// Where a stream of this tunnel counts what it holds.
@@ -169,9 +180,12 @@ impl Credit {
         &self.share
     }
 
-    /// The application took `count` bytes; answers how many to report to the peer now.
-    pub(crate) fn taken(&mut self, count: usize) -> usize {
+    /// The application took `count` bytes; answers how many to report to the engine now, none included: what it was told before it
+    /// announces when that is half of what the peer has left, and it only looks when it is told something. A peer that waits for
+    /// what was told and not announced would wait forever.
+    pub(crate) fn taken(&mut self, count: usize) -> Option<usize> {
         self.kept += count;
+        self.unseen = self.unseen.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
         self.moved(count);
         let busy = 1 + self.share.tunnel.receivers.beside(&mut self.received_in, count, true);
         let window = self.share.window();
@@ -181,10 +195,13 @@ impl Credit {
         let hold = (window - part) as usize;
         if self.kept >= hold + step as usize {
             let report = self.kept - hold;
-            self.kept = hold;
-            return report;
+            (self.kept, self.unseen) = (hold, 0);
+            return Some(report);
         }
-        0
+        (self.unseen >= step).then(|| {
+            self.unseen = 0;
+            0
+        })
     }
 
     /// After a change of the window: how many bytes to report, none included, because the engine then sees for itself
@@ -256,6 +273,43 @@ mod tests {
                 (WINDOW as usize - quarter..WINDOW as usize - quarter + STEP as usize).contains(&kept),
                 "{kept}"
             );
+        }
+    }
+
+    /// The engine's side of a window, as h2 does it.
+    struct Engine {
+        peer_has: usize,
+        unannounced: usize,
+    }
+
+    impl Engine {
+        fn comes_and_is_taken(&mut self, count: usize, credit: &mut Credit) {
+            assert!(self.peer_has >= count, "the peer waits, {} kept back", credit.kept);
+            self.peer_has -= count;
+            if let Some(report) = credit.taken(count) {
+                self.unannounced += report;
+                if self.unannounced >= self.peer_has / 2 {
+                    self.peer_has += std::mem::take(&mut self.unannounced);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_stream_that_others_come_beside_goes_on_wherever_it_was() {
+        const PIECE: usize = 1024;
+        for alone in (0..1024).step_by(7) {
+            let share = share(WINDOW);
+            let mut others: Vec<Credit> = (0..8).map(|_| share.credit()).collect();
+            let mut credit = share.credit();
+            let mut engine = Engine { peer_has: WINDOW as usize, unannounced: 0 };
+            (0..alone).for_each(|_| engine.comes_and_is_taken(PIECE, &mut credit));
+            for _ in 0..2048 {
+                engine.comes_and_is_taken(PIECE, &mut credit);
+                others.iter_mut().for_each(|other| {
+                    other.taken(PIECE);
+                });
+            }
         }
     }
 
@@ -344,7 +398,7 @@ mod tests {
             let share = share(window);
             let mut credits: Vec<Credit> = (0..10).map(|_| share.credit()).collect();
             for credit in &mut credits {
-                let reported: usize = (0..window * 4).map(|_| credit.taken(1)).sum();
+                let reported: usize = (0..window * 4).filter_map(|_| credit.taken(1)).sum();
                 assert!(reported > 0, "window {window}");
                 assert!(credit.kept < window as usize, "window {window}: {} kept", credit.kept);
             }

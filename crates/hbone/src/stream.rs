@@ -196,8 +196,7 @@ impl Stream {
     /// `count` received bytes have left: the peer may send as many more.
     pub fn consumed(&mut self, count: usize) {
         self.account.taken(count);
-        let report = self.credit.taken(count);
-        if report > 0 {
+        if let Some(report) = self.credit.taken(count) {
             // It only fails when more is reported than was received, which is a bug of the caller.
             let result = self.recv.flow_control().release_capacity(report);
             debug_assert!(result.is_ok(), "more bytes consumed than were received");
