@@ -91,6 +91,13 @@ impl Node {
         list(&node.path("/sys/fs/bpf").expect("the node is on"), "bpf", &mut pinned);
         let network = "ip rule; ip -6 rule; for family in -4 -6; do ip $family route show table all | \
                        grep 'table ' | grep -v 'table local'; done; true";
+        // An IPv6 address gets its routes when nobody else was found to have it, a second or two after its pod began.
+        let tentative =
+            "for name in /run/netns/*; do nsenter --net=$name ip -6 -oneline address show tentative; done";
+        eventually("every pod has its addresses", || match run(tentative) {
+            none if none.is_empty() => Ok(()),
+            some => Err(some),
+        });
         let each = format!(
             "for name in /run/netns/*; do echo \"== $name\"; nsenter --net=$name sh -c '{NETWORK}'; done"
         );
