@@ -102,16 +102,18 @@ impl Guarded {
         kilobytes.expect("kilobytes") << 10
     }
 
-    /// An access-log line of the waypoint that has all these values.
+    /// Waits for an access-log line of the waypoint that has all these values.
     pub(crate) fn logged(&self, wanted: &[(&str, &str)]) {
         let what = format!("an access-log line of the waypoint with {wanted:?}");
-        lab::wait_until(&what, SOON, || {
-            let output = self.process.output().stdout;
-            let lines = output.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-            let is_it = |line: &Value| wanted.iter().all(|(key, value)| line[*key] == *value);
-            if lines.into_iter().any(|line| is_it(&line)) { Ok(()) } else { Err(output) }
-        })
-        .expect("a line");
+        lab::wait_until(&what, SOON, || self.has_logged(wanted)).expect("a line");
+    }
+
+    /// Whether the waypoint has written such an access-log line; what it has written instead.
+    pub(crate) fn has_logged(&self, wanted: &[(&str, &str)]) -> Result<(), String> {
+        let output = self.process.output().stdout;
+        let lines = output.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let is_it = |line: &Value| wanted.iter().all(|(key, value)| line[*key] == *value);
+        if lines.into_iter().any(|line| is_it(&line)) { Ok(()) } else { Err(output) }
     }
 }
 

@@ -161,14 +161,17 @@ fn backends_are_spoken_to_in_tls_as_long_as_a_policy_wants_it() {
     // And none at all.
     let without = policy(&ca).replace("name: backend-ca, namespace", "name: elsewhere, namespace");
     mesh.lab.apply_yaml("tls.yaml", &without).expect("a policy");
-    lab::wait_until("it can't be carried out", SOON, || {
-        let told = told();
+    lab::wait_until("it is said that it can't be carried out", SOON, || {
         let findings = controller(&mesh.lab, "GET", "/findings")["objects"].to_string();
         let is_said = findings.contains("there is no ConfigMap shop/backend-ca with ca.crt");
-        if told == " 503" && is_said { Ok(()) } else { Err(format!("{told} {findings}")) }
+        if is_said { Ok(()) } else { Err(findings) }
+    })
+    .expect("a finding");
+    lab::wait_until("a refusal for it", SOON, || {
+        assert_eq!(told(), " 503", "nothing is answered under a CA that is unknown");
+        guarded.has_logged(&[("code", "backend-tls-invalid")])
     })
     .expect("a refusal");
-    guarded.logged(&[("code", "backend-tls-invalid")]);
     assert_eq!(seen.plain.load(Relaxed), plain, "no connection in plaintext since the policy holds");
 
     mesh.lab.delete_yaml("tls.yaml").expect("no policy");
