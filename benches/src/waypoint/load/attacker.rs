@@ -14,10 +14,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Mutex;
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsConnector;
 
 use super::abuses::{self, Abuse, Inside};
 use super::client::{Carrier, dial, tunnel};
-use super::sealed::Sealed;
 use super::tunnelled::Tunnelled;
 use crate::waypoint::certificates;
 
@@ -122,7 +122,8 @@ impl Attacker {
         Ok(match self.abuse.inside {
             Inside::Tcp => Box::new(dial(self.way).await?),
             Inside::Handshake | Inside::Tls => {
-                Box::new(Sealed::begin(dial(self.way).await?, &self.certificate).await?)
+                let connector = TlsConnector::from(self.certificate.client_config());
+                Box::new(connector.connect(self.way.1.ip().into(), dial(self.way).await?).await?)
             }
             Inside::Http1 | Inside::Http2 => {
                 let opener = self.tunnel(&self.tunnels[tunnel]).await?;

@@ -11,5 +11,4 @@ mod http2;
 pub(crate) mod message;
 pub(crate) mod origin;
 mod pace;
-mod sealed;
 mod tunnelled;
