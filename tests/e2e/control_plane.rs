@@ -1,14 +1,13 @@
 //! The control plane away, back, wrong and renewed: what nodes know stays in force, and nothing falls back to plaintext.
 
 use std::net::SocketAddr;
-use std::process::Command;
 use std::time::Duration;
 
 use lab::{Env, Lab, LabConfig, Node, Pod, Process, Program, Slice};
 use serde_json::Value;
 
 use crate::load::{Held, Load};
-use crate::mesh::{AMBIENT, Mesh, SOON, admin, beside, curl, get, is_refusal, serve};
+use crate::mesh::{AMBIENT, Mesh, SOON, admin, ask_controller, beside, curl, get, is_refusal, serve};
 use crate::support::peer::{self, Answer};
 use crate::support::proof::{Proof, tls};
 use crate::support::raw::{DATA, GOAWAY, frame};
@@ -88,13 +87,10 @@ fn spawn_ztunnel(node: &Node) -> Process {
     process
 }
 
-/// One request to the controller's admin socket.
+/// One request to the controller's admin socket, which answers it.
 pub(crate) fn controller(lab: &Lab, method: &str, path: &str) -> Value {
-    let socket = lab.dir().join("controller").join("admin.sock").display().to_string();
-    let url = format!("http://controller{path}");
-    let args = ["-sS", "-m", "10", "-X", method, "--unix-socket", &socket, &url];
-    let output = Command::new("curl").args(args).output().expect("curl runs");
-    let text = String::from_utf8_lossy(&output.stdout);
+    let said = ask_controller(lab, method, path);
+    let text = String::from_utf8_lossy(&said);
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{method} {path}: {error} in {text:?}"))
 }
 

@@ -10,7 +10,7 @@ use lab::{Pod, PodSpec, Program};
 use serde_json::{Value, json};
 
 use crate::load::{Held, Load};
-use crate::mesh::{AMBIENT, Mesh, SOON, comes_from, get, logged, refused, serve, workload};
+use crate::mesh::{AMBIENT, Mesh, SOON, comes_from, controller, get, logged, refused, serve, workload};
 
 /// Pods that enter and leave at once, and how often each does: fifty times in all.
 const MEMBERS: usize = 10;
@@ -316,7 +316,7 @@ fn a_pod_of_whom_two_stories_are_told_is_captured_refused_and_reported() {
         urls(&peer).iter().for_each(|url| refused(&odd, url));
         urls(&odd).iter().for_each(|url| refused(&peer, url));
         let reported = || {
-            let told = controller(&mesh, "/enrolments");
+            let told = controller(&mesh.lab, "/enrolments");
             let mut all = told.as_array().into_iter().flatten();
             let known = all.find(|known| known["uid"] == odd.uid()).cloned().unwrap_or_default();
             let said = known["message"].as_str().is_some_and(|message| message.contains(what));
@@ -329,15 +329,6 @@ fn a_pod_of_whom_two_stories_are_told_is_captured_refused_and_reported() {
         urls(&odd).iter().for_each(|url| drop(get(&peer, url)));
     }
     assert_eq!(seen.count().expect("a whole capture"), 0, "nothing of it crosses the wire in the clear");
-}
-
-/// What the controller's admin socket says.
-fn controller(mesh: &Mesh, path: &str) -> Value {
-    let socket = mesh.lab.dir().join("controller").join("admin.sock").display().to_string();
-    let url = format!("http://controller{path}");
-    let args = ["-sS", "-m", "10", "--unix-socket", &socket, &url];
-    let output = std::process::Command::new("curl").args(args).output().expect("curl runs");
-    serde_json::from_slice(&output.stdout).unwrap_or_default()
 }
 
 /// How often an address changes hands.

@@ -1,7 +1,7 @@
 //! A lab with the mesh in it, and what the tests say about it.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use lab::{Env, Lab, LabConfig, Node, Output, Pod, PodSpec, Process, Program, ServiceSpec};
@@ -90,15 +90,26 @@ pub(crate) fn workload<'a>(dump: &'a Value, pod: &Pod) -> Option<&'a Value> {
     all.find(|workload| workload["name"] == pod.name() && workload["namespace"] == pod.namespace())
 }
 
-/// What a node's ztunnel answers to a GET on its admin socket.
+/// What a node's ztunnel answers to a GET on its admin socket; null while it does not.
 pub(crate) fn admin(node: &Node, path: &str) -> Value {
-    let socket = node.run_dir().join("admin.sock");
-    let url = format!("http://ztunnel{path}");
-    let socket = socket.display().to_string();
-    let output =
-        std::process::Command::new("curl").args(["-sS", "-m", "10", "--unix-socket", &socket, &url]).output();
-    let output = output.expect("curl runs");
-    serde_json::from_slice(&output.stdout).unwrap_or(Value::Null)
+    let said = ask(&node.run_dir().join("admin.sock"), "GET", &format!("http://ztunnel{path}"));
+    serde_json::from_slice(&said).unwrap_or_default()
+}
+
+/// What the controller answers to a GET on its admin socket; null while it does not.
+pub(crate) fn controller(lab: &Lab, path: &str) -> Value {
+    serde_json::from_slice(&ask_controller(lab, "GET", path)).unwrap_or_default()
+}
+
+/// One request to the controller's admin socket, and what it says.
+pub(crate) fn ask_controller(lab: &Lab, method: &str, path: &str) -> Vec<u8> {
+    ask(&lab.dir().join("controller/admin.sock"), method, &format!("http://controller{path}"))
+}
+
+fn ask(socket: &Path, method: &str, url: &str) -> Vec<u8> {
+    let mut curl = std::process::Command::new("curl");
+    let curl = curl.args(["-sS", "-m", "10", "-X", method, "--unix-socket"]).arg(socket).arg(url);
+    curl.output().expect("curl runs").stdout
 }
 
 /// A program of this workspace, which is built beside the tests.

@@ -1,13 +1,12 @@
 //! What is said of a refusal, of a policy that is only tried out, and of one that can't be.
 
 use std::fs;
-use std::process::Command;
 
 use lab::{Node, Pod, Slice};
 use serde_json::Value;
 
 use super::{Court, authorization, policy};
-use crate::mesh::{SOON, curl, logged, refused};
+use crate::mesh::{SOON, controller, curl, logged, refused};
 
 const ALICE: &str = "spiffe://cluster.local/ns/shop/sa/alice";
 
@@ -197,10 +196,7 @@ fn finding(court: &Court, look: impl Fn(&Value) -> Option<Value>) -> Value {
     let socket = court.mesh.lab.dir().join("controller/admin.sock");
     assert!(fs::exists(&socket).expect("our own directory"), "the controller's admin socket");
     lab::wait_until("a finding", SOON, || {
-        let mut curl = Command::new("curl");
-        curl.args(["-sS", "-m", "10", "--unix-socket"]).arg(&socket).arg("http://controller/findings");
-        let output = curl.output().expect("curl runs");
-        let findings: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        let findings = controller(&court.mesh.lab, "/findings");
         look(&findings).ok_or_else(|| findings.to_string())
     })
     .expect("what is wrong is reported")

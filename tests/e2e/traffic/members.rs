@@ -3,9 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use lab::{Env, LabConfig, Pod, PodSpec, Protocol, ServicePort, ServiceSpec};
-use serde_json::Value;
 
-use crate::mesh::{AMBIENT, Mesh, SOON, comes_from, get, refused, serve};
+use crate::mesh::{AMBIENT, Mesh, SOON, comes_from, controller, get, refused, serve};
 
 #[test]
 fn labels_of_pods_and_namespaces_decide_who_is_in() {
@@ -87,11 +86,8 @@ fn a_ztunnel_that_asks_for_addresses_carries_the_same() {
 
 /// Waits until the controller believes so many pods to be enrolled.
 fn until_proven(mesh: &Mesh, number: usize) {
-    let socket = mesh.lab.dir().join("controller/admin.sock").display().to_string();
     lab::wait_until(&format!("{number} pods are proven"), SOON, || {
-        let words = ["-sS", "-m", "10", "--unix-socket", &socket, "http://controller/enrolments"];
-        let output = std::process::Command::new("curl").args(words).output().expect("curl runs");
-        let enrolments: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        let enrolments = controller(&mesh.lab, "/enrolments");
         let proven = enrolments.as_array().into_iter().flatten().filter(|pod| pod["proven"] == true).count();
         if proven == number { Ok(()) } else { Err(enrolments.to_string()) }
     })
