@@ -83,8 +83,13 @@ impl Answer {
         self.respond.poll_reset(cx).map(|_| ())
     }
 
+    /// The peer has given up already.
+    fn is_cancelled(&mut self) -> bool {
+        self.poll_cancelled(&mut Context::from_waker(Waker::noop())).is_ready()
+    }
+
     fn count_cancelled(&mut self) {
-        if self.poll_cancelled(&mut Context::from_waker(Waker::noop())).is_ready() {
+        if self.is_cancelled() {
             self.in_hand.cancelled.fetch_add(1, Ordering::AcqRel);
             self.in_hand.waker.wake();
         }
@@ -140,7 +145,7 @@ impl Incoming {
 
     /// The peer has given up already.
     pub(crate) fn is_cancelled(&mut self) -> bool {
-        self.answer.poll_cancelled(&mut Context::from_waker(Waker::noop())).is_ready()
+        self.answer.is_cancelled()
     }
 
     /// Resolves when the peer gives up waiting for the answer.

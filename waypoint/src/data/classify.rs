@@ -11,7 +11,7 @@ use crate::http1::limits::EMPTY_LINES_MAX;
 use crate::rules::Book;
 
 /// How an HTTP/2 connection begins (RFC 9113, section 3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Bytes of a method by which HTTP is recognised. The longest that is registered, UPDATEREDIRECTREF, has seventeen.
 const METHOD_MAX: usize = 17;

@@ -12,13 +12,11 @@ use model::identity::Identity;
 use tokio::net::TcpStream;
 use tokio::task::yield_now;
 
+use super::classify::PREFACE;
 use super::inbound::Client;
 use super::thread::Door;
 use super::{Context, classify, requests, stream};
 use crate::refusal::Refusal;
-
-/// Bytes that tell HTTP/2 from HTTP/1.1: its preface has so many.
-const TELLING: usize = 24;
 
 /// Clients connect to a service's own address, and whoever does is taken for this one.
 #[derive(Clone, Debug)]
@@ -47,7 +45,7 @@ impl Door for Plain {
 async fn prepare(tcp: &TcpStream) -> io::Result<(SocketAddr, bool)> {
     hbone::socket::prepare(tcp)?;
     let dialled = canonical(tcp.local_addr()?);
-    let mut first = [0; TELLING];
+    let mut first = [0; PREFACE.len()];
     loop {
         let count = tcp.peek(&mut first).await?;
         match classify::is_http2(&first[..count]) {
