@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use kube::Client;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tokio::time::timeout;
 
 use crate::nodes::Site;
@@ -68,6 +69,16 @@ pub(crate) fn is(object: &Value, kind: &str, status: &str, reason: &str) -> bool
     condition(object, kind) == (status.to_owned(), reason.to_owned())
 }
 
+/// A controller that makes waypoints, and what it makes them by.
+async fn making(api: &ApiServer) -> (Site, TempDir) {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let template = directory.path().join("pod.yaml");
+    std::fs::write(&template, TEMPLATE).expect("writable");
+    let template = template.display().to_string();
+    let settings = [("AIRGLOW_WAYPOINT_TEMPLATE", template.as_str())];
+    (Site::start_with(api, api.kubeconfig(), &settings).await, directory)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_becomes_a_waypoint_and_says_how_it_is() {
     let api = ApiServer::start().await;
@@ -87,12 +98,7 @@ async fn a_gateway_becomes_a_waypoint_and_says_how_it_is() {
     for object in [gateway("wp", "HBONE"), gateway("theirs", "HBONE"), gateway("web", "HTTP"), theirs, web] {
         apply(&client, object).await;
     }
-    let directory = tempfile::tempdir().expect("a temporary directory");
-    let template = directory.path().join("pod.yaml");
-    std::fs::write(&template, TEMPLATE).expect("writable");
-    let template = template.display().to_string();
-    let _site =
-        Site::start_with(&api, api.kubeconfig(), &[("AIRGLOW_WAYPOINT_TEMPLATE", template.as_str())]).await;
+    let _site = making(&api).await;
 
     for class in ["airglow-waypoint", "istio-waypoint"] {
         let path = format!("/apis/gateway.networking.k8s.io/v1/gatewayclasses/{class}");
@@ -169,12 +175,7 @@ async fn what_an_automatic_waypoint_guards_stays_guarded_when_somebody_deletes_i
     let mut instance = pod("waypoint-auto-1", "10.0.0.8");
     instance["metadata"]["labels"]["gateway.networking.k8s.io/gateway-name"] = "waypoint-auto".into();
     apply(&client, instance).await;
-    let directory = tempfile::tempdir().expect("a temporary directory");
-    let template = directory.path().join("pod.yaml");
-    std::fs::write(&template, TEMPLATE).expect("writable");
-    let template = template.display().to_string();
-    let _site =
-        Site::start_with(&api, api.kubeconfig(), &[("AIRGLOW_WAYPOINT_TEMPLATE", template.as_str())]).await;
+    let _site = making(&api).await;
 
     let attached = |object: &Value| is(object, "airglow.dev/Attached", "True", "Attached");
     let path = "/apis/gateway.networking.k8s.io/v1/namespaces/shop/gateways/waypoint-auto";
