@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -187,6 +188,7 @@ impl Authenticator for JoinTokens {
 }
 
 fn read(directory: &Path) -> io::Result<Tokens> {
+    let listed = which(directory)?;
     let mut tokens: Tokens = Vec::new();
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
@@ -204,7 +206,16 @@ fn read(directory: &Path) -> io::Result<Tokens> {
             Err(error) => tracing::warn!(%node, %error, "a join token can't be used"),
         }
     }
+    // Files that were not found because their directory had been moved were not taken away.
+    if which(directory)? != listed {
+        return Err(io::Error::other("the directory was replaced while it was read"));
+    }
     Ok(without_twins(tokens))
+}
+
+/// Which directory it is that has this path now.
+fn which(directory: &Path) -> io::Result<(u64, u64)> {
+    fs::metadata(directory).map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 fn token(path: &Path) -> io::Result<Digest> {
