@@ -10,23 +10,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use api::type_url;
 use daemon::admin::{metrics_routes, readiness_routes};
 use daemon::http::serve_tcp;
 use daemon::logs;
 use daemon::tasks::TaskGroup;
+use model::Str;
 use model::store::Mesh;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use proxy::control::Control;
 use proxy::mesh::MeshState;
 use proxy::process::{FLUSH, Process};
 use tokio::sync::watch;
+use xds::{Client, Mode, Node, client};
 
 use crate::admin::{self, Sources};
 use crate::config::{Config, Uninstall};
 use crate::data::Shared;
 use crate::data::thread::Thread;
-use crate::discovery::{Discovery, Wanted};
+use crate::discovery::{Discovery, Wanted, subscriptions};
 use crate::flow::Flows;
 use crate::node::cni::{self, Installer};
 use crate::node::manager::{Manager, Parts};
@@ -90,14 +91,15 @@ fn data_side(
     tasks.spawn_infallible("certificates", driver.run());
     let flows = Flows::new();
     let (mesh, writer) = MeshState::new(Mesh::new(config.controller.root_namespace.clone()));
-    let mut kinds = vec![type_url::AUTHORIZATION, type_url::POD_ENROLMENT];
-    if !config.controller.on_demand {
-        kinds.push(type_url::ADDRESS);
-    }
+    let subscriptions =
+        subscriptions(if config.controller.on_demand { Mode::OnDemand } else { Mode::Wildcard });
+    let unasked = subscriptions.iter().filter(|subscription| subscription.mode == Mode::Wildcard);
     let latch = |kind| (kind, process.readiness.latch(format!("discovery of {kind}")));
-    let latches = kinds.into_iter().map(latch).collect();
+    let latches = unasked.map(|subscription| latch(subscription.type_url)).collect();
     let (sink, wanted) = Discovery::new((Arc::clone(&mesh), writer), Arc::clone(&flows), latches);
-    let (client, demand) = discovery(control, config, sink);
+    let node = own_node(&config.data.node);
+    let asked = client::Config::new(node, subscriptions.to_vec());
+    let (client, demand) = Client::new(asked, control.clone(), sink);
     let session = client.status();
     tasks.spawn_infallible("discovery", client.run());
     let shared = Arc::new(Shared {
@@ -197,21 +199,10 @@ fn raise_file_limit() {
     }
 }
 
-/// The discovery client of this node.
-fn discovery(
-    control: &Control,
-    config: &Config,
-    sink: Discovery,
-) -> (xds::Client<Control, Discovery>, xds::Demand) {
-    let node = xds::Node {
-        id: format!("ztunnel~127.0.0.1~{}.airglow~cluster.local", config.data.node),
-        metadata: BTreeMap::from([("NODE_NAME".to_owned(), config.data.node.to_string())]),
-    };
-    let addresses = if config.controller.on_demand { xds::Mode::OnDemand } else { xds::Mode::Wildcard };
-    let subscriptions = vec![
-        xds::Subscription { type_url: type_url::ADDRESS, mode: addresses },
-        xds::Subscription { type_url: type_url::AUTHORIZATION, mode: xds::Mode::Wildcard },
-        xds::Subscription { type_url: type_url::POD_ENROLMENT, mode: xds::Mode::Wildcard },
-    ];
-    xds::Client::new(xds::client::Config::new(node, subscriptions), control.clone(), sink)
+/// Who this is to the controller.
+fn own_node(name: &Str) -> Node {
+    Node {
+        id: format!("ztunnel~127.0.0.1~{name}.airglow~cluster.local"),
+        metadata: BTreeMap::from([("NODE_NAME".to_owned(), name.to_string())]),
+    }
 }

@@ -12,7 +12,7 @@ use model::store::Update;
 use proxy::feed::{self, Batch};
 use proxy::mesh::{MeshState, MeshWriter};
 use tokio::sync::watch;
-use xds::{Rejection, Resource, Sink};
+use xds::{Mode, Rejection, Resource, Sink, Subscription};
 
 use crate::flow::Flows;
 
@@ -20,6 +20,16 @@ use crate::flow::Flows;
 /// do: a pod that is served before its policies and its peers are known would let in whom it must not, and send plaintext
 /// to peers that it takes for strangers.
 pub(crate) type Wanted = Option<Arc<BTreeMap<Str, Enrolment>>>;
+
+/// What a node asks for, in this order, in which it is answered: a workload that names a policy which is not known is refused
+/// everything, so policies come first, also when a session begins anew. `addresses`: how much of the mesh.
+pub(crate) fn subscriptions(addresses: Mode) -> [Subscription; 3] {
+    [
+        Subscription { type_url: type_url::AUTHORIZATION, mode: Mode::Wildcard },
+        Subscription { type_url: type_url::ADDRESS, mode: addresses },
+        Subscription { type_url: type_url::POD_ENROLMENT, mode: Mode::Wildcard },
+    ]
+}
 
 /// Applies what discovery delivers.
 #[derive(Debug)]
@@ -107,8 +117,18 @@ impl Sink for Discovery {
 mod tests {
     use daemon::readiness::Readiness;
     use model::store::Mesh;
+    use xds::client_core::Core;
 
     use super::*;
+
+    #[test]
+    fn policies_are_asked_for_before_the_workloads_that_name_them() {
+        for addresses in [Mode::OnDemand, Mode::Wildcard] {
+            let asked = Core::new(&subscriptions(addresses)).connected();
+            let place = |kind| asked.iter().position(|request| request.type_url == kind).expect(kind);
+            assert!(place(type_url::AUTHORIZATION) < place(type_url::ADDRESS), "{addresses:?}");
+        }
+    }
 
     #[test]
     fn no_pod_is_wanted_before_peers_and_policies_are_known() {

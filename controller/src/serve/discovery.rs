@@ -24,19 +24,20 @@ use super::published::{Published, Snapshot, Told};
 use super::tokens::{Caller, Role};
 use crate::index;
 
-/// The order in which nodes are told: a policy before the workloads that name it, because a workload that names a policy which is
-/// not known is refused everything.
-const OF_NODES: [Step; 3] = [
-    Step::whole(type_url::AUTHORIZATION),
-    Step::whole(type_url::ADDRESS),
+/// The order in which nodes are told: a policy before the workloads that name it, and that it is gone after these, because a workload
+/// that names a policy which is not known is refused everything.
+const OF_NODES: [Step; 4] = [
+    Step { type_url: type_url::AUTHORIZATION, part: Part::Changes },
+    Step { type_url: type_url::ADDRESS, part: Part::Awaited },
+    Step { type_url: type_url::AUTHORIZATION, part: Part::Removals },
     Step::whole(type_url::POD_ENROLMENT),
 ];
 
 /// The order in which waypoints are told: the TLS towards services before these, what rules lead to before the rules, these before the
 /// services that are theirs to guard, and in the same order backwards what is gone. So no request passes without a rule that it
 /// should meet, meets one that leads nowhere, or goes in plaintext where TLS is wanted.
-const OF_WAYPOINTS: [Step; 11] = [
-    Step::whole(type_url::AUTHORIZATION),
+const OF_WAYPOINTS: [Step; 12] = [
+    Step { type_url: type_url::AUTHORIZATION, part: Part::Changes },
     Step { type_url: type_url::L7_BACKEND_TLS, part: Part::Changes },
     Step { type_url: type_url::ADDRESS, part: Part::Early },
     Step { type_url: type_url::L7_POLICY, part: Part::Changes },
@@ -46,6 +47,7 @@ const OF_WAYPOINTS: [Step; 11] = [
     Step { type_url: type_url::L7_POLICY, part: Part::Removals },
     Step { type_url: type_url::ADDRESS, part: Part::Removals },
     Step { type_url: type_url::L7_BACKEND_TLS, part: Part::Removals },
+    Step { type_url: type_url::AUTHORIZATION, part: Part::Removals },
     Step::whole(type_url::CLIENT),
 ];
 
@@ -288,4 +290,88 @@ async fn pod_gone(published: Published, caller: Caller) {
         }
     }
     std::future::pending().await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::time::Duration;
+
+    use prost_types::Any;
+    use xds::message;
+    use xds::server_core::Core;
+
+    use super::*;
+
+    /// A mesh of these policies and of a workload that names them all.
+    struct Named(&'static [&'static str]);
+
+    impl View for Named {
+        fn snapshot(&self, type_url: &str) -> Resources {
+            let resource = |name: &str, body: String| {
+                let value = body.into_bytes();
+                Resource::new(name.to_owned(), Vec::new(), Any { type_url: type_url.to_owned(), value })
+            };
+            match type_url {
+                type_url::ADDRESS => [resource("workload", self.0.join(" "))].into_iter().collect(),
+                type_url::AUTHORIZATION => self.0.iter().map(|name| resource(name, String::new())).collect(),
+                _ => Resources::default(),
+            }
+        }
+
+        fn lookup(&self, _: &str, _: &str) -> Vec<Arc<Resource>> {
+            Vec::new()
+        }
+    }
+
+    /// A client that comes back with what it holds, and asks for policies first.
+    fn comes_back(steps: &[Step], before: &Named, now: &Named) {
+        let mut session = Core::new(steps, usize::MAX);
+        let mut held: BTreeMap<&str, Resources> = BTreeMap::new();
+        let mut requests = VecDeque::new();
+        for type_url in [type_url::AUTHORIZATION, type_url::ADDRESS] {
+            let known = before.snapshot(type_url);
+            let versions = known.iter().map(|it| (it.name.clone(), it.version.clone())).collect();
+            requests.push_back(message::Request {
+                type_url: type_url.to_owned(),
+                held: versions,
+                ..Default::default()
+            });
+            held.insert(type_url, known);
+        }
+        while let Some(request) = requests.pop_front() {
+            session.request(Duration::ZERO, request).expect("within limits");
+            while let Some(response) = session.poll(now) {
+                let of_type = held.get_mut(response.type_url.as_str()).expect("asked for");
+                of_type.extend(response.resources);
+                for name in response.removed {
+                    of_type.remove(&name);
+                }
+                let workload = held[type_url::ADDRESS].get("workload").expect("it stays");
+                let names = String::from_utf8_lossy(&workload.body.value);
+                for name in names.split_whitespace() {
+                    assert!(held[type_url::AUTHORIZATION].get(name).is_some(), "{name} is named and unknown");
+                }
+                let (type_url, nonce) = (response.type_url, response.nonce);
+                requests.push_back(message::Request { type_url, nonce, ..Default::default() });
+            }
+        }
+        for (type_url, held) in held {
+            let told = |all: &Resources| {
+                all.iter().map(|it| (it.name.clone(), it.version.clone())).collect::<Vec<_>>()
+            };
+            assert_eq!(told(&held), told(&now.snapshot(type_url)), "{type_url}");
+        }
+    }
+
+    #[test]
+    fn policies_that_a_client_is_told_of_when_it_comes_back_are_known_while_they_are_named() {
+        for steps in [&OF_NODES[..], &OF_WAYPOINTS] {
+            for (before, now) in
+                [(&[][..], &["new"][..]), (&["old"], &["new"]), (&["old"], &[]), (&["old"], &["old"])]
+            {
+                comes_back(steps, &Named(before), &Named(now));
+            }
+        }
+    }
 }

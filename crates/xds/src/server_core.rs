@@ -43,9 +43,12 @@ pub struct Step {
 /// Of what is different, what a step tells. The steps of a type together have to tell everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
+    /// Everything, and nothing of later steps before the client has asked for this type.
+    Awaited,
     /// What is new or different.
     Changes,
-    /// What is new or different and does not [wait](View::waits).
+    /// What is new or different and does not [wait](View::waits), and nothing of later steps before the client has asked for this
+    /// type.
     Early,
     /// What is gone.
     Removals,

@@ -155,8 +155,8 @@ impl Type {
     /// What is to be done about that part of what is different.
     pub(crate) fn poll(&mut self, view: &dyn View, part: Part, nonce: &str, limit: usize) -> Next {
         let Some(wanted) = &self.wanted else {
-            // What others refer to comes before them, and a client that has not asked for it yet will.
-            return if part == Part::Early { Next::Waits } else { Next::Nothing };
+            // What comes later counts on it, and a client that has not asked for it yet will.
+            return if matches!(part, Part::Awaited | Part::Early) { Next::Waits } else { Next::Nothing };
         };
         if !(self.dirty || self.answer_due) {
             return Next::Nothing;
@@ -166,7 +166,7 @@ impl Type {
         self.answer_questions(view);
         let url = self.url;
         let tells = |difference: &Difference| match (part, difference) {
-            (Part::Whole, _)
+            (Part::Awaited | Part::Whole, _)
             | (Part::Changes, Difference::Changed(_))
             | (Part::Removals, Difference::Removed(_)) => true,
             (Part::Early, Difference::Changed(resource)) => !view.waits(url, &resource.name),
