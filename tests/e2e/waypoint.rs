@@ -4,6 +4,7 @@
 mod abuse;
 mod bodies;
 mod examples;
+mod revoked;
 mod rollout;
 mod rows;
 mod websockets;

@@ -55,7 +55,8 @@ pub(crate) struct Client {
     /// The code that each call must end with.
     #[arg(long, default_value = "0")]
     status: HeaderValue,
-    /// One call of many messages instead, with so many bytes of the pattern in all, checked as they come back.
+    /// One call of many messages instead, with so many bytes of the pattern in all, checked as they come back. Says `answered` when
+    /// they begin to.
     #[arg(long)]
     stream: Option<u64>,
     /// The same without a way back: the server answers at the end with the checksum of what it got.
@@ -127,6 +128,7 @@ async fn stream_back(args: &Client, mut sender: SendRequest<Sent>, bytes: u64) -
     let response = sender.send_request(request(args, messages.boxed_unsync())?).await?;
     let mut body = response.into_body();
     let (mut sum, mut status) = (Sum::new(), None);
+    println!("answered");
     while let Some(part) = body.frame().await {
         match part.context("read the messages")?.into_data() {
             Ok(data) => sum.add(&data),
