@@ -16,8 +16,8 @@ use model::workload::WorkloadUid;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::attempts::UnderWay;
-use super::how::{self, How};
-use super::introduction::Introduction;
+use super::balancing::{self, How};
+use super::forwarded::Introduction;
 use super::kept::Carrier;
 use super::mirror::{self, Copying};
 use super::opaque;
@@ -87,8 +87,8 @@ impl<U: Carrier> OneRequest<U> {
             ledger.request(context.shared.since());
         }
         let how = match &mut then {
-            Then::Forward(way) => how::of(way, request, &facts),
-            Then::Abort | Then::Answer(_) => how::LEAST_LOAD,
+            Then::Forward(way) => balancing::of(way, request, &facts),
+            Then::Abort | Then::Answer(_) => balancing::LEAST_LOAD,
         };
         let limit = rule.as_ref().and_then(|rule| rule.timeouts.request);
         let fields: &dyn Headers = request;

@@ -24,7 +24,7 @@ use super::io::Io;
 use super::kept::Carrier;
 use super::stream::Asked;
 use super::upstream::Aimed;
-use super::{Context, how, opaque, upstream};
+use super::{Context, balancing, opaque, upstream};
 use crate::decide::Copied;
 use crate::http2;
 use crate::refusal::Refusal;
@@ -161,7 +161,7 @@ async fn send(
 ) -> Result<(), Over> {
     let mut policies = opaque::watched(context);
     let (aimed, _lease) =
-        opaque::endpoint(context, (asked, &facts), how::LEAST_LOAD, &[]).map_err(Over::Lost)?;
+        opaque::endpoint(context, (asked, &facts), balancing::LEAST_LOAD, &[]).map_err(Over::Lost)?;
     upstream::aim(context, &aimed.target, &mut facts).map_err(Over::Lost)?;
     let client = facts.clone();
     tokio::select! {

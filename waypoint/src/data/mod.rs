@@ -3,24 +3,24 @@
 //! Each thread is a runtime of its own; a client's tunnel, its streams and the tunnels to endpoints live on one thread. Reads
 //! immutable snapshots only and waits for no lock of the control side.
 
-pub(crate) mod abreast;
 mod attempts;
+pub(crate) mod balancing;
 pub(crate) mod budgets;
 pub(crate) mod classify;
 pub(crate) mod clients;
-pub(crate) mod elsewhere;
+pub(crate) mod detect;
 pub(crate) mod endpoints;
 pub(crate) mod exchange;
-pub(crate) mod how;
-pub(crate) mod inbound;
-mod inside;
-pub(crate) mod introduction;
+pub(crate) mod failover;
+pub(crate) mod forwarded;
+pub(crate) mod guarded;
 pub(crate) mod io;
 pub(crate) mod kept;
 pub(crate) mod links;
 pub(crate) mod mirror;
 pub(crate) mod opaque;
 pub(crate) mod plain;
+mod relay;
 pub(crate) mod requests;
 pub(crate) mod revoked;
 pub(crate) mod routed;
@@ -28,8 +28,8 @@ pub(crate) mod stream;
 #[cfg(test)]
 mod tests;
 pub(crate) mod thread;
-pub(crate) mod tls;
-pub(crate) mod undeclared;
+pub(crate) mod tls_passthrough;
+pub(crate) mod tunnel;
 pub(crate) mod upstream;
 
 use std::sync::Arc;
@@ -60,7 +60,7 @@ pub(crate) struct Shared {
     pub(crate) mesh: Arc<MeshState>,
     pub(crate) clients: clients::Clients,
     /// The mesh as it was a moment ago.
-    pub(crate) past: abreast::Past,
+    pub(crate) past: guarded::Past,
     /// Routes and traffic policies.
     pub(crate) book: Arc<ArcSwap<Book>>,
     pub(crate) certificates: Certificates,

@@ -25,8 +25,8 @@ use tokio::sync::watch;
 use tokio::time::{sleep, sleep_until};
 
 use super::Context;
-use super::how::{self, How};
-use super::inside::secured;
+use super::balancing::{self, How};
+use super::relay::secured;
 use super::routed::{self, Routed};
 use super::stream::Asked;
 use super::upstream::{self, ATTEMPTS, Aimed, Upstream};
@@ -179,7 +179,7 @@ pub(crate) fn endpoint(
         Behind::Service(service, port, dialled) => (service, *port, *dialled),
     };
     let How { strategy, hash, .. } = match service.load_balancing.affinity {
-        Affinity::Client if how.hash.is_none() => How::by(how::client(facts).as_bytes()),
+        Affinity::Client if how.hash.is_none() => How::by(balancing::client(facts).as_bytes()),
         Affinity::Client | Affinity::None => how,
     };
     let shared = &context.shared;

@@ -13,8 +13,8 @@ use tokio::net::TcpStream;
 use tokio::task::yield_now;
 
 use super::classify::PREFACE;
-use super::inbound::Client;
 use super::thread::Door;
+use super::tunnel::Client;
 use super::{Context, classify, requests, stream};
 use crate::refusal::Refusal;
 

@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout};
 
 use super::exchange::OneRequest;
-use super::introduction::Introduction;
+use super::forwarded::Introduction;
 use super::io::{Io, TunnelIo};
 use super::kept::Carrier;
 use super::stream::Asked;

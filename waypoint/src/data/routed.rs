@@ -7,7 +7,7 @@ use std::sync::Arc;
 use model::l7::{BackendTarget, Balancing, Fault, HashKey, Injected, RouteKind, Rule, Selected};
 use model::route::Behind;
 
-use super::how::{self, How};
+use super::balancing::{self, How};
 use super::stream::Asked;
 use super::{Context, requests};
 use crate::balance::Strategy;
@@ -87,7 +87,7 @@ fn how(balancing: Option<&Balancing>, facts: &Facts) -> How {
     let strategy = match balancing {
         None | Some(Balancing::LeastLoad | Balancing::LeastRequest) => Strategy::LeastRequest,
         Some(Balancing::Maglev(key) | Balancing::RingHash(key)) => match key {
-            HashKey::Source => return How::by(how::client(facts).as_bytes()),
+            HashKey::Source => return How::by(balancing::client(facts).as_bytes()),
             HashKey::Cookie { .. } | HashKey::Header(_) => Strategy::Random,
         },
         Some(Balancing::Random) => Strategy::Random,

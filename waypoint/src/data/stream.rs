@@ -11,8 +11,8 @@ use proxy::series::Party;
 use std::sync::Arc;
 
 use super::classify::{self, Spoken};
-use super::inbound::Client;
-use super::{Context, opaque, requests, tls, undeclared};
+use super::tunnel::Client;
+use super::{Context, detect, opaque, requests, tls_passthrough};
 use crate::refusal::Refusal;
 use crate::telemetry::Facts;
 
@@ -40,8 +40,8 @@ pub(crate) async fn serve(context: &Arc<Context>, incoming: Incoming, client: &C
     match spoken {
         Spoken::Bytes => opaque::serve(context, incoming, &asked, facts).await,
         Spoken::Http => requests::serve(context, incoming, asked, facts).await,
-        Spoken::Tls => tls::serve(context, incoming, &asked, facts).await,
-        Spoken::Undeclared => undeclared::serve(context, incoming, asked, facts).await,
+        Spoken::Tls => tls_passthrough::serve(context, incoming, &asked, facts).await,
+        Spoken::Undeclared => detect::serve(context, incoming, asked, facts).await,
     }
 }
 

@@ -39,7 +39,7 @@ use tokio::time::Instant;
 
 use super::budgets::Budgets;
 use super::clients::Clients;
-use super::{Context, Shared, abreast, inbound, mirror};
+use super::{Context, Shared, guarded, mirror, tunnel};
 use crate::balance::Registry;
 use crate::config::Own;
 use crate::made;
@@ -135,7 +135,7 @@ impl World {
             own,
             mesh,
             clients: Clients::new(MeshState::new(Mesh::default()).0, made::nobody().1),
-            past: abreast::Past::default(),
+            past: guarded::Past::default(),
             book: Arc::clone(&book),
             certificates: certificates.clone(),
             watched: requests,
@@ -243,7 +243,7 @@ async fn listen(context: Arc<Context>) -> SocketAddr {
     tokio::spawn(async move {
         loop {
             let (tcp, client) = listener.accept().await.unwrap();
-            tokio::spawn(inbound::handle(Arc::clone(&context), tcp, client));
+            tokio::spawn(tunnel::handle(Arc::clone(&context), tcp, client));
         }
     });
     address

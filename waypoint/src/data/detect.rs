@@ -1,4 +1,4 @@
-//! Streams of ports that declare nothing: HTTP if that is what the client says first, else bytes.
+//! Protocol detection, on ports that declare nothing: HTTP if that is what the client says first, else bytes.
 //!
 //! An endpoint is connected to meanwhile, so that a server that speaks first is heard at once, and then its connection carries
 //! bytes whatever its client says. Waits for nobody by time.

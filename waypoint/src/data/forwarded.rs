@@ -1,4 +1,5 @@
-//! Who the client is, as the endpoint's application hears it: the same for all requests of a connection, so it is put in words once.
+//! Who the client is, as `x-forwarded-for` and `x-forwarded-client-cert` say it to the endpoint's application: the same for all requests
+//! of a connection, so it is put in words once.
 
 use http::{HeaderName, HeaderValue};
 use model::identity::Identity;

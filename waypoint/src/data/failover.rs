@@ -1,4 +1,4 @@
-//! Where else a rule can send a request when the backend that was drawn has no endpoint left to try: its other backends.
+//! Failover: where else a rule can send a request when the backend that was drawn has no endpoint left to try: its other backends.
 //!
 //! Chooses among backends, by their weights; among endpoints others do.
 

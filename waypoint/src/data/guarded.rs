@@ -1,5 +1,5 @@
-//! Peers hear of a change of who guards what a moment before or after this waypoint. What it is about to guard is waited for, and
-//! what it guarded a moment ago, and nobody guards now, is carried on: it may be reached without a waypoint as well.
+//! What this waypoint guards, to peers that hear of a change of it a moment before or after. What it is about to guard is waited for,
+//! and what it guarded a moment ago, and nobody guards now, is carried on: it may be reached without a waypoint as well.
 //!
 //! What has another waypoint now is refused at once: that one's rules are to be kept.
 
