@@ -7,9 +7,9 @@ use std::time::Duration;
 use model::l7::{self, Attempt, Headers, Pushback};
 use tokio::time::Instant;
 
+use super::choice;
 use super::exchange::OneRequest;
-use super::kept::{Carrier, Key, key};
-use super::opaque;
+use super::pool::{Carrier, Key, key};
 use super::revoked::Judged;
 use super::upstream::{self, ATTEMPTS, Aimed};
 use crate::balance::{Lease, Outcome};
@@ -116,7 +116,7 @@ impl<U: Carrier> OneRequest<U> {
     }
 
     fn endpoint(&self) -> Result<(Aimed, Option<Lease>), Refusal> {
-        opaque::endpoint(&self.context, (&self.asked, &self.facts), self.how, &self.tried)
+        choice::endpoint(&self.context, (&self.asked, &self.facts), self.how, &self.tried)
     }
 
     fn ended(&self, lease: Option<Lease>, outcome: Outcome) {

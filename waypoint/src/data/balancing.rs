@@ -6,32 +6,13 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use http::header::SET_COOKIE;
-use model::l7::{self, Balancing, CookieName, HashKey, Headers, Session};
-use twox_hash::XxHash64;
+use model::l7::{self, Balancing, CookieName, HashKey, Headers};
 
+use super::choice::{How, LEAST_LOAD, client};
 use crate::balance::Strategy;
 use crate::decide::AnyRequest;
 use crate::rules::Way;
 use crate::telemetry::Facts;
-
-/// How an endpoint is chosen where nobody says so.
-pub(crate) const LEAST_LOAD: How = How { strategy: Strategy::PeakEwma, hash: None, session: None };
-
-/// How an endpoint is chosen. A hash stands above the service's own affinity.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct How {
-    pub(crate) strategy: Strategy,
-    pub(crate) hash: Option<u64>,
-    /// Before anything else, the endpoint of this session.
-    pub(crate) session: Option<Session>,
-}
-
-impl How {
-    /// By the hash of these bytes.
-    pub(crate) fn by(bytes: &[u8]) -> Self {
-        Self { strategy: Strategy::Hash, hash: Some(XxHash64::oneshot(0, bytes)), session: None }
-    }
-}
 
 /// How an endpoint is chosen for a request. One without what a policy hashes goes to any; a cookie it is given.
 pub(crate) fn of(way: &mut Way, request: &dyn AnyRequest, facts: &Facts) -> How {
@@ -70,9 +51,4 @@ fn given(name: &CookieName, ttl: Option<Duration>, way: &mut Way) -> How {
         way.tell(SET_COOKIE, field);
     }
     How::by(value.as_bytes())
-}
-
-/// What a client is known by, from whichever port it connects. Not its workload, which may be known a moment later only.
-pub(crate) fn client(facts: &Facts) -> String {
-    facts.client.0.ip().to_string()
 }

@@ -15,13 +15,12 @@ use proxy::headers;
 use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
-use super::classify::{self, First};
+use super::first_bytes::{self, First};
 use super::io::Io;
-use super::kept::{self, Carrier};
-use super::opaque::{self, Reached};
-use super::stream::Asked;
+use super::pool::{self, Carrier};
+use super::reach::{Reached, reach};
 use super::upstream::Upstream;
-use super::{Context, requests};
+use super::{Asked, Context, authorization, relay, requests};
 use crate::http1;
 use crate::refusal::Refusal;
 use crate::telemetry::Facts;
@@ -44,13 +43,13 @@ enum Heard {
 /// Carries one stream to its end and reports it.
 pub(crate) async fn serve(context: &Arc<Context>, incoming: Incoming, asked: Asked, facts: Facts) {
     let telemetry = &context.shared.telemetry;
-    let policies = opaque::watched(context);
+    let policies = authorization::watched(context);
     let mut found = facts.clone();
     // Where there are routes requests may go elsewhere, and need no endpoint here; and a fault is for either, not for both.
     let reached = if is_ruled(context, &asked, &facts) {
         None
     } else {
-        match opaque::reach(context, (&asked, None), &mut found).await {
+        match reach(context, (&asked, None), &mut found).await {
             Ok(reached) => Some(reached),
             Err(refusal) => {
                 telemetry.refused(&found, &refusal);
@@ -65,16 +64,16 @@ pub(crate) async fn serve(context: &Arc<Context>, incoming: Incoming, asked: Ask
     let mut said = Vec::new();
     let heard = match reached {
         Some(reached) => either(&mut stream, &mut said, reached).await,
-        None => hear(&mut stream, &mut said, opaque::reach(context, (&asked, None), &mut found)).await,
+        None => hear(&mut stream, &mut said, reach(context, (&asked, None), &mut found)).await,
     };
     match heard {
         Ok(Heard::Bytes(reached, answered)) => {
-            opaque::run(context, (stream, said), (reached, answered), found, policies).await;
+            relay::run(context, (stream, said), (reached, answered), found, policies).await;
         }
         Ok(Heard::Requests(unused)) => {
             if let Some((upstream, aimed, _)) = unused {
                 let who = found.destination.identity.as_ref();
-                http1::Upstream::new(Io::from(upstream)).keep(context, kept::key(&aimed), who);
+                http1::Upstream::new(Io::from(upstream)).keep(context, pool::key(&aimed), who);
             }
             requests::carry(context, (stream, said), asked, facts).await;
         }
@@ -136,8 +135,8 @@ async fn listen(stream: &mut Stream, said: &mut Vec<Bytes>) -> Result<First, Str
     loop {
         // Nearly always there is one piece, and it tells.
         let told = match said.as_slice() {
-            [only] => classify::first(only),
-            pieces => classify::first(&pieces.concat()),
+            [only] => first_bytes::first(only),
+            pieces => first_bytes::first(&pieces.concat()),
         };
         if let Some(first) = told {
             return Ok(first);

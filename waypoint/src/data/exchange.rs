@@ -16,13 +16,11 @@ use model::workload::WorkloadUid;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::attempts::UnderWay;
-use super::balancing::{self, How};
+use super::choice::{How, LEAST_LOAD};
 use super::forwarded::Introduction;
-use super::kept::Carrier;
 use super::mirror::{self, Copying};
-use super::opaque;
-use super::stream::Asked;
-use super::{Context, requests};
+use super::pool::Carrier;
+use super::{Asked, Context, authorization, balancing, time_of_day};
 use crate::decide::{
     Answer, AnyRequest, AnyResponse, Exchange, Failed, Forward, Next, REPLAY_BYTES_MAX, Record, RequestEdits,
     Verdict,
@@ -88,7 +86,7 @@ impl<U: Carrier> OneRequest<U> {
         }
         let how = match &mut then {
             Then::Forward(way) => balancing::of(way, request, &facts),
-            Then::Abort | Then::Answer(_) => balancing::LEAST_LOAD,
+            Then::Abort | Then::Answer(_) => LEAST_LOAD,
         };
         let limit = rule.as_ref().and_then(|rule| rule.timeouts.request);
         let fields: &dyn Headers = request;
@@ -168,7 +166,7 @@ impl<U: Carrier> OneRequest<U> {
         if self.way.session.is_some_and(|session| session.is_with(&service.id, endpoint)) {
             return;
         }
-        let (name, value) = kept.begin(Session::with(&service.id, endpoint, requests::now()));
+        let (name, value) = kept.begin(Session::with(&service.id, endpoint, time_of_day()));
         if let (Ok(name), Ok(value)) =
             (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(&value))
         {
@@ -274,7 +272,7 @@ impl<U: Carrier> Exchange for OneRequest<U> {
         else {
             return Poll::Pending;
         };
-        let Some(denial) = opaque::denied_now(&self.context, workload, app, &self.facts) else {
+        let Some(denial) = authorization::denied_now(&self.context, workload, app, &self.facts) else {
             return Poll::Pending;
         };
         let refusal = Refusal::from(denial);

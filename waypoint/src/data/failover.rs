@@ -7,9 +7,9 @@ use std::sync::Arc;
 use model::l7::{self, Backend, BackendTarget};
 use model::service::Service;
 
+use super::choice;
 use super::exchange::OneRequest;
-use super::kept::Carrier;
-use super::opaque;
+use super::pool::Carrier;
 
 impl<U: Carrier> OneRequest<U> {
     /// Turns to another backend, if the rule retries and has one with an endpoint that was not tried. The request's edits were
@@ -34,7 +34,7 @@ impl<U: Carrier> OneRequest<U> {
     fn untried(&self, backend: &Backend) -> Option<(Arc<Service>, u16)> {
         let BackendTarget::Service { name, port } = &backend.target else { return None };
         let service = self.context.shared.mesh.snapshot().service_named(name).cloned()?;
-        let set = opaque::endpoints(&self.context, &self.asked.local, &service, (*port, None)).ok()?;
+        let set = choice::endpoints(&self.context, &self.asked.local, &service, (*port, None)).ok()?;
         let untried = set.iter().any(|one| !self.tried.contains(&one.target.workload.uid));
         untried.then_some((service, *port))
     }

@@ -2,7 +2,6 @@
 //!
 //! Bounded in number and time; opens none and chooses none.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
@@ -10,11 +9,11 @@ use std::time::Duration;
 use foldhash::HashMap;
 use identity::origination::Speaks;
 use model::identity::Identity;
-use model::workload::WorkloadUid;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::io::Io;
+use super::pool::{Carrier, Key, key};
 use super::upstream::{self, Aimed};
 use crate::http1::Upstream;
 use crate::refusal::Refusal;
@@ -27,31 +26,6 @@ const KEPT_MAX: usize = 64;
 /// How long one may be idle. Less than servers usually keep one (60 s and more), so that we close first and no request meets a
 /// connection that is just being closed.
 const IDLE_MAX: Duration = Duration::from_secs(30);
-
-/// Which endpoint: a workload, and where its application listens; and the version of the TLS that is begun there, 0 without.
-pub(crate) type Key = (WorkloadUid, SocketAddr, u64);
-
-/// What an endpoint's connections are kept by.
-pub(crate) fn key(Aimed { target, tls }: &Aimed) -> Key {
-    (target.workload.uid.clone(), target.app.0, tls.as_ref().map_or(0, |tls| tls.version))
-}
-
-/// What requests of one protocol are sent over: a connection for each at a time, or one for many.
-pub(crate) trait Carrier: Send + Sized {
-    /// What the protocol is called.
-    const PROTOCOL: &'static str;
-
-    /// A way to send a request to an endpoint: one that there is, unless a fresh one is wanted. Notes who answers.
-    fn reach(
-        context: &Arc<super::Context>,
-        aimed: &Aimed,
-        facts: &mut Facts,
-        fresh: bool,
-    ) -> impl Future<Output = Result<Self, Refusal>> + Send;
-
-    /// Keeps it for another request to the endpoint, which was answered by `who`.
-    fn keep(self, context: &super::Context, key: Key, who: Option<&Identity>);
-}
 
 impl Carrier for Upstream<Io> {
     const PROTOCOL: &'static str = "HTTP/1.1";

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::Context;
 use super::io::Io;
-use super::kept::{Carrier, Key, key};
+use super::pool::{Carrier, Key, key};
 use super::upstream::{self, Aimed};
 use crate::http2::{self, Link, Upstream};
 use crate::refusal::Refusal;

@@ -21,10 +21,9 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::io::Io;
-use super::kept::Carrier;
-use super::stream::Asked;
+use super::pool::Carrier;
 use super::upstream::Aimed;
-use super::{Context, balancing, opaque, upstream};
+use super::{Asked, Context, authorization, choice, upstream};
 use crate::decide::Copied;
 use crate::http2;
 use crate::refusal::Refusal;
@@ -159,14 +158,14 @@ async fn send(
     copied: Copied,
     coming: Coming,
 ) -> Result<(), Over> {
-    let mut policies = opaque::watched(context);
+    let mut policies = authorization::watched(context);
     let (aimed, _lease) =
-        opaque::endpoint(context, (asked, &facts), balancing::LEAST_LOAD, &[]).map_err(Over::Lost)?;
+        choice::endpoint(context, (asked, &facts), choice::LEAST_LOAD, &[]).map_err(Over::Lost)?;
     upstream::aim(context, &aimed.target, &mut facts).map_err(Over::Lost)?;
     let client = facts.clone();
     tokio::select! {
         biased;
-        denial = opaque::revoked(context, &aimed.target, &client, &mut policies) => Err(Over::Lost(denial.into())),
+        denial = authorization::revoked(context, &aimed.target, &client, &mut policies) => Err(Over::Lost(denial.into())),
         ended = send_to(context, (&aimed, facts), copied, coming) => ended,
     }
 }

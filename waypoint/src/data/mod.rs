@@ -4,14 +4,17 @@
 //! immutable snapshots only and waits for no lock of the control side.
 
 mod attempts;
+mod authorization;
 pub(crate) mod balancing;
 pub(crate) mod budgets;
+mod choice;
 pub(crate) mod classify;
 pub(crate) mod clients;
 pub(crate) mod detect;
 pub(crate) mod endpoints;
 pub(crate) mod exchange;
 pub(crate) mod failover;
+mod first_bytes;
 pub(crate) mod forwarded;
 pub(crate) mod guarded;
 pub(crate) mod io;
@@ -20,6 +23,8 @@ pub(crate) mod links;
 pub(crate) mod mirror;
 pub(crate) mod opaque;
 pub(crate) mod plain;
+mod pool;
+mod reach;
 mod relay;
 pub(crate) mod requests;
 pub(crate) mod revoked;
@@ -30,16 +35,20 @@ mod tests;
 pub(crate) mod thread;
 pub(crate) mod tls_passthrough;
 pub(crate) mod tunnel;
+mod tunnel_io;
 pub(crate) mod upstream;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use daemon::drain;
 use identity::{Certificate, Certificates};
 use model::Str;
+use model::l7::Moment;
+use model::route::Behind;
 use model::store::Mesh;
+use model::workload::Workload;
 use proxy::handshakes::Handshakes;
 use proxy::mesh::MeshState;
 use proxy::tunnels::Tunnels;
@@ -109,6 +118,15 @@ impl Shared {
     }
 }
 
+/// A stream that asks for something that we guard.
+#[derive(Clone)]
+pub(crate) struct Asked {
+    /// Our own workload.
+    pub(crate) local: Arc<Workload>,
+    /// What is asked for.
+    pub(crate) behind: Behind,
+}
+
 /// What a connection on one thread works with.
 pub(crate) struct Context {
     pub(crate) shared: Arc<Shared>,
@@ -139,4 +157,10 @@ impl Context {
             revocations: Arc::default(),
         }
     }
+}
+
+/// The time of day, as faults count it.
+pub(crate) fn time_of_day() -> Moment {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Moment(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
 }

@@ -12,10 +12,10 @@ use model::identity::Identity;
 use tokio::net::TcpStream;
 use tokio::task::yield_now;
 
-use super::classify::PREFACE;
+use super::first_bytes::PREFACE;
+use super::stream::Client;
 use super::thread::Door;
-use super::tunnel::Client;
-use super::{Context, classify, requests, stream};
+use super::{Context, first_bytes, requests, stream};
 use crate::refusal::Refusal;
 
 /// Clients connect to a service's own address, and whoever does is taken for this one.
@@ -48,7 +48,7 @@ async fn prepare(tcp: &TcpStream) -> io::Result<(SocketAddr, bool)> {
     let mut first = [0; PREFACE.len()];
     loop {
         let count = tcp.peek(&mut first).await?;
-        match classify::is_http2(&first[..count]) {
+        match first_bytes::is_http2(&first[..count]) {
             Some(is_http2) => return Ok((dialled, is_http2)),
             None if count == 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             // The rest is on its way.

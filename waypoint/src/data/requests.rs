@@ -4,11 +4,10 @@
 
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use bytes::Bytes;
 use hbone::{Incoming, Received, Stream, StreamError};
-use model::l7::{Moment, Session};
+use model::l7::Session;
 use model::route::Behind;
 use model::service::ServiceName;
 use proxy::headers;
@@ -17,10 +16,10 @@ use tokio::time::{Instant, timeout};
 
 use super::exchange::OneRequest;
 use super::forwarded::Introduction;
-use super::io::{Io, TunnelIo};
-use super::kept::Carrier;
-use super::stream::Asked;
-use super::{Context, classify, opaque};
+use super::io::Io;
+use super::pool::Carrier;
+use super::tunnel_io::TunnelIo;
+use super::{Asked, Context, choice, first_bytes, time_of_day};
 use crate::decide::{self, AnyRequest, Decide, Outcome, Record};
 use crate::http1::limits::Timeouts;
 use crate::rules::{self, Of, Plan};
@@ -77,7 +76,7 @@ pub(crate) async fn over(
 /// What a client says first, and whether it is HTTP/2.
 async fn first_bytes(stream: &mut Stream, mut said: Vec<Bytes>) -> Result<(Vec<Bytes>, bool), StreamError> {
     loop {
-        if let Some(is_http2) = classify::is_http2(&said.concat()) {
+        if let Some(is_http2) = first_bytes::is_http2(&said.concat()) {
             return Ok((said, is_http2));
         }
         match std::future::poll_fn(|cx| stream.poll_recv(cx, &mut said)).await? {
@@ -110,7 +109,7 @@ impl<U> Requests<U> {
             known: book.of(&service.id),
             port: *port,
             client: self.facts.source.identity.as_ref(),
-            now: &now,
+            now: &time_of_day,
             random: std::array::from_fn(|_| fastrand::u64(..)),
             holds: &|service, port, session| self.holds(service, port, session),
         };
@@ -121,7 +120,7 @@ impl<U> Requests<U> {
     fn holds(&self, name: &ServiceName, port: u16, session: Session) -> bool {
         let mesh = self.context.shared.mesh.snapshot();
         let Some(service) = mesh.service_named(name) else { return false };
-        let set = opaque::endpoints(&self.context, &self.asked.local, service, (port, None));
+        let set = choice::endpoints(&self.context, &self.asked.local, service, (port, None));
         set.is_ok_and(|set| set.iter().any(|one| session.is_with(name, &one.target.workload.uid)))
     }
 }
@@ -153,10 +152,4 @@ impl<U: Carrier> Decide for Requests<U> {
         };
         self.context.shared.telemetry.request(&self.context.seen, &told);
     }
-}
-
-/// The time of day, as faults count it.
-pub(crate) fn now() -> Moment {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Moment(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
 }

@@ -7,9 +7,8 @@ use std::sync::Arc;
 use model::l7::{BackendTarget, Balancing, Fault, HashKey, Injected, RouteKind, Rule, Selected};
 use model::route::Behind;
 
-use super::balancing::{self, How};
-use super::stream::Asked;
-use super::{Context, requests};
+use super::choice::{self, How};
+use super::{Asked, Context, time_of_day};
 use crate::balance::Strategy;
 use crate::refusal::Refusal;
 use crate::telemetry::Facts;
@@ -55,7 +54,7 @@ pub(crate) fn route(
     let chosen = known.chosen(rule.map(|rule| &rule.key));
     let how = how(chosen.balancing.as_ref(), facts);
     let random = std::array::from_fn(|_| fastrand::u64(..));
-    let inject = |fault: &Fault| fault.inject(&(), client, requests::now(), random);
+    let inject = |fault: &Fault| fault.inject(&(), client, time_of_day(), random);
     let injected = chosen.fault.as_ref().map(inject).unwrap_or_default();
     let Some(rule) = rule else { return Ok(Routed { asked: asked.clone(), how, injected }) };
     let (name, port) = backend(rule).map_err(|why| Refusal::Route { rule: rule.key.clone(), why })?;
@@ -87,7 +86,7 @@ fn how(balancing: Option<&Balancing>, facts: &Facts) -> How {
     let strategy = match balancing {
         None | Some(Balancing::LeastLoad | Balancing::LeastRequest) => Strategy::LeastRequest,
         Some(Balancing::Maglev(key) | Balancing::RingHash(key)) => match key {
-            HashKey::Source => return How::by(balancing::client(facts).as_bytes()),
+            HashKey::Source => return How::by(choice::client(facts).as_bytes()),
             HashKey::Cookie { .. } | HashKey::Header(_) => Strategy::Random,
         },
         Some(Balancing::Random) => Strategy::Random,

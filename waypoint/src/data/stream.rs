@@ -2,27 +2,30 @@
 //!
 //! Decides nothing about endpoints: that is for whoever speaks the stream's protocol.
 
-use hbone::Incoming;
-use model::address::{ClientAddr, NetworkAddress};
-use model::route::Behind;
-use model::workload::Workload;
-use proxy::headers;
-use proxy::series::Party;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
+use hbone::Incoming;
+use model::address::{ClientAddr, NetworkAddress};
+use model::identity::Identity;
+use model::route::Behind;
+use proxy::headers;
+use proxy::series::Party;
+
+use super::budgets::Share;
 use super::classify::{self, Spoken};
-use super::tunnel::Client;
-use super::{Context, detect, opaque, requests, tls_passthrough};
+use super::{Asked, Context, detect, opaque, requests, tls_passthrough};
 use crate::refusal::Refusal;
 use crate::telemetry::Facts;
 
-/// A stream that asks for something that we guard.
-#[derive(Clone)]
-pub(crate) struct Asked {
-    /// Our own workload.
-    pub(crate) local: Arc<Workload>,
-    /// What is asked for.
-    pub(crate) behind: Behind,
+/// Who opened a tunnel.
+pub(crate) struct Client {
+    /// What it has proven to be.
+    pub(crate) identity: Identity,
+    /// Where the tunnel comes from: the client's pod, though not the port of its connection.
+    pub(crate) address: SocketAddr,
+    /// What its streams may hold.
+    pub(crate) share: Share,
 }
 
 /// Serves one stream, from its authority to its last byte.

@@ -12,8 +12,7 @@ use model::route::Behind;
 use proxy::headers;
 use tokio::time::timeout;
 
-use super::stream::Asked;
-use super::{Context, opaque};
+use super::{Asked, Context, opaque};
 use crate::refusal::Refusal;
 use crate::telemetry::Facts;
 

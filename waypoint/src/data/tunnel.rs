@@ -6,25 +6,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use model::address::{NetworkAddress, canonical};
-use model::identity::Identity;
 use proxy::accept::{self, Accepted, NotAccepted};
 use proxy::handshakes::MAX_HANDSHAKES;
 use tokio::net::TcpStream;
 
 use super::budgets::Share;
+use super::stream::Client;
 use super::thread::Door;
 use super::{Context, stream};
 use crate::refusal::Refusal;
-
-/// Who opened a tunnel.
-pub(crate) struct Client {
-    /// What it has proven to be.
-    pub(crate) identity: Identity,
-    /// Where the tunnel comes from: the client's pod, though not the port of its connection.
-    pub(crate) address: SocketAddr,
-    /// What its streams may hold.
-    pub(crate) share: Share,
-}
 
 /// Clients come in tunnels.
 #[derive(Clone, Copy, Debug)]

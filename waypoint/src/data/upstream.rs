@@ -20,7 +20,8 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use super::io::Io;
-use super::{Context, opaque};
+use super::tunnel_io::TunnelIo;
+use super::{Context, authorization};
 use crate::refusal::Refusal;
 use crate::rules::Secure;
 use crate::telemetry::Facts;
@@ -61,6 +62,16 @@ impl Upstream {
     }
 }
 
+impl From<Upstream> for Io {
+    fn from(upstream: Upstream) -> Self {
+        match upstream {
+            Upstream::Secured(inside) => Self::Secured(Box::new(inside.io)),
+            Upstream::Tcp(tcp) => Self::Tcp(tcp),
+            Upstream::Tunnel(opened) => Self::Tunnel(Box::new(TunnelIo::new(opened.stream, Vec::new()))),
+        }
+    }
+}
+
 /// Endpoints tried before anything was sent: two that fail are bad luck, three are an outage that a fourth won't mend.
 pub(crate) const ATTEMPTS: usize = 3;
 
@@ -70,7 +81,8 @@ pub(crate) fn aim(context: &Context, target: &Target, facts: &mut Facts) -> Resu
     facts.destination.identity = None;
     facts.app = Some(target.app);
     let mesh = context.shared.mesh.snapshot();
-    opaque::denied(&mesh, &target.workload, target.app, facts).map_or(Ok(()), |denial| Err(denial.into()))
+    authorization::denied(&mesh, &target.workload, target.app, facts)
+        .map_or(Ok(()), |denial| Err(denial.into()))
 }
 
 /// Connects to an endpoint on behalf of the client that `facts` are of, and notes who answers. In TLS where that is wanted, in which
