@@ -30,12 +30,8 @@ use crate::admin;
 use crate::balance::Registry;
 use crate::config::Config;
 use crate::data::Shared;
-use crate::data::clients::Clients;
-use crate::data::guarded::Past;
-use crate::data::mirror::Counts;
-use crate::data::plain::Plain;
-use crate::data::thread::{self, Door, Thread};
-use crate::data::tunnel::Tunnels;
+use crate::data::downstream::{self, Clients, Door, Past, Plain, Thread, Tunnels};
+use crate::data::requests::mirror::Counts;
 use crate::discovery::Discovery;
 use crate::rules::{Book, Rules};
 use crate::spans::Tracer;
@@ -197,7 +193,7 @@ async fn data_side(
         tasks.spawn_infallible("connections", async move {
             // Who knows a service and not yet its rules, or the TLS that is wanted, would pass them by.
             readiness.ready().await;
-            thread::accept(listener, threads, shared).await;
+            downstream::accept(listener, threads, shared).await;
         });
     }
     Ok(())

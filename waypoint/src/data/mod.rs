@@ -2,41 +2,19 @@
 //!
 //! Each thread is a runtime of its own; a client's tunnel, its streams and the tunnels to endpoints live on one thread. Reads
 //! immutable snapshots only and waits for no lock of the control side.
+//!
+//! `downstream` takes streams in and hands each to `requests` or to `opaque`, which do not know each other. Both stand on
+//! `upstream`, and all on what is beside these folders. [`Shared`] and [`Context`] hold what each of them keeps.
 
-mod attempts;
 mod authorization;
-pub(crate) mod balancing;
-pub(crate) mod budgets;
-mod choice;
-pub(crate) mod classify;
-pub(crate) mod clients;
-pub(crate) mod detect;
-pub(crate) mod endpoints;
-pub(crate) mod exchange;
-pub(crate) mod failover;
-mod first_bytes;
-pub(crate) mod forwarded;
-pub(crate) mod guarded;
-pub(crate) mod io;
-pub(crate) mod kept;
-pub(crate) mod links;
-pub(crate) mod mirror;
-pub(crate) mod opaque;
-pub(crate) mod plain;
-mod pool;
-mod reach;
-mod relay;
+mod budgets;
+pub(crate) mod downstream;
+mod opaque;
 pub(crate) mod requests;
-pub(crate) mod revoked;
-pub(crate) mod routed;
-pub(crate) mod stream;
 #[cfg(test)]
 mod tests;
-pub(crate) mod thread;
-pub(crate) mod tls_passthrough;
-pub(crate) mod tunnel;
 mod tunnel_io;
-pub(crate) mod upstream;
+mod upstream;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -55,6 +33,12 @@ use proxy::tunnels::Tunnels;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use self::budgets::Budgets;
+use self::downstream::{Clients, Past};
+use self::requests::mirror::{Copies, Counts};
+use self::requests::revoked::Revocations;
+use self::upstream::endpoints::Cache;
+use self::upstream::pool::{Kept, Links};
 use crate::balance::Registry;
 use crate::config::Own;
 use crate::http2::Stalls;
@@ -67,20 +51,20 @@ use crate::watched::Watched;
 pub(crate) struct Shared {
     pub(crate) own: Own,
     pub(crate) mesh: Arc<MeshState>,
-    pub(crate) clients: clients::Clients,
+    pub(crate) clients: Clients,
     /// The mesh as it was a moment ago.
-    pub(crate) past: guarded::Past,
+    pub(crate) past: Past,
     /// Routes and traffic policies.
     pub(crate) book: Arc<ArcSwap<Book>>,
     pub(crate) certificates: Certificates,
     pub(crate) telemetry: Telemetry,
     /// What became of copies of requests.
-    pub(crate) mirrors: Arc<mirror::Counts>,
+    pub(crate) mirrors: Arc<Counts>,
     pub(crate) watched: Arc<Watched>,
     /// Moves when policies have changed.
     pub(crate) policies: watch::Receiver<u64>,
     pub(crate) endpoints: Registry,
-    pub(crate) budgets: Arc<budgets::Budgets>,
+    pub(crate) budgets: Arc<Budgets>,
     pub(crate) drain: drain::Watch,
     /// What balancing counts time from.
     pub(crate) epoch: Instant,
@@ -132,13 +116,13 @@ pub(crate) struct Context {
     pub(crate) shared: Arc<Shared>,
     pub(crate) tunnels: Tunnels,
     pub(crate) handshakes: Handshakes,
-    pub(crate) endpoints: endpoints::Cache,
-    pub(crate) kept: kept::Kept,
+    pub(crate) endpoints: Cache,
+    pub(crate) kept: Kept,
     pub(crate) seen: Seen,
-    pub(crate) copies: mirror::Copies,
-    pub(crate) links: links::Links,
+    pub(crate) copies: Copies,
+    pub(crate) links: Links,
     pub(crate) stalls: Arc<Stalls>,
-    pub(crate) revocations: Arc<revoked::Revocations>,
+    pub(crate) revocations: Arc<Revocations>,
 }
 
 impl Context {
@@ -148,11 +132,11 @@ impl Context {
             shared,
             tunnels: Tunnels::default(),
             handshakes: Handshakes::default(),
-            endpoints: endpoints::Cache::default(),
-            kept: kept::Kept::default(),
+            endpoints: Cache::default(),
+            kept: Kept::default(),
             seen: Seen::default(),
-            copies: mirror::Copies::default(),
-            links: links::Links::default(),
+            copies: Copies::default(),
+            links: Links::default(),
             stalls: Arc::default(),
             revocations: Arc::default(),
         }

@@ -38,8 +38,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::budgets::Budgets;
-use super::clients::Clients;
-use super::{Context, Shared, guarded, mirror, tunnel};
+use super::downstream::{Clients, Door, Past, Tunnels};
+use super::requests::mirror;
+use super::requests::revoked::follow;
+use super::{Context, Shared};
 use crate::balance::Registry;
 use crate::config::Own;
 use crate::made;
@@ -135,7 +137,7 @@ impl World {
             own,
             mesh,
             clients: Clients::new(MeshState::new(Mesh::default()).0, made::nobody().1),
-            past: guarded::Past::default(),
+            past: Past::default(),
             book: Arc::clone(&book),
             certificates: certificates.clone(),
             watched: requests,
@@ -239,11 +241,11 @@ fn tracer(settings: &spans::Settings, own: &Own, metrics: &Metrics) -> Tracer {
 async fn listen(context: Arc<Context>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(super::revoked::follow(Arc::clone(&context)));
+    tokio::spawn(follow(Arc::clone(&context)));
     tokio::spawn(async move {
         loop {
             let (tcp, client) = listener.accept().await.unwrap();
-            tokio::spawn(tunnel::handle(Arc::clone(&context), tcp, client));
+            tokio::spawn(Tunnels.serve(Arc::clone(&context), tcp, client));
         }
     });
     address

@@ -15,8 +15,8 @@ use model::l7::{
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::super::io::Io;
 use super::super::tunnel_io::TunnelIo;
+use super::super::upstream::Io;
 use super::*;
 use crate::rules::Change;
 

@@ -9,11 +9,11 @@ use model::l7::AbortAnswer;
 use model::workload::WorkloadUid;
 use tokio::time::sleep;
 
-use super::choice::endpoint;
-use super::routed::{self, Routed};
-use super::upstream::{self, ATTEMPTS, Aimed, Upstream};
-use super::{Asked, Context};
+use super::route::{self, Routed};
 use crate::balance::{Lease, Outcome};
+use crate::data::upstream::choice::endpoint;
+use crate::data::upstream::{self, ATTEMPTS, Aimed, Upstream};
+use crate::data::{Asked, Context};
 use crate::refusal::Refusal;
 use crate::telemetry::Facts;
 
@@ -26,7 +26,7 @@ pub(crate) async fn reach(
     (asked, name): (&Asked, Option<&str>),
     facts: &mut Facts,
 ) -> Result<Reached, Refusal> {
-    let Routed { asked, how, injected } = routed::route(context, asked, facts, name)?;
+    let Routed { asked, how, injected } = route::route(context, asked, facts, name)?;
     if let Some(delay) = injected.delay {
         sleep(delay).await;
     }

@@ -10,7 +10,7 @@ use identity::origination::Secured;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::tunnel_io::TunnelIo;
+use crate::data::tunnel_io::TunnelIo;
 
 /// A connection.
 pub(crate) enum Io {

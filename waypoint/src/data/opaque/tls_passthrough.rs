@@ -12,7 +12,8 @@ use model::route::Behind;
 use proxy::headers;
 use tokio::time::timeout;
 
-use super::{Asked, Context, opaque};
+use super::serve::carry;
+use crate::data::{Asked, Context};
 use crate::refusal::Refusal;
 use crate::telemetry::Facts;
 
@@ -35,7 +36,7 @@ pub(crate) async fn serve(context: &Arc<Context>, incoming: Incoming, asked: &As
         Err(NoHello::Other(format!("without a ClientHello within {} s", HELLO_TIMEOUT.as_secs())))
     });
     match heard {
-        Ok((said, name)) => opaque::carry(context, (stream, said), (asked, name.as_deref()), facts).await,
+        Ok((said, name)) => carry(context, (stream, said), (asked, name.as_deref()), facts).await,
         Err(why) => {
             telemetry.refused(&facts, &why.of(asked));
             stream.reset(Reason::CONNECT_ERROR);

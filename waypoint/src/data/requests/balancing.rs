@@ -8,14 +8,14 @@ use http::HeaderValue;
 use http::header::SET_COOKIE;
 use model::l7::{self, Balancing, CookieName, HashKey, Headers};
 
-use super::choice::{How, LEAST_LOAD, client};
 use crate::balance::Strategy;
+use crate::data::upstream::choice::{How, LEAST_LOAD, client};
 use crate::decide::AnyRequest;
 use crate::rules::Way;
 use crate::telemetry::Facts;
 
 /// How an endpoint is chosen for a request. One without what a policy hashes goes to any; a cookie it is given.
-pub(crate) fn of(way: &mut Way, request: &dyn AnyRequest, facts: &Facts) -> How {
+pub(super) fn of(way: &mut Way, request: &dyn AnyRequest, facts: &Facts) -> How {
     How { session: way.session, ..by_policy(way, request, facts) }
 }
 

@@ -9,7 +9,7 @@ use std::task::{Context as Task, Waker};
 use parking_lot::Mutex;
 use slab::Slab;
 
-use super::Context;
+use crate::data::Context;
 
 /// Those of one thread. The lock is this thread's alone and so never waited for.
 #[derive(Debug, Default)]

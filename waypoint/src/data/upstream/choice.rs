@@ -11,9 +11,9 @@ use model::service::{Affinity, Service};
 use model::workload::{Workload, WorkloadUid};
 use twox_hash::XxHash64;
 
-use super::upstream::Aimed;
-use super::{Asked, Context};
+use super::connect::Aimed;
 use crate::balance::{Ask, Endpoint, Lease, Set, Strategy};
+use crate::data::{Asked, Context};
 use crate::refusal::Refusal;
 use crate::telemetry::Facts;
 

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use model::l7::{self, Backend, BackendTarget};
 use model::service::Service;
 
-use super::choice;
 use super::exchange::OneRequest;
-use super::pool::Carrier;
+use crate::data::upstream::choice;
+use crate::data::upstream::pool::Carrier;
 
 impl<U: Carrier> OneRequest<U> {
     /// Turns to another backend, if the rule retries and has one with an endpoint that was not tried. The request's edits were

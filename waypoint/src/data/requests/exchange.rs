@@ -16,11 +16,12 @@ use model::workload::WorkloadUid;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::attempts::UnderWay;
-use super::choice::{How, LEAST_LOAD};
+use super::balancing;
 use super::forwarded::Introduction;
 use super::mirror::{self, Copying};
-use super::pool::Carrier;
-use super::{Asked, Context, authorization, balancing, time_of_day};
+use crate::data::upstream::choice::{How, LEAST_LOAD};
+use crate::data::upstream::pool::Carrier;
+use crate::data::{Asked, Context, authorization, time_of_day};
 use crate::decide::{
     Answer, AnyRequest, AnyResponse, Exchange, Failed, Forward, Next, REPLAY_BYTES_MAX, Record, RequestEdits,
     Verdict,

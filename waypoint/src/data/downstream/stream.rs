@@ -12,9 +12,11 @@ use model::route::Behind;
 use proxy::headers;
 use proxy::series::Party;
 
-use super::budgets::Share;
-use super::classify::{self, Spoken};
-use super::{Asked, Context, detect, opaque, requests, tls_passthrough};
+use super::declared::{self, Spoken};
+use super::detect;
+use crate::data::budgets::Share;
+use crate::data::opaque::{self, tls_passthrough};
+use crate::data::{Asked, Context, requests};
 use crate::refusal::Refusal;
 use crate::telemetry::Facts;
 
@@ -39,7 +41,7 @@ pub(crate) async fn serve(context: &Arc<Context>, incoming: Incoming, client: &C
             return incoming.refuse(refusal.status());
         }
     };
-    let spoken = classify::declared(&asked.behind, &context.shared.book.load(), &client.identity);
+    let spoken = declared::declared(&asked.behind, &context.shared.book.load(), &client.identity);
     match spoken {
         Spoken::Bytes => opaque::serve(context, incoming, &asked, facts).await,
         Spoken::Http => requests::serve(context, incoming, asked, facts).await,

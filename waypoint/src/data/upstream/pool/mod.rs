@@ -1,6 +1,9 @@
-//! What requests of one protocol are sent over, and which connections serve which endpoint.
+//! Pools of connections to endpoints, of one thread: for HTTP/1.1 a connection for each request at a time, for HTTP/2 one for many.
 //!
-//! Keeps nothing itself: each protocol has a pool of its own.
+//! Choose no endpoint, and carry no request.
+
+mod http1;
+mod http2;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,8 +11,10 @@ use std::sync::Arc;
 use model::identity::Identity;
 use model::workload::WorkloadUid;
 
-use super::Context;
-use super::upstream::Aimed;
+pub(crate) use self::http1::Kept;
+pub(crate) use self::http2::Links;
+use super::Aimed;
+use crate::data::Context;
 use crate::refusal::Refusal;
 use crate::telemetry::Facts;
 

@@ -10,10 +10,10 @@ use proxy::accept::{self, Accepted, NotAccepted};
 use proxy::handshakes::MAX_HANDSHAKES;
 use tokio::net::TcpStream;
 
-use super::budgets::Share;
-use super::stream::Client;
+use super::stream::{self, Client};
 use super::thread::Door;
-use super::{Context, stream};
+use crate::data::Context;
+use crate::data::budgets::Share;
 use crate::refusal::Refusal;
 
 /// Clients come in tunnels.
@@ -32,7 +32,7 @@ impl Door for Tunnels {
 }
 
 /// Serves one tunnel until it ends. When the drain begins its peer is told to go.
-pub(crate) async fn handle(context: Arc<Context>, tcp: TcpStream, client: SocketAddr) {
+async fn handle(context: Arc<Context>, tcp: TcpStream, client: SocketAddr) {
     let _hold = context.shared.drain.hold();
     let address = canonical(client);
     let share = context.shared.budgets.client(address.ip());

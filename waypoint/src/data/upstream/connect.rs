@@ -20,8 +20,8 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use super::io::Io;
-use super::tunnel_io::TunnelIo;
-use super::{Context, authorization};
+use crate::data::tunnel_io::TunnelIo;
+use crate::data::{Context, authorization};
 use crate::refusal::Refusal;
 use crate::rules::Secure;
 use crate::telemetry::Facts;

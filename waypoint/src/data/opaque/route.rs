@@ -7,24 +7,24 @@ use std::sync::Arc;
 use model::l7::{BackendTarget, Balancing, Fault, HashKey, Injected, RouteKind, Rule, Selected};
 use model::route::Behind;
 
-use super::choice::{self, How};
-use super::{Asked, Context, time_of_day};
 use crate::balance::Strategy;
+use crate::data::upstream::choice::{self, How};
+use crate::data::{Asked, Context, time_of_day};
 use crate::refusal::Refusal;
 use crate::telemetry::Facts;
 
 /// What becomes of a connection.
-pub(crate) struct Routed {
+pub(super) struct Routed {
     /// Where it goes.
-    pub(crate) asked: Asked,
+    pub(super) asked: Asked,
     /// How an endpoint is chosen there.
-    pub(crate) how: How,
+    pub(super) how: How,
     /// What befalls it on purpose. Of what aborts, a connection knows the reset alone.
-    pub(crate) injected: Injected,
+    pub(super) injected: Injected,
 }
 
 /// What becomes of a connection. `name` is what a TLS client asks for.
-pub(crate) fn route(
+pub(super) fn route(
     context: &Context,
     asked: &Asked,
     facts: &mut Facts,

@@ -15,11 +15,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout};
 
 use super::exchange::OneRequest;
+use super::first_bytes;
 use super::forwarded::Introduction;
-use super::io::Io;
-use super::pool::Carrier;
-use super::tunnel_io::TunnelIo;
-use super::{Asked, Context, choice, first_bytes, time_of_day};
+use crate::data::tunnel_io::TunnelIo;
+use crate::data::upstream::pool::Carrier;
+use crate::data::upstream::{Io, choice};
+use crate::data::{Asked, Context, time_of_day};
 use crate::decide::{self, AnyRequest, Decide, Outcome, Record};
 use crate::http1::limits::Timeouts;
 use crate::rules::{self, Of, Plan};

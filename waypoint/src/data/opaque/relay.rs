@@ -16,14 +16,14 @@ use tokio::sync::watch;
 use tokio::time::sleep_until;
 
 use super::reach::Reached;
-use super::tunnel_io::TunnelIo;
-use super::upstream::{Inside, Upstream};
-use super::{Context, authorization};
+use crate::data::tunnel_io::TunnelIo;
+use crate::data::upstream::{Inside, Upstream};
+use crate::data::{Context, authorization};
 use crate::refusal::Refusal;
 use crate::telemetry::{Facts, Live};
 
 /// Carries bytes both ways; what the endpoint has said already is `answered`.
-pub(crate) async fn run(
+pub(crate) async fn relay(
     context: &Arc<Context>,
     (mut stream, said): (Stream, Vec<Bytes>),
     ((upstream, aimed, _lease), answered): (Reached, Vec<Bytes>),

@@ -15,12 +15,11 @@ use proxy::headers;
 use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
-use super::first_bytes::{self, First};
-use super::io::Io;
-use super::pool::{self, Carrier};
-use super::reach::{Reached, reach};
-use super::upstream::Upstream;
-use super::{Asked, Context, authorization, relay, requests};
+use crate::data::opaque::{Reached, reach, relay};
+use crate::data::requests::first_bytes::{self, First};
+use crate::data::upstream::pool::{self, Carrier};
+use crate::data::upstream::{Io, Upstream};
+use crate::data::{Asked, Context, authorization, requests};
 use crate::http1;
 use crate::refusal::Refusal;
 use crate::telemetry::Facts;
@@ -68,7 +67,7 @@ pub(crate) async fn serve(context: &Arc<Context>, incoming: Incoming, asked: Ask
     };
     match heard {
         Ok(Heard::Bytes(reached, answered)) => {
-            relay::run(context, (stream, said), (reached, answered), found, policies).await;
+            relay(context, (stream, said), (reached, answered), found, policies).await;
         }
         Ok(Heard::Requests(unused)) => {
             if let Some((upstream, aimed, _)) = unused {

@@ -7,12 +7,11 @@ use std::time::Duration;
 use model::l7::{self, Attempt, Headers, Pushback};
 use tokio::time::Instant;
 
-use super::choice;
 use super::exchange::OneRequest;
-use super::pool::{Carrier, Key, key};
 use super::revoked::Judged;
-use super::upstream::{self, ATTEMPTS, Aimed};
 use crate::balance::{Lease, Outcome};
+use crate::data::upstream::pool::{Carrier, Key, key};
+use crate::data::upstream::{self, ATTEMPTS, Aimed, choice};
 use crate::decide::{AnyRequest, AnyResponse, Failed, Failure, is_grpc};
 use crate::refusal::Refusal;
 

@@ -14,7 +14,7 @@ use model::workload::Workload;
 use proxy::mesh::MeshState;
 use tokio::time::{sleep, timeout};
 
-use super::Shared;
+use crate::data::Shared;
 
 /// How far a peer may be behind: what is older than once this is used, and what is older than twice this is not. A node that is connected
 /// hears within milliseconds, and one whose stream the network has broken connects again within this.

@@ -12,10 +12,11 @@ use model::identity::Identity;
 use tokio::net::TcpStream;
 use tokio::task::yield_now;
 
-use super::first_bytes::PREFACE;
-use super::stream::Client;
+use super::stream::{self, Client};
 use super::thread::Door;
-use super::{Context, first_bytes, requests, stream};
+use crate::data::Context;
+use crate::data::requests;
+use crate::data::requests::first_bytes::{self, PREFACE};
 use crate::refusal::Refusal;
 
 /// Clients connect to a service's own address, and whoever does is taken for this one.

@@ -9,8 +9,8 @@ use hbone::{Incoming, Reason, Stream};
 use proxy::headers;
 
 use super::reach::reach;
-use super::relay::run;
-use super::{Asked, Context, authorization};
+use super::relay::relay;
+use crate::data::{Asked, Context, authorization};
 use crate::telemetry::Facts;
 
 /// Carries one stream to its end and reports it.
@@ -25,7 +25,7 @@ pub(crate) async fn serve(context: &Arc<Context>, incoming: Incoming, asked: &As
         }
     };
     match incoming.accept(headers::answer(Some(&asked.local))) {
-        Ok(stream) => run(context, (stream, Vec::new()), (reached, Vec::new()), facts, policies).await,
+        Ok(stream) => relay(context, (stream, Vec::new()), (reached, Vec::new()), facts, policies).await,
         // The client gave up while the endpoint was being connected to.
         Err(error) => telemetry.refused(&facts, &error.into()),
     }
@@ -33,7 +33,7 @@ pub(crate) async fn serve(context: &Arc<Context>, incoming: Incoming, asked: &As
 
 /// The same for a stream that was accepted, of which something was received that is not consumed, and whose client may have asked
 /// for a name in TLS.
-pub(crate) async fn carry(
+pub(super) async fn carry(
     context: &Arc<Context>,
     (mut stream, said): (Stream, Vec<Bytes>),
     asked: (&Asked, Option<&str>),
@@ -41,7 +41,7 @@ pub(crate) async fn carry(
 ) {
     let policies = authorization::watched(context);
     match reach(context, asked, &mut facts).await {
-        Ok(reached) => run(context, (stream, said), (reached, Vec::new()), facts, policies).await,
+        Ok(reached) => relay(context, (stream, said), (reached, Vec::new()), facts, policies).await,
         Err(refusal) => {
             context.shared.telemetry.refused(&facts, &refusal);
             stream.reset(Reason::CONNECT_ERROR);

@@ -11,10 +11,9 @@ use model::identity::Identity;
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep_until};
 
-use super::Context;
-use super::io::Io;
-use super::pool::{Carrier, Key, key};
-use super::upstream::{self, Aimed};
+use super::{Carrier, Key, key};
+use crate::data::Context;
+use crate::data::upstream::{self, Aimed, Io};
 use crate::http2::{self, Link, Upstream};
 use crate::refusal::Refusal;
 use crate::telemetry::Facts;

@@ -20,10 +20,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::io::Io;
-use super::pool::Carrier;
-use super::upstream::Aimed;
-use super::{Asked, Context, authorization, choice, upstream};
+use crate::data::upstream::pool::Carrier;
+use crate::data::upstream::{self, Aimed, Io, choice};
+use crate::data::{Asked, Context, authorization};
 use crate::decide::Copied;
 use crate::http2;
 use crate::refusal::Refusal;

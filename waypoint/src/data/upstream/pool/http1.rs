@@ -1,9 +1,9 @@
-//! Connections to endpoints that are idle between requests, of one thread.
+//! Connections of HTTP/1.1 to endpoints that are idle between requests, of one thread.
 //!
 //! Bounded in number and time; opens none and chooses none.
 
 use std::sync::Arc;
-use std::task::{Context, Waker};
+use std::task::{Context as Task, Waker};
 use std::time::Duration;
 
 use foldhash::HashMap;
@@ -12,9 +12,9 @@ use model::identity::Identity;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::io::Io;
-use super::pool::{Carrier, Key, key};
-use super::upstream::{self, Aimed};
+use super::{Carrier, Key, key};
+use crate::data::Context;
+use crate::data::upstream::{self, Aimed, Io};
 use crate::http1::Upstream;
 use crate::refusal::Refusal;
 use crate::telemetry::Facts;
@@ -31,7 +31,7 @@ impl Carrier for Upstream<Io> {
     const PROTOCOL: &'static str = "HTTP/1.1";
 
     async fn reach(
-        context: &Arc<super::Context>,
+        context: &Arc<Context>,
         aimed: &Aimed,
         facts: &mut Facts,
         fresh: bool,
@@ -46,7 +46,7 @@ impl Carrier for Upstream<Io> {
         Ok(Self::new(reached.into()))
     }
 
-    fn keep(self, context: &super::Context, key: Key, who: Option<&Identity>) {
+    fn keep(self, context: &Context, key: Key, who: Option<&Identity>) {
         context.kept.put(key, self, who.cloned());
     }
 }
@@ -94,5 +94,5 @@ impl Kept {
 }
 
 fn is_usable(upstream: &mut Upstream<Io>) -> bool {
-    upstream.poll_unusable(&mut Context::from_waker(Waker::noop())).is_pending()
+    upstream.poll_unusable(&mut Task::from_waker(Waker::noop())).is_pending()
 }

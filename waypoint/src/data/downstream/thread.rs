@@ -15,7 +15,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::{Context, Shared, revoked};
+use crate::data::requests::revoked;
+use crate::data::{Context, Shared};
 use crate::refusal::Refusal;
 
 /// Connections on their way to a thread: a burst while it is busy. What it can't take the client's node sends elsewhere.
