@@ -90,6 +90,11 @@ fn cores_are_pure() {
 }
 
 #[test]
+fn folders_use_those_below_them() {
+    none(rules::folders(sources(), rules::FOLDERS));
+}
+
+#[test]
 fn dependencies_point_down() {
     none(graph::direction(&graph::read(&root())));
 }

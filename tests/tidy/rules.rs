@@ -69,6 +69,18 @@ pub(crate) const CORES: &[Core] = &[
     Core::File("ztunnel/src/node/runtime/found.rs"),
 ];
 
+/// Folders in rows: each names those of rows below its own alone. What is beside the folders is below them all, apart from the
+/// `mod.rs` that joins them.
+pub(crate) struct Rows {
+    dir: &'static str,
+    /// From the top.
+    rows: &'static [&'static [&'static str]],
+}
+
+/// Where a crate is so large that its folders have a direction. A folder that is gone is a violation.
+pub(crate) const FOLDERS: &[Rows] =
+    &[Rows { dir: "waypoint/src/data/", rows: &[&["downstream"], &["opaque", "requests"], &["upstream"]] }];
+
 /// What a core must not name: waiting, clocks, sockets, files, wire types.
 const IMPURE_WORDS: &[&str] = &[
     "async",
@@ -242,6 +254,11 @@ pub(crate) fn purity(sources: &[Source], cores: &[Core]) -> Vec<Violation> {
     violations
 }
 
+/// Folders name only those below them.
+pub(crate) fn folders(sources: &[Source], all: &[Rows]) -> Vec<Violation> {
+    all.iter().flat_map(|rows| rows.violations(sources)).collect()
+}
+
 /// Relative links of a Markdown file point at files that exist.
 pub(crate) fn links(root: &Path, path: &str, text: &str) -> Vec<Violation> {
     let dir = root.join(path).parent().expect("a file has a directory").to_owned();
@@ -277,6 +294,36 @@ impl Core {
             Self::Dir(name) | Self::File(name) => (*name).to_owned(),
             Self::Suffix(dir, suffix) => format!("{dir}*{suffix}"),
         }
+    }
+}
+
+impl Rows {
+    fn violations(&self, sources: &[Source]) -> Vec<Violation> {
+        let names: Vec<_> = self.rows.iter().copied().flatten().copied().collect();
+        let gone = names
+            .iter()
+            .map(|name| format!("{}{name}/", self.dir))
+            .filter(|dir| sources.iter().all(|source| !source.path.starts_with(dir)));
+        let gone =
+            gone.map(|dir| Violation::new(dir, "no such folder: if it moved, list its new place in FOLDERS"));
+        let wrong = sources.iter().flat_map(|source| {
+            let unseen = self.unseen(&source.path);
+            matching_with(source, |line, test| {
+                let name = unseen.iter().find(|name| has_word(line, name)).filter(|_| !test)?;
+                Some(format!("names `{name}`, which is not below it: see FOLDERS in tests/tidy/rules.rs"))
+            })
+        });
+        gone.chain(wrong).collect()
+    }
+
+    /// The folders that this file must not name.
+    fn unseen(&self, path: &str) -> Vec<&'static str> {
+        let Some(place) = path.strip_prefix(self.dir).filter(|place| *place != "mod.rs") else {
+            return Vec::new();
+        };
+        let own = place.split('/').next().expect("there is a first part");
+        let row = self.rows.iter().position(|names| names.contains(&own)).unwrap_or(self.rows.len() - 1);
+        self.rows[..=row].iter().copied().flatten().copied().filter(|name| *name != own).collect()
     }
 }
 
@@ -407,6 +454,28 @@ mod tests {
             &[Core::File("crates/y/src/core.rs"), Core::Suffix("crates/x/", "_core.rs")],
         );
         assert_eq!(moved.len(), 2, "{moved:?}");
+    }
+
+    #[test]
+    fn folders_that_look_up_are_found() {
+        let check = |path: &str, text: &str| {
+            let rows: &[&[&str]] = &[&["door"], &["left", "right"], &["ground"]];
+            let names = ["door", "left", "right", "ground"];
+            let places = names.map(|name| Source::new(&format!("crates/x/src/{name}/mod.rs"), ""));
+            let sources: Vec<_> = places.into_iter().chain([Source::new(path, text)]).collect();
+            folders(&sources, &[Rows { dir: "crates/x/src/", rows }]).len()
+        };
+        let text = "use crate::left;\n";
+        for fine in ["mod.rs", "door/a.rs", "left/a.rs", "tests.rs"] {
+            assert_eq!(check(&format!("crates/x/src/{fine}"), text), 0, "{fine}");
+        }
+        for wrong in ["right/a.rs", "ground/deep/a.rs", "beside.rs"] {
+            assert_eq!(check(&format!("crates/x/src/{wrong}"), text), 1, "{wrong}");
+        }
+        assert_eq!(check("crates/y/src/ground/a.rs", text), 0);
+        assert_eq!(check("crates/x/src/ground/a.rs", "// right in words\n"), 0);
+        let gone = Rows { dir: "crates/z/", rows: &[&["gone"]] };
+        assert_eq!(folders(&[], &[gone]).len(), 1);
     }
 
     #[test]
