@@ -32,4 +32,5 @@ pub use request::RequestHead;
 pub use response::ResponseHead;
 pub use serve::serve;
 pub(crate) use target::{is_host, is_target};
+pub(crate) use tunnel::carry;
 pub use upstream::Upstream;

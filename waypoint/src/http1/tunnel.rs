@@ -1,6 +1,7 @@
 //! A connection that changed its protocol: bytes both ways, with half-closes, until both sides have ended.
 
 use std::future::{Future, poll_fn};
+use std::io;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -57,6 +58,26 @@ where
     })
     .await;
     (outcome, (up.pump.payload(), down.pump.payload()))
+}
+
+/// Carries bytes between two streams that were never anything else, until both have ended. One that breaks breaks the other.
+pub(crate) async fn carry<A, B>(one: A, other: B) -> io::Result<()>
+where
+    A: AsyncRead + AsyncWrite + Unpin,
+    B: AsyncRead + AsyncWrite + Unpin,
+{
+    let (mut one, mut other) = (Wire::new(one), Wire::new(other));
+    let (mut there, mut back) = (Way::default(), Way::default());
+    let carried = poll_fn(|cx| {
+        let there = there.poll(cx, (&mut one, &mut other), &mut false)?;
+        let back = back.poll(cx, (&mut other, &mut one), &mut false)?;
+        if there.is_ready() && back.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
+    });
+    carried.await.map_err(|broken| match broken {
+        Broken::Sink(error) | Broken::Source(error) => error,
+        // Bytes without framing break no rules.
+        Broken::Malformed(_) | Broken::Truncated => io::ErrorKind::InvalidData.into(),
+    })
 }
 
 /// One direction.

@@ -10,15 +10,16 @@ use std::task::{Context as Task, Poll, ready};
 use bytes::Bytes;
 use hbone::{Progress, RelayError, Stream};
 use proxy::tunnels::Opened;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, copy_bidirectional};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::sleep_until;
 
 use super::reach::Reached;
 use crate::data::tunnel_io::TunnelIo;
-use crate::data::upstream::{Inside, Upstream};
+use crate::data::upstream::{Inside, Io, Upstream};
 use crate::data::{Context, authorization};
+use crate::http1;
 use crate::refusal::Refusal;
 use crate::telemetry::{Facts, Live};
 
@@ -75,7 +76,7 @@ async fn plain(mut stream: Stream, said: Vec<Bytes>, mut tcp: TcpStream, live: &
 /// Carries bytes both ways, to their end. What was `said` is not consumed; what was `answered` is read already.
 async fn secured(
     (stream, said): (Stream, Vec<Bytes>),
-    (mut inside, answered): (Inside, Vec<Bytes>),
+    (Inside { io, proof }, answered): (Inside, Vec<Bytes>),
     live: &Live,
 ) -> Result<(), Refusal> {
     let mut client = Counted { io: TunnelIo::new(stream, said), live };
@@ -83,11 +84,11 @@ async fn secured(
         for bytes in answered {
             client.write_all(&bytes).await?;
         }
-        copy_bidirectional(&mut client, &mut inside.io).await.map(drop)
+        http1::carry(client, Io::Secured(Box::new(io))).await
     };
     let proven = async {
-        match &inside.proof {
-            Some((_, until)) => sleep_until(*until).await,
+        match proof {
+            Some((_, until)) => sleep_until(until).await,
             None => std::future::pending().await,
         }
     };

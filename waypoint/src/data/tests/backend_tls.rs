@@ -18,6 +18,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::calls::{Says, Seen, method, serve};
 use super::*;
+use crate::data::tunnel_io::TunnelIo;
 use crate::rules::Change;
 
 type Issuer = CertifiedIssuer<'static, KeyPair>;
@@ -332,4 +333,83 @@ async fn copies_and_upgraded_connections_go_in_tls_as_well() {
     assert!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
     stream.send(Bytes::from_static(b"echo one\n")).unwrap();
     assert_eq!(soon("the echo", recv(&mut stream)).await.unwrap().unwrap(), "echo one\n");
+}
+
+impl World {
+    /// An endpoint of the mesh whose application speaks TLS: it talks without an end, or says and reads nothing.
+    async fn in_tls(&mut self, name: &str, address: &str, acceptor: TlsAcceptor, talks: bool) {
+        self.endpoint(name, address);
+        let take = move |incoming: Incoming| {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let stream = incoming.accept(HeaderMap::new()).unwrap();
+                let mut tls = acceptor.accept(TunnelIo::new(stream, Vec::new())).await.unwrap();
+                let head = b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n";
+                let mut sent = if talks { tls.write_all(head).await } else { std::future::pending().await };
+                while sent.is_ok() {
+                    sent = tls.write_all(&[b'x'; 64 << 10]).await;
+                }
+            });
+        };
+        self.takes(address, take).await;
+    }
+}
+
+async fn until(what: &str, is_so: impl Fn() -> bool) {
+    soon(what, async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_comes_in_tls_and_nobody_reads_is_counted_where_it_is_held() {
+    for (address, kind) in [("127.7.105.1", RouteKind::Http), ("127.7.105.2", RouteKind::Tcp)] {
+        let mut world = World::new().await;
+        let ca = ca();
+        world.in_tls("talker", address, acceptor(&ca), true).await;
+        world.tls(PortTls::Tls(wanted(&ca)));
+        let mut rule = made::rule(0, "/", &[("web", 1)]);
+        rule.key.kind = kind;
+        world.rule(rule);
+        let client = world.client("client").await;
+        let mut streams = Vec::new();
+        for _ in 0..32 {
+            let mut stream = open(&client, "web.shop.svc.cluster.local:80").await.unwrap();
+            stream.send(Bytes::from_static(b"GET / HTTP/1.1\r\nhost: web\r\n\r\n")).unwrap();
+            streams.push(stream);
+        }
+        until("a hoard", || world.budgets.held_of_endpoints() >= 4 << 20).await;
+        drop(streams);
+        until("its end", || world.budgets.held_of_endpoints() == 0).await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_server_in_tls_does_not_read_is_counted_where_it_is_held() {
+    let mut world = World::new().await;
+    let ca = ca();
+    world.in_tls("deaf", "127.7.106.1", acceptor(&ca), false).await;
+    world.tls(PortTls::Tls(wanted(&ca)));
+    let mut rule = made::rule(0, "/", &[("web", 1)]);
+    rule.key.kind = RouteKind::Tcp;
+    world.rule(rule);
+    let client = world.client("client").await;
+    let mut pushing = Vec::new();
+    for _ in 0..32 {
+        let mut stream = open(&client, "web.shop.svc.cluster.local:80").await.unwrap();
+        pushing.push(tokio::spawn(async move {
+            let piece = Bytes::from(vec![b'x'; 64 << 10]);
+            while let Ok(room) = std::future::poll_fn(|cx| stream.poll_capacity(cx, piece.len())).await {
+                if stream.send(piece.slice(..room)).is_err() {
+                    break;
+                }
+            }
+        }));
+    }
+    let ip = world.address.ip();
+    until("what the client has said", || world.budgets.held(ip) >= 4 << 20).await;
+    pushing.iter().for_each(tokio::task::JoinHandle::abort);
 }

@@ -29,6 +29,8 @@ impl AsyncRead for Io {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
+            // Nobody takes what comes, and what TLS would open goes nowhere: it waits where it is counted.
+            Self::Secured(io) if buffer.remaining() == 0 => Pin::new(io.get_mut().0).poll_read(cx, buffer),
             Self::Secured(io) => Pin::new(&mut **io).poll_read(cx, buffer),
             Self::Tcp(io) => Pin::new(io).poll_read(cx, buffer),
             Self::Tunnel(io) => Pin::new(io).poll_read(cx, buffer),
