@@ -98,6 +98,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             results.memory = memory::measure(&cluster, open_files)?;
         }
         results.slots = measure::rounds(&cluster, &measurements, args.rounds, window)?;
+        cluster.end()?;
     }
     if parts.contains(&Part::Enrolment) {
         results.enrolment = Some(enrolment::measure(args.congestion.tuning())?);

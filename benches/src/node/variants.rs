@@ -109,6 +109,12 @@ pub(crate) fn plans(has_peer: bool, named: &[String]) -> anyhow::Result<Vec<Plan
     Ok(possible.into_iter().filter(|plan| is_asked_for(plan) || is_base(plan)).collect())
 }
 
+impl Mesh {
+    fn is_ours(self) -> bool {
+        matches!(self, Self::Airglow | Self::AirglowOneThread | Self::AirglowTunnel)
+    }
+}
+
 impl Cluster {
     /// Sets everything up and waits until each variant's traffic goes the way it should.
     pub(crate) fn start(plans: &[Plan], peer: Option<&Path>, tuning: Tuning) -> anyhow::Result<Self> {
@@ -132,6 +138,16 @@ impl Cluster {
             say(&format!("{} is ready; its proxies: {:?}", variant.plan.name, variant.describe().proxies));
         }
         Ok(Self { variants, _peers: peers, _lab: lab })
+    }
+
+    /// Ends our proxies as a node that is shut down does: one that can't end has not been measured as what it is.
+    pub(crate) fn end(self) -> anyhow::Result<()> {
+        for variant in self.variants.iter().filter(|variant| variant.plan.mesh.is_ours()) {
+            for proxy in &variant.proxies {
+                proxy.terminate().with_context(|| format!("end a proxy of {}", variant.plan.name))?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -212,7 +228,7 @@ fn set_up(
     peer: Option<&Path>,
 ) -> anyhow::Result<(Variant, Vec<Peer>)> {
     let namespace = plan.name;
-    let is_ours = matches!(plan.mesh, Mesh::Airglow | Mesh::AirglowOneThread | Mesh::AirglowTunnel);
+    let is_ours = plan.mesh.is_ours();
     let mut proxies = Vec::new();
     if is_ours {
         lab.label_namespace(namespace, "istio.io/dataplane-mode", Some("ambient"))?;

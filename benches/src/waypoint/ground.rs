@@ -251,6 +251,14 @@ impl Ground {
         Ok(other.pod.remove()?)
     }
 
+    /// Ends our proxies as a node that is shut down does: one that can't end has not been measured as what it is.
+    pub(crate) fn end(self) -> anyhow::Result<()> {
+        for proxy in self.proxies.iter().filter(|proxy| proxy.kind == Kind::Airglow) {
+            proxy.process.terminate().with_context(|| format!("end {}", proxy.pod.name()))?;
+        }
+        Ok(())
+    }
+
     /// Waits until everybody knows what was said last.
     pub(crate) fn settle(&self) -> anyhow::Result<()> {
         let controller = self.lab.controller().context("the controller has gone")?;

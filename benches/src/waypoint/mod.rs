@@ -91,6 +91,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if has(Part::Routes) {
         results.crowded = scale::crowded(&mut ground, &shapes::HBONE, (args.rounds, window))?;
     }
+    ground.end()?;
     print!("{}", results.to_markdown());
     if let Some(path) = &args.json {
         let text = serde_json::to_string_pretty(&results)?;
