@@ -4,8 +4,9 @@
 PART := scripts/part
 CARGO := cargo
 RUN_BINARIES := -p ztunnel -p waypoint -p controller -p lab -p airglow
+BENCH_BINARIES := --bin ztunnel --bin waypoint --bin controller --bin lab-run --bin bench
 
-.PHONY: help setup demo cluster images render test lint bench soak fmt clean
+.PHONY: help setup demo cluster images render test lint bench profile soak fmt clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -49,8 +50,11 @@ lint: setup ## format, lints, architecture rules, and cargo-deny if it is instal
 	else echo "cargo-deny is not installed: licences and advisories were not checked"; fi
 
 bench: setup ## what Airglow costs, as ratios (root). ARGS="node --peer PATH", ARGS="waypoint --envoy PATH", ARGS="kubernetes"
-	@$(PART) build $(CARGO) build --locked --profile dist $(RUN_BINARIES) -p bench
-	@target/dist/bench $(ARGS)
+	@$(PART) build scripts/dist $(BENCH_BINARIES)
+	@target/$$(rustc -vV | sed -n 's/^host: //p')/dist/bench $(ARGS)
+
+profile: setup ## what our programs do under the traffic of the benches, anew (root): images and benches are optimised by it
+	@$(PART) profile scripts/profile
 
 soak: setup ## many more cases of the property tests, the whole-system tests again and again (root). SOAK_RUNS=20
 	@$(PART) build $(CARGO) build --locked --workspace --all-targets

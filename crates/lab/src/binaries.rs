@@ -23,16 +23,12 @@ impl Binaries {
         if path.is_file() {
             return Ok(path);
         }
-        let profile = match self.0.file_name().and_then(|name| name.to_str()) {
-            Some("release") => " --release",
-            Some("dist") => " --profile dist",
-            _ => "",
+        let build = match self.0.file_name().and_then(|name| name.to_str()) {
+            Some("release") => format!("cargo build --release -p {package} --bins"),
+            Some("dist") => format!("scripts/dist --bin {name}"),
+            _ => format!("cargo build -p {package} --bins"),
         };
-        Err(LabError::MissingBinary {
-            name: name.into(),
-            dir: self.0.clone(),
-            build: format!("cargo build -p {package} --bins{profile}"),
-        })
+        Err(LabError::MissingBinary { name: name.into(), dir: self.0.clone(), build })
     }
 }
 
@@ -56,12 +52,16 @@ mod tests {
 
     #[test]
     fn a_missing_executable_names_the_command_that_builds_it() {
-        for (profile, flag) in [("debug", ""), ("release", " --release"), ("dist", " --profile dist")] {
+        for (profile, build) in [
+            ("debug", "cargo build -p ztunnel --bins"),
+            ("release", "cargo build --release -p ztunnel --bins"),
+            ("dist", "scripts/dist --bin ztunnel"),
+        ] {
             let dir = Path::new("/none").join(profile);
             let error = Binaries(dir).path("ztunnel", "ztunnel").expect_err("absent");
             let expected = format!(
                 "the executable `ztunnel` is not in /none/{profile}; \
-                 build it with `cargo build -p ztunnel --bins{flag}`"
+                 build it with `{build}`"
             );
             assert_eq!(error.to_string(), expected);
         }
