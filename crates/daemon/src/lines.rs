@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
@@ -22,9 +22,9 @@ pub const LINE_BYTES_MAX: usize = 16 * 1024;
 /// One write call carries up to about this many bytes: the default capacity of a pipe, so that a larger write would only wait.
 const BATCH_BYTES: usize = 64 * 1024;
 
-/// How long lines are gathered while they keep coming. Nobody who reads a log notices; the queue holds what 800,000
-/// connections a second would write in that time. More than a batch of them is not gathered for longer.
-const GATHER: Duration = Duration::from_millis(10);
+/// How long lines are gathered after some were written. Nobody who reads a log notices; the queue holds what 400,000
+/// connections a second would write in that time. When there is more than a batch of them, no more are waited for.
+const GATHER: Duration = Duration::from_millis(20);
 
 /// The sending side of a writer thread. Clones share the queue; the thread ends when the last one is dropped and the queue
 /// is empty.
@@ -89,16 +89,11 @@ impl Lines {
     }
 }
 
-/// The thread: waits for a line, takes what else is there, writes it in one call. A line after a silence is written at once;
-/// while lines keep coming they are gathered, because waking this thread costs the one that wrote the line a system call.
+/// The thread: waits for a line, takes what else is there, writes it in one call. A line after a silence is written at once. Then it
+/// sleeps by the clock: one that keeps coming finds nobody to wake, which would cost the thread that wrote it a system call.
 fn write_all(lines: &Receiver<Vec<u8>>, mut sink: impl Write, progress: &Progress) {
     let mut batch = Vec::with_capacity(BATCH_BYTES);
-    let mut written_at: Option<Instant> = None;
     while let Ok(first) = lines.recv() {
-        let is_behind = batch.len() >= BATCH_BYTES;
-        if !is_behind && written_at.is_some_and(|at| at.elapsed() < GATHER) {
-            thread::sleep(GATHER);
-        }
         batch.clear();
         batch.extend_from_slice(&first);
         let mut count = 1;
@@ -111,9 +106,11 @@ fn write_all(lines: &Receiver<Vec<u8>>, mut sink: impl Write, progress: &Progres
         if sink.write_all(&batch).and_then(|()| sink.flush()).is_err() {
             progress.lost.fetch_add(count, Ordering::Relaxed);
         }
-        written_at = Some(Instant::now());
         *progress.written.lock() += count;
         progress.advanced.notify_all();
+        if batch.len() < BATCH_BYTES {
+            thread::sleep(GATHER);
+        }
     }
 }
 
