@@ -3,6 +3,7 @@
 //!
 //! What has another waypoint now is refused at once: that one's rules are to be kept.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,27 +17,37 @@ use tokio::time::{sleep, timeout};
 
 use crate::data::Shared;
 
-/// How far a peer may be behind: what is older than once this is used, and what is older than twice this is not. A node that is connected
-/// hears within milliseconds, and one whose stream the network has broken connects again within this.
+/// How far a peer may be behind. A node that is connected hears within milliseconds, and one whose stream the network has broken connects
+/// again within this.
 const BEHIND: Duration = Duration::from_secs(5);
+
+/// How often the mesh is looked at for it: what is guarded for less than this may be forgotten at once.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// How far a peer may be ahead. Both are told at the same moment; this is for a waypoint that is short of CPU.
 const AHEAD: Duration = Duration::from_secs(1);
 
-/// The mesh as it was a moment ago.
+/// The mesh as it was at each look within [`BEHIND`], the newest first; each differs from the next.
 #[derive(Debug, Default)]
-pub(crate) struct Past(ArcSwap<Mesh>);
+pub(crate) struct Past(ArcSwap<Vec<Arc<Mesh>>>);
 
 impl Past {
-    /// Keeps step with `mesh`, for ever.
+    /// Looks at the mesh, for ever.
     pub(crate) async fn follow(shared: Arc<Shared>) {
-        let present = |mesh: &MeshState| Arc::clone(&mesh.snapshot());
-        let mut last = present(&shared.mesh);
+        let mut looks = VecDeque::new();
         loop {
-            sleep(BEHIND).await;
-            let before = std::mem::replace(&mut last, present(&shared.mesh));
-            shared.past.0.store(before);
+            shared.past.keep(&mut looks, Arc::clone(&shared.mesh.snapshot()));
+            sleep(LOOK).await;
         }
+    }
+
+    /// Takes a look, and forgets the oldest.
+    fn keep(&self, looks: &mut VecDeque<Arc<Mesh>>, present: Arc<Mesh>) {
+        looks.push_front(present);
+        looks.truncate((BEHIND.as_millis() / LOOK.as_millis()) as usize);
+        let mut different: Vec<_> = looks.iter().cloned().collect();
+        different.dedup_by(|one, other| Arc::ptr_eq(one, other));
+        self.0.store(Arc::new(different));
     }
 
     /// What an authority stands for at `local`, an instance of this waypoint, asked by a client of `client_namespace`.
@@ -81,7 +92,9 @@ impl Past {
         client_namespace: &str,
         authority: &Authority,
     ) -> Option<Behind> {
-        let behind = route::guarded(&self.0.load(), local, client_namespace, authority).ok()?;
+        let past = self.0.load();
+        let mut looks = past.iter();
+        let behind = looks.find_map(|then| route::guarded(then, local, client_namespace, authority).ok())?;
         let is_nobodys = match &behind {
             Behind::Service(service, ..) => now
                 .service_named(&service.id)
@@ -120,7 +133,7 @@ mod tests {
 
     #[test]
     fn what_was_guarded_a_moment_ago_is_carried_unless_another_one_guards_it() {
-        let past = Past(ArcSwap::from_pointee(mesh(web(true))));
+        let past = Past(ArcSwap::from_pointee(vec![Arc::new(mesh(web(true)))]));
         assert!(guards(&mesh(web(false)), &past));
         let mut others = web(true);
         others.waypoint = made::service("web", "10.96.0.1", true).waypoint.map(|mut gateway| {
@@ -130,6 +143,20 @@ mod tests {
         assert!(!guards(&mesh(others), &past), "its rules are to be kept");
         assert!(!guards(&Mesh::default(), &past), "it is no service any more");
         assert!(!guards(&mesh(web(false)), &Past::default()), "it never was");
+    }
+
+    #[test]
+    fn a_waypoint_that_is_young_knows_what_it_has_guarded_since_it_began() {
+        let (past, mut looks) = (Past::default(), VecDeque::new());
+        let mut look = |is_guarded| past.keep(&mut looks, Arc::new(mesh(web(is_guarded))));
+        look(false);
+        look(true);
+        for _ in 1..10 {
+            look(false);
+            assert!(guards(&mesh(web(false)), &past), "that was within five seconds");
+        }
+        look(false);
+        assert!(!guards(&mesh(web(false)), &past), "that is too long ago");
     }
 
     #[tokio::test(start_paused = true)]
